@@ -1,0 +1,73 @@
+# Needs Python >= 3.11 and a package index; everything else comes into .venv. `make help` lists what there is.
+# Another interpreter: make test PYTHON=python3.13
+
+ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c '$(ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Only errors, and nothing about running as root or about pip's own age.
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+INSTALL := $(PIP) install --root-user-action=ignore
+
+UV ?= uv
+UVFLAGS ?=
+COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-header $(UVFLAGS)
+
+PYTEST_FLAGS ?=
+
+.PHONY: help demo test lint types format pin clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: $(VENV)/.runtime ## replay a day of customer care in the embedded database
+	@$(BIN)/lapse replay examples/customer_care.csv
+
+test: lint types ## lint, types and all tests, on SQLite and on every PostgreSQL found
+	$(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev ## style, format and import boundaries
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy --strict src tests
+
+format: $(VENV)/.dev ## format the code and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pin: ## make requirements/ again from pyproject.toml; needs uv; newer versions: UVFLAGS=--upgrade
+	$(COMPILE) --group build --group dev -o requirements/dev.txt
+	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/runtime.txt
+
+clean: ## remove the environment, caches and builds
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(or $(PYTHON),false) -c '$(ENOUGH)' 2>/dev/null \
+		|| { echo "lapse needs Python 3.11 or later: install one, or say which: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# The stamps are newer than what they were made from, so that a second run installs nothing.
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(BIN)/python
+	@echo "Installing what lapse needs ..."
+	@$(INSTALL) --require-hashes -r requirements/runtime.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# dev.txt holds runtime.txt's pins, so this stamp makes the other.
+$(VENV)/.dev: requirements/dev.txt requirements/runtime.txt pyproject.toml | $(BIN)/python
+	@echo "Installing what lapse and its tests need ..."
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.runtime $@

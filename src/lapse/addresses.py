@@ -1,0 +1,162 @@
+"""Addresses as providers spell them, made one: normalising, and the session key of a pair."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import phonenumbers
+
+from lapse.errors import InvalidAddressError, InvalidInputError, SameAddressError
+
+MAX_ADDRESS_LENGTH = 320
+"""Characters: the longest e-mail address (RFC 3696, errata 1690), which no phone number or handle comes near."""
+
+WHATSAPP = "whatsapp"
+SEPARATOR = "::"
+
+# Schemes that say "a phone number follows"; before anything else they are part of the handle.
+_PHONE_SCHEMES = frozenset({"whatsapp", "tel", "sms", "mms", "rcs"})
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+# What people put between digits: spaces, brackets, dots, hyphens and their typographic kin.
+_FILLER = re.compile(r"[\s().\-/\u00ad\u2010-\u2015\u2212]")
+_E164 = re.compile(r"\+[1-9][0-9]{0,14}")  # ITU-T E.164: at most 15 digits, no country code starts with 0
+_PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,14}")
+# Control characters, unpaired surrogates (not UTF-8) and line or paragraph separators (they forge log lines).
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+# The spellings that WhatsApp hands out for one and the same subscriber; the right side is canonical.
+_WHATSAPP_SPELLINGS = (
+    # Brazil's ninth digit (Anatel resolution 553/2010): old mobile numbers begin with 6 to 9.
+    (re.compile(r"\+55([1-9][0-9])([6-9][0-9]{7})"), r"+55\g<1>9\g<2>"),
+    # Mexico's mobile prefix 1 (ended by the IFT in 2019).
+    (re.compile(r"\+521([0-9]{10})"), r"+52\g<1>"),
+    # Argentina's mobile prefix 9.
+    (re.compile(r"\+549([0-9]{10})"), r"+54\g<1>"),
+)
+
+
+def normalise_channel(channel: str) -> str:
+    """Return the channel in lower case, without surrounding white space.
+
+    Raises:
+        InvalidInputError: it is not 1 to 32 of the characters a-z, 0-9, `.`, `_` and `-`.
+    """
+    name = channel.strip().lower() if isinstance(channel, str) else ""
+    if not _CHANNEL.fullmatch(name):
+        raise InvalidInputError(
+            f"channel {str(channel)[:40]!r} is not a channel's name: use 1 to 32 of a-z, 0-9, '.', '_', '-'"
+        )
+    return name
+
+
+def normalise_address(address: str, channel: str = WHATSAPP) -> str:
+    """Return the address as lapse stores it: a phone number in E.164, any other handle as it is spelled.
+
+    A scheme that repeats the channel (`whatsapp:`) goes. A number with its plus is a phone number on every channel;
+    digits alone are one on WhatsApp only, elsewhere they are a handle (a short code, say). A number that a library
+    calls invalid is accepted: whatever a provider delivers is an address.
+
+    Raises:
+        InvalidAddressError: empty, over 320 characters, or with control characters.
+    """
+    handle = _checked(address)
+    while (bare := _without_scheme(handle, channel)) != handle:
+        handle = bare
+    if not handle:
+        raise InvalidAddressError(f"an address on channel {channel} is empty: it has a scheme and nothing behind it")
+    return _phone_number(handle, channel) or handle
+
+
+def canonical_address(address: str, channel: str = WHATSAPP) -> str:
+    """Return the one spelling that stands for all spellings of this address, for comparing addresses.
+
+    On WhatsApp some numbers come in two spellings (Brazil's ninth digit, Mexico's `521`, Argentina's `549`).
+
+    Raises:
+        InvalidAddressError: as `normalise_address`.
+    """
+    normalised = normalise_address(address, channel)
+    if channel == WHATSAPP:
+        for pattern, canonical in _WHATSAPP_SPELLINGS:
+            if pattern.fullmatch(normalised):
+                return pattern.sub(canonical, normalised)
+    return normalised
+
+
+def session_key(from_address: str, to_address: str, channel: str = WHATSAPP) -> str:
+    """Return the key of a pair of addresses: canonical, sorted, joined with `::`, the same for both directions.
+
+    No two pairs share a key: a colon that could be taken for the joint is written `%3A`, and `%` then `%25`.
+
+    Raises:
+        InvalidAddressError: as `normalise_address`.
+        SameAddressError: both are the same address.
+    """
+    pair = sorted((canonical_address(from_address, channel), canonical_address(to_address, channel)))
+    if pair[0] == pair[1]:
+        raise SameAddressError(
+            f"both addresses are {mask_address(pair[0])}: a conversation needs two different addresses"
+        )
+    return SEPARATOR.join(_escape_colons(address) for address in pair)
+
+
+def mask_address(address: str) -> str:
+    """Return the address with its middle hidden (`+5511*****9999`), for logs and errors: it is personal data."""
+    if len(address) >= 12:
+        return f"{address[:5]}*****{address[-4:]}"
+    return f"{address[:2]}*****" if len(address) >= 5 else "*****"
+
+
+def _checked(address: str) -> str:
+    if not isinstance(address, str):
+        raise InvalidAddressError(f"an address is text, not {type(address).__name__}")
+    handle = address.strip()
+    if not handle:
+        raise InvalidAddressError("an address is empty")
+    if len(handle) > MAX_ADDRESS_LENGTH:
+        raise InvalidAddressError(
+            f"an address has {len(handle)} characters; the longest allowed has {MAX_ADDRESS_LENGTH}"
+        )
+    for position, character in enumerate(handle):
+        if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+            raise InvalidAddressError(
+                f"an address has the control character U+{ord(character):04X} at position {position + 1}"
+            )
+    return handle
+
+
+def _without_scheme(handle: str, channel: str) -> str:
+    found = _SCHEME.match(handle)
+    if not found:
+        return handle
+    scheme, rest = found[1].lower(), handle[found.end() :].strip()
+    if scheme == channel or (scheme in _PHONE_SCHEMES and _phone_number(rest, channel)):
+        return rest
+    return handle
+
+
+def _phone_number(handle: str, channel: str) -> str | None:
+    """Return the handle in E.164 when it is a phone number on this channel, else None."""
+    digits = _FILLER.sub("", handle)
+    if channel == WHATSAPP and _PLAIN_DIGITS.fullmatch(digits):
+        digits = f"+{digits}"
+    if not _E164.fullmatch(digits):
+        return None
+    return _without_trunk_prefix(digits)
+
+
+def _without_trunk_prefix(number: str) -> str:
+    """Drop a national prefix that does not belong there (`+44 (0)20 …`), where a library knows the country's plan."""
+    try:
+        parsed = phonenumbers.parse(number, None)
+    except phonenumbers.NumberParseException:
+        return number
+    formatted = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    # Only a number that is no number of its country as it stands is mended, and only into one that is.
+    return formatted if phonenumbers.is_valid_number(parsed) else number
+
+
+def _escape_colons(address: str) -> str:
+    return re.sub(r"^:|:$|:(?=:)|(?<=:):", "%3A", address.replace("%", "%25"))

@@ -1,0 +1,86 @@
+"""Arguments of the public calls, checked before anything is asked of the database."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from uuid import UUID
+
+from lapse.errors import InvalidInputError
+
+MAX_LIMIT = 10_000
+MAX_TEXT_LENGTH = 500
+_BIGINT = 2**63
+_JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def check_bigint(name: str, value: int) -> int:
+    """Return a whole number that fits a `bigint`.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not -_BIGINT <= value < _BIGINT:
+        raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {str(value)[:40]!r}")
+    return value
+
+
+def check_limit(limit: int) -> int:
+    """Return a limit of 1 to 10,000.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"a limit must be 1 to {MAX_LIMIT}, not {str(limit)[:40]!r}")
+    return limit
+
+
+def check_uuid(conv_id: UUID | str) -> UUID:
+    """Return the id of a conversation.
+
+    Raises:
+        InvalidInputError: it is no UUID.
+    """
+    if isinstance(conv_id, UUID):
+        return conv_id
+    try:
+        return UUID(conv_id)
+    except (ValueError, TypeError, AttributeError):
+        raise InvalidInputError(f"{str(conv_id)[:60]!r} is not the id of a conversation (a UUID)") from None
+
+
+def check_text(name: str, text: str | None) -> str | None:
+    """Return a short printable text.
+
+    Raises:
+        InvalidInputError: it is too long, or holds control characters.
+    """
+    if text is not None and (
+        not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH or not text.isprintable()
+    ):
+        raise InvalidInputError(f"{name} must be printable text of at most {MAX_TEXT_LENGTH} characters")
+    return text
+
+
+def check_json_object(name: str, value: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a JSON object that both databases can store; None is the empty one.
+
+    Raises:
+        InvalidInputError: it is not a dict, not JSON, or holds a NUL character or half a surrogate pair.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{name} must be a JSON object (a dict), not {type(value).__name__}")
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{name} holds half a surrogate pair, which is no character") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{name} is not a JSON object: {error}") from None
+    if _JSON_NUL.search(text):
+        raise InvalidInputError(f"{name} holds a NUL character, which PostgreSQL cannot store")
+    return value

@@ -1,0 +1,86 @@
+"""Every error that lapse raises on purpose: one tree, and a class's docstring is its default message."""
+
+from __future__ import annotations
+
+
+class LapseError(Exception):
+    """lapse could not do what was asked."""
+
+    def __init__(self, message: str | None = None) -> None:
+        """`message` is one line for people; without it the class's docstring is used."""
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class InvalidInputError(LapseError, ValueError):
+    """An argument is not usable."""
+
+
+class InvalidAddressError(InvalidInputError):
+    """An address is empty, too long, or holds characters that no address has."""
+
+
+class SameAddressError(InvalidInputError):
+    """A conversation needs two different addresses."""
+
+
+class NaiveDatetimeError(InvalidInputError):
+    """A datetime has no time zone; lapse takes aware datetimes only."""
+
+
+class InvalidTransitionError(LapseError):
+    """A conversation cannot go from its status to the one asked for."""
+
+    def __init__(self, from_status: str, to_status: str, message: str | None = None) -> None:
+        """Names both statuses; they stay readable as `from_status` and `to_status`."""
+        self.from_status = from_status
+        self.to_status = to_status
+        super().__init__(message or f"a conversation cannot go from {from_status} to {to_status}")
+
+
+class ConversationNotFoundError(LapseError):
+    """There is no such conversation."""
+
+
+class ConversationAlreadyOpenError(LapseError):
+    """This pair of addresses already has an open conversation."""
+
+    def __init__(self, conv_id: object) -> None:
+        """`conv_id` is the conversation that is open already."""
+        self.conv_id = conv_id
+        super().__init__(f"this pair of addresses already has an open conversation: {conv_id}")
+
+
+class ConversationExpiredError(LapseError):
+    """The conversation is past its expiry: it can end, but not be extended."""
+
+
+class SettingsError(LapseError):
+    """A setting is not usable."""
+
+
+class SchemaError(LapseError):
+    """The database does not have the schema that this version of lapse needs."""
+
+
+class SchemaMissingError(SchemaError):
+    """The database has no lapse schema yet: run `lapse migrate`."""
+
+
+class SchemaVersionError(SchemaError):
+    """The database's schema is of another version than this lapse."""
+
+
+class ForeignTableError(SchemaError):
+    """The database has a table of that name that lapse did not make."""
+
+
+class DatabaseError(LapseError):
+    """The database refused a statement."""
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The database cannot be reached, or is too busy to answer."""
+
+
+class ReplayError(LapseError):
+    """The message log cannot be replayed."""

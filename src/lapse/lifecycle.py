@@ -1,0 +1,166 @@
+"""The life of a conversation as rules: statuses, transitions, deadlines. Pure: no clock, no database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from lapse.errors import InvalidInputError, InvalidTransitionError, NaiveDatetimeError
+
+
+class ConversationStatus(StrEnum):
+    """Where a conversation stands. *Open* is active or paused; a closed status is final."""
+
+    PENDING = "pending"
+    PROGRESS = "progress"
+    IDLE_TIMEOUT = "idle_timeout"
+    AGENT_CLOSED = "agent_closed"
+    SUPPORT_CLOSED = "support_closed"
+    USER_CLOSED = "user_closed"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+    @classmethod
+    def active_statuses(cls) -> tuple[ConversationStatus, ...]:
+        """Return the statuses in which messages are expected: the idle timeout runs."""
+        return (cls.PENDING, cls.PROGRESS)
+
+    @classmethod
+    def paused_statuses(cls) -> tuple[ConversationStatus, ...]:
+        """Return the statuses from which a message brings the conversation back."""
+        return (cls.IDLE_TIMEOUT,)
+
+    @classmethod
+    def open_statuses(cls) -> tuple[ConversationStatus, ...]:
+        """Return active and paused: at most one conversation of a pair is in one of these."""
+        return cls.active_statuses() + cls.paused_statuses()
+
+    @classmethod
+    def closed_statuses(cls) -> tuple[ConversationStatus, ...]:
+        """Return the final statuses: a later message opens a new conversation."""
+        return tuple(status for status in cls if status not in cls.open_statuses())
+
+
+class Sender(StrEnum):
+    """Which side a message comes from; `user` is the customer."""
+
+    USER = "user"
+    AGENT = "agent"
+    SUPPORT = "support"
+    SYSTEM = "system"
+
+
+class EventType(StrEnum):
+    """What a transition means to whoever reads the events."""
+
+    ACTIVATED = "activated"
+    REACTIVATED = "reactivated"
+    PAUSED = "paused"
+    EXPIRED = "expired"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+_FROM_ACTIVE = frozenset({ConversationStatus.IDLE_TIMEOUT, *ConversationStatus.closed_statuses()})
+TRANSITIONS: dict[ConversationStatus, frozenset[ConversationStatus]] = {
+    ConversationStatus.PENDING: _FROM_ACTIVE | {ConversationStatus.PROGRESS},
+    ConversationStatus.PROGRESS: _FROM_ACTIVE,
+    ConversationStatus.IDLE_TIMEOUT: frozenset(
+        {ConversationStatus.PROGRESS, *ConversationStatus.closed_statuses()}
+    ),
+    **{status: frozenset() for status in ConversationStatus.closed_statuses()},
+}
+"""Status by status, the statuses that a conversation can go to."""
+
+EVENT_TYPES: dict[ConversationStatus, EventType] = {
+    ConversationStatus.PROGRESS: EventType.ACTIVATED,
+    ConversationStatus.IDLE_TIMEOUT: EventType.PAUSED,
+    ConversationStatus.AGENT_CLOSED: EventType.CLOSED,
+    ConversationStatus.SUPPORT_CLOSED: EventType.CLOSED,
+    ConversationStatus.USER_CLOSED: EventType.CLOSED,
+    ConversationStatus.EXPIRED: EventType.EXPIRED,
+    ConversationStatus.FAILED: EventType.FAILED,
+}
+"""The type of the event by the status that the transition leads to; see `event_type`."""
+
+
+def parse_sender(sender: str) -> Sender:
+    """Return the sender.
+
+    Raises:
+        InvalidInputError: it is none of user, agent, support and system.
+    """
+    try:
+        return Sender(sender)
+    except ValueError:
+        known = ", ".join(Sender)
+        raise InvalidInputError(f"unknown sender {str(sender)[:40]!r}: use one of {known}") from None
+
+
+def parse_closed_status(status: str) -> ConversationStatus:
+    """Return the status that a conversation can be closed with.
+
+    Raises:
+        InvalidInputError: it is not a closed status.
+    """
+    closed = ConversationStatus.closed_statuses()
+    if status not in closed:
+        raise InvalidInputError(f"{str(status)[:40]!r} does not close a conversation: use one of {', '.join(closed)}")
+    return ConversationStatus(status)
+
+
+def check_transition(from_status: ConversationStatus, to_status: ConversationStatus) -> None:
+    """Let a possible transition pass.
+
+    Raises:
+        InvalidTransitionError: the table of transitions does not have it.
+    """
+    if to_status not in TRANSITIONS[from_status]:
+        raise InvalidTransitionError(from_status, to_status)
+
+
+def event_type(from_status: ConversationStatus, to_status: ConversationStatus) -> EventType:
+    """Return what the transition means: coming back from a pause is not the same as a first answer."""
+    if (from_status, to_status) == (ConversationStatus.IDLE_TIMEOUT, ConversationStatus.PROGRESS):
+        return EventType.REACTIVATED
+    return EVENT_TYPES[to_status]
+
+
+def initial_status(sender: Sender) -> ConversationStatus:
+    """Return the status a conversation begins with when this side speaks first."""
+    return ConversationStatus.PENDING if sender is Sender.USER else ConversationStatus.PROGRESS
+
+
+def status_after_message(status: ConversationStatus, sender: Sender) -> ConversationStatus:
+    """Return the status of an open conversation after a message of this side."""
+    if status is ConversationStatus.PENDING and sender is Sender.USER:
+        return status
+    return ConversationStatus.PROGRESS
+
+
+def unmoved_statuses(sender: Sender) -> tuple[ConversationStatus, ...]:
+    """Return the open statuses that a message of this side leaves as they are: the fast path of a message."""
+    return tuple(
+        status for status in ConversationStatus.open_statuses() if status_after_message(status, sender) is status
+    )
+
+
+def idle_deadline(updated_at: datetime, idle_timeout: timedelta) -> datetime:
+    """Return the moment after which a conversation without activity is idle."""
+    return updated_at + idle_timeout
+
+
+def is_due(deadline: datetime, now: datetime) -> bool:
+    """Tell whether a deadline has passed: strictly, so that nothing ends in the very moment it is still allowed."""
+    return deadline < now
+
+
+def require_utc(moment: datetime) -> datetime:
+    """Return the moment in UTC.
+
+    Raises:
+        NaiveDatetimeError: it has no time zone.
+    """
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise NaiveDatetimeError(f"{moment.isoformat()} has no time zone; lapse takes aware datetimes only")
+    return moment.astimezone(UTC)

@@ -1,0 +1,84 @@
+"""What lapse hands out: frozen values, never live rows. Personal data stays out of their repr."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from lapse.lifecycle import ConversationStatus, EventType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """One conversation between two addresses, as it was when it was read. All times are aware and UTC."""
+
+    conv_id: UUID
+    owner_id: int
+    channel: str
+    session_key: str = field(repr=False)
+    from_number: str = field(repr=False)
+    to_number: str = field(repr=False)
+    user_id: int | None
+    status: ConversationStatus
+    version: int
+    started_at: datetime
+    updated_at: datetime
+    last_inbound_at: datetime | None
+    ended_at: datetime | None
+    expires_at: datetime
+    idle_check_at: datetime
+    idle_timeout_seconds: int
+    context: dict[str, Any] = field(repr=False)
+    metadata: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationEvent:
+    """One transition of a conversation: what the history shows and deliveries are made from."""
+
+    owner_id: int
+    conv_id: UUID
+    version: int
+    type: EventType
+    from_status: ConversationStatus
+    to_status: ConversationStatus
+    reason: str | None
+    actor: str | None
+    deadline: datetime | None
+    occurred_at: datetime
+    data: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """What one sweep (one batch, one transaction) did."""
+
+    claimed: int = 0
+    """Conversations that the batch took; fewer than its limit means that nothing due is left."""
+    ended: int = 0
+    """Conversations that made the transition."""
+    rearmed: int = 0
+    """Conversations that had activity meanwhile and will be looked at again later."""
+    last_deadline: datetime | None = None
+    """The latest deadline of the batch, where a drain goes on from; None where it may go on from the start."""
+
+    @property
+    def contended(self) -> int:
+        """Return how many changed between claim and update; a later sweep sees them as they are then."""
+        return self.claimed - self.ended - self.rearmed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextDeadlines:
+    """The earliest moments at which a sweep finds work (None where there is none), and the moment of asking."""
+
+    idle: datetime | None
+    expired: datetime | None
+    now: datetime
+
+    @property
+    def earliest(self) -> datetime | None:
+        """Return the earlier of both."""
+        return min((moment for moment in (self.idle, self.expired) if moment), default=None)

@@ -1,0 +1,313 @@
+"""ConversationService: what an application calls. Addresses are normalised and settings resolved here."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from uuid_utils import compat
+
+from lapse.addresses import WHATSAPP, normalise_address, normalise_channel, session_key
+from lapse.arguments import check_bigint, check_json_object, check_limit, check_text, check_uuid
+from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
+from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
+from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
+from lapse.settings import TEN_YEARS_MINUTES, Settings, idle_timeout_seconds, load_settings
+from lapse.store import ConversationRepository, Database, ensure_schema
+from lapse.store.database import Clock
+from lapse.store.sweep_statements import BEGINNING_OF_TIME
+from lapse.store.transitions import NewConversation
+
+
+class ConversationService:
+    """Conversations of one database. One instance serves any number of threads."""
+
+    def __init__(
+        self,
+        database: Database | str | None = None,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Prepare the service; the database is first reached by the first call.
+
+        Args:
+            database: a URL or a `Database`; default is the setting `DATABASE_URL`.
+            settings: default is the environment and `.env`.
+            clock: returns aware datetimes in place of the database's clock; for tests and replay.
+
+        Raises:
+            SettingsError: a setting, or the URL, is not usable.
+        """
+        self.settings = settings or load_settings()
+        if isinstance(database, Database):
+            self.database = database
+        else:
+            self.database = Database(database or self.settings.database_url, clock)
+        self.conversation_repo = ConversationRepository(self.database)
+        self._has_schema = False
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self.database.close()
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def record_message(
+        self,
+        owner_id: int,
+        from_number: str,
+        to_number: str,
+        channel: str = WHATSAPP,
+        sender: str = Sender.USER,
+        *,
+        user_id: int | None = None,
+        context: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Conversation:
+        """Note a message and return its conversation: opened, kept alive, answered or brought back by it.
+
+        Args:
+            owner_id: the tenant.
+            from_number: the address that the message comes from.
+            to_number: the address that it goes to.
+            channel: `whatsapp`, `sms`, `webchat`, ….
+            sender: the side that wrote it: `user` (the customer), `agent`, `support` or `system`.
+            user_id: the application's own id, kept when this message opens a conversation.
+            context: a JSON object, kept when this message opens a conversation.
+            metadata: a JSON object, kept when this message opens a conversation.
+
+        Raises:
+            InvalidInputError: an argument is not usable (`InvalidAddressError`, `SameAddressError`, …).
+            SchemaError: the database has no schema that this lapse can use.
+            DatabaseError: the database refused, or stayed out of reach.
+        """
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
+        return self._repository.record_message(new)
+
+    def create_conversation(
+        self,
+        owner_id: int,
+        from_number: str,
+        to_number: str,
+        channel: str = WHATSAPP,
+        user_id: int | None = None,
+        metadata: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+        sender: str = Sender.USER,
+    ) -> Conversation:
+        """Open a conversation; arguments and errors as `record_message`.
+
+        Raises:
+            ConversationAlreadyOpenError: the pair has an open one, which was left as it is.
+        """
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
+        conversation, created = self._repository.open_conversation(new)
+        if not created:
+            raise ConversationAlreadyOpenError(conversation.conv_id)
+        return conversation
+
+    def get_or_create_conversation(
+        self,
+        owner_id: int,
+        from_number: str,
+        to_number: str,
+        channel: str = WHATSAPP,
+        user_id: int | None = None,
+        metadata: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+        sender: str = Sender.USER,
+    ) -> Conversation:
+        """Return the pair's open conversation, opening one where there is none. It does not count as activity.
+
+        Arguments and errors are those of `record_message`.
+        """
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
+        return self._repository.open_conversation(new)[0]
+
+    # --- one conversation ---------------------------------------------------------------------------------------
+
+    def close_conversation(
+        self,
+        conv_id: UUID | str,
+        status: str,
+        reason: str | None = None,
+        actor: str | None = None,
+        *,
+        owner_id: int | None = None,
+    ) -> Conversation:
+        """End a conversation as `agent_closed`, `support_closed`, `user_closed`, `failed` or `expired`.
+
+        Raises:
+            InvalidInputError: the status is not a closed one, or the id is none.
+            ConversationNotFoundError: there is no such conversation.
+            InvalidTransitionError: it has ended already; nothing was changed.
+        """
+        closed = parse_closed_status(status)
+        return self._repository.close(
+            check_uuid(conv_id),
+            _optional_owner(owner_id),
+            closed,
+            check_text("reason", reason),
+            check_text("actor", actor),
+        )
+
+    def extend_expiration(
+        self,
+        conv_id: UUID | str,
+        minutes: float | None = None,
+        *,
+        until: datetime | None = None,
+        owner_id: int | None = None,
+    ) -> Conversation:
+        """Move a conversation's expiry later: by `minutes` (default: the expiration setting), or to `until`.
+
+        Raises:
+            InvalidInputError: minutes are not positive, or `until` is not later than the present expiry.
+            ConversationNotFoundError: there is no such conversation.
+            InvalidTransitionError: it has ended.
+            ConversationExpiredError: its expiry has passed.
+        """
+        if until is not None and minutes is not None:
+            raise InvalidInputError("extend_expiration takes minutes or until, not both")
+        if until is not None:
+            until = require_utc(until)
+        else:
+            minutes = self.settings.expiration_minutes if minutes is None else minutes
+            if not 0 < minutes <= TEN_YEARS_MINUTES:
+                raise InvalidInputError(f"cannot extend by {minutes!r} minutes: use up to {TEN_YEARS_MINUTES}")
+        return self._repository.extend(check_uuid(conv_id), _optional_owner(owner_id), minutes, until)
+
+    def get_conversation_by_id(self, conv_id: UUID | str, *, owner_id: int | None = None) -> Conversation:
+        """Return a conversation.
+
+        Raises:
+            InvalidInputError: the id is none.
+            ConversationNotFoundError: there is no such conversation.
+        """
+        conversation = self._repository.get_conversation_by_id(check_uuid(conv_id), _optional_owner(owner_id))
+        if conversation is None:
+            raise ConversationNotFoundError(f"there is no conversation {conv_id}")
+        return conversation
+
+    def get_conversation_events(
+        self, conv_id: UUID | str, *, owner_id: int | None = None
+    ) -> list[ConversationEvent]:
+        """Return a conversation's transitions, the first one first.
+
+        Raises:
+            InvalidInputError: the id is none.
+            ConversationNotFoundError: there is no such conversation.
+        """
+        conversation = self.get_conversation_by_id(conv_id, owner_id=owner_id)
+        return self._repository.get_events(conversation.conv_id, conversation.owner_id)
+
+    # --- many conversations -------------------------------------------------------------------------------------
+
+    def get_active_conversations(self, owner_id: int, limit: int = 100) -> list[Conversation]:
+        """Return an owner's active conversations (pending and progress), the latest activity first."""
+        return self._repository.get_active_conversations(check_bigint("owner_id", owner_id), check_limit(limit))
+
+    def get_conversation_history(
+        self, owner_id: int, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
+    ) -> list[Conversation]:
+        """Return all conversations of a pair of addresses, in either direction, the latest first."""
+        channel = normalise_channel(channel)
+        key = session_key(from_number, to_number, channel)
+        return self._repository.get_history(check_bigint("owner_id", owner_id), channel, key, check_limit(limit))
+
+    def find_idle_conversations(
+        self, idle_minutes: float | None = None, limit: int = 100
+    ) -> list[Conversation]:
+        """Return conversations that are idle now (default: for the idle timeout setting), the longest idle first."""
+        return self._repository.find_idle_conversations(self.idle_timeout(idle_minutes), check_limit(limit))
+
+    def find_expired_conversations(self, limit: int = 100) -> list[Conversation]:
+        """Return open conversations that are past their expiry, the longest first."""
+        return self._repository.find_expired_conversations(check_limit(limit))
+
+    def process_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> int:
+        """Pause idle conversations: one batch of at most `limit`. Returns how many were paused.
+
+        Any number of processes may do so at once; each conversation is paused once.
+        """
+        wanted, ended, after = check_limit(limit), 0, BEGINNING_OF_TIME
+        while ended < wanted:
+            result = self.sweep_idle(idle_minutes, wanted - ended, after)
+            if result.claimed < wanted - ended:
+                return ended + result.ended
+            # Rows that were only re-armed must not use up the caller's limit.
+            ended += result.ended
+            after = result.last_deadline or after
+        return ended
+
+    def process_expired_conversations(self, limit: int = 100) -> int:
+        """End conversations that are past their expiry: one batch of at most `limit`. Returns how many were ended.
+
+        Any number of processes may do so at once; each conversation is ended once.
+        """
+        return self.sweep_expired(limit).ended
+
+    def sweep_idle(
+        self, idle_minutes: float | None = None, limit: int = 100, after: datetime = BEGINNING_OF_TIME
+    ) -> SweepResult:
+        """Look at up to `limit` conversations whose idle check has passed, in one transaction; see `SweepResult`."""
+        return self._repository.sweep_idle(self.idle_timeout(idle_minutes), check_limit(limit), after)
+
+    def sweep_expired(self, limit: int = 100, after: datetime = BEGINNING_OF_TIME) -> SweepResult:
+        """End up to `limit` conversations that are past their expiry, in one transaction; see `SweepResult`."""
+        return self._repository.sweep_expired(check_limit(limit), after)
+
+    def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
+        """Return when the next sweep has work, by the clock of the database."""
+        return self._repository.next_deadlines(retry=retry)
+
+    def idle_timeout(self, minutes: float | None = None) -> timedelta:
+        """Return the idle timeout: of so many minutes, or the setting's.
+
+        Raises:
+            SettingsError: the minutes are not usable.
+        """
+        chosen = self.settings.idle_timeout_minutes if minutes is None else minutes
+        return timedelta(seconds=idle_timeout_seconds(chosen))
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _repository(self) -> ConversationRepository:
+        if not self._has_schema:
+            ensure_schema(self.database)
+            self._has_schema = True
+        return self.conversation_repo
+
+    def _new(
+        self,
+        owner_id: int,
+        from_number: str,
+        to_number: str,
+        channel: str,
+        sender: str,
+        user_id: int | None,
+        context: dict[str, Any] | None,
+        metadata: dict[str, Any] | None,
+    ) -> NewConversation:
+        channel = normalise_channel(channel)
+        return NewConversation(
+            conv_id=compat.uuid7(),
+            owner_id=check_bigint("owner_id", owner_id),
+            channel=channel,
+            session_key=session_key(from_number, to_number, channel),
+            from_number=normalise_address(from_number, channel),
+            to_number=normalise_address(to_number, channel),
+            sender=parse_sender(sender),
+            expiration_seconds=round(self.settings.expiration.total_seconds()),
+            idle_timeout_seconds=round(self.idle_timeout().total_seconds()),
+            user_id=None if user_id is None else check_bigint("user_id", user_id),
+            context=check_json_object("context", context),
+            metadata=check_json_object("metadata", metadata),
+        )
+
+
+def _optional_owner(owner_id: int | None) -> int | None:
+    return None if owner_id is None else check_bigint("owner_id", owner_id)

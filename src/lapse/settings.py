@@ -1,0 +1,83 @@
+"""Settings from the environment and `.env`, validated once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lapse.arguments import MAX_LIMIT
+from lapse.errors import SettingsError
+
+DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
+TEN_YEARS_MINUTES = 10 * 365 * 24 * 60
+_DAY_SECONDS = 24 * 60 * 60
+
+# Whole seconds at least, and short enough that no deadline leaves the calendar.
+Minutes = Annotated[float, Field(ge=1 / 60, le=TEN_YEARS_MINUTES, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """All settings of lapse; each field's alias is its environment variable."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
+    )
+
+    database_url: str = Field(DEFAULT_DATABASE_URL, alias="DATABASE_URL", repr=False)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", alias="LOG_LEVEL")
+    interval_seconds: float = Field(
+        60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False
+    )
+    batch_size: int = Field(100, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
+    enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
+    idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
+    expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def expiration(self) -> timedelta:
+        """Return how long after its start a conversation expires."""
+        return timedelta(minutes=self.expiration_minutes)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the settings: `overrides` by field name (None means not given), then environment, `.env`, default.
+
+    Raises:
+        SettingsError: a value is not usable; the message names the variable and what it allows, on one line.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from None
+    except UnicodeDecodeError:
+        raise SettingsError("the file .env is not UTF-8 text") from None
+
+
+def idle_timeout_seconds(minutes: float) -> int:
+    """Return an idle timeout in whole seconds, the unit in which it is stored.
+
+    Raises:
+        SettingsError: it is not between one second and ten years.
+    """
+    if not 1 / 60 <= minutes <= TEN_YEARS_MINUTES:
+        raise SettingsError(
+            f"an idle timeout of {minutes!r} minutes is not usable: use one second to ten years "
+            f"({TEN_YEARS_MINUTES} minutes)"
+        )
+    return round(minutes * 60)
+
+
+def _explain(problem: Any) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    variable = Settings.model_fields[name].alias if name in Settings.model_fields else name
+    shown = "" if variable == "DATABASE_URL" else f"={str(problem['input'])[:60]!r}"
+    return f"{variable}{shown} is not usable: {problem['msg'].lower()}"

@@ -1,0 +1,228 @@
+"""ConversationRepository: conversations in and out of the database, one method per question or command."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from lapse.errors import ConversationExpiredError, InvalidInputError, InvalidTransitionError
+from lapse.lifecycle import ConversationStatus, Sender, is_due
+from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
+from lapse.store import statements, sweep_statements
+from lapse.store.database import Database
+from lapse.store.rows import conversation_of, event_of
+from lapse.store.sweeps import Sweeper
+from lapse.store.transitions import (
+    NewConversation,
+    apply_message,
+    key_of,
+    last_event_is,
+    lock_by_id,
+    lock_live,
+    make_transition,
+    until_found,
+)
+
+
+class ConversationRepository:
+    """The store of one database. Addresses come in normalised and settings resolved: `service` does both."""
+
+    def __init__(self, database: Database) -> None:
+        """Use this database; its schema must be there."""
+        self.database = database
+        self.sweeper = Sweeper(database)
+        dialect, now = database.dialect, database.now_expression
+        self._message = {sender: statements.message(dialect, now, sender) for sender in Sender}
+        self._open = statements.open_conversation(dialect, statements.BOUND_NOW)
+        self._message_at = {sender: statements.message(dialect, statements.BOUND_NOW, sender) for sender in Sender}
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    def record_message(self, new: NewConversation) -> Conversation:
+        """Note a message: one statement where it means no transition, else a transaction with the transition."""
+        row = self.database.autocommit(
+            lambda connection: connection.execute(
+                self._message[new.sender], new.parameters | self.database.now_parameters
+            ).one_or_none()
+        )
+        return conversation_of(row) if row else conversation_of(self._record_transition(new))
+
+    def open_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
+        """Return the pair's live conversation, and whether it is the new one."""
+
+        def work(connection: sa.Connection) -> sa.Row[Any] | None:
+            live, now = lock_live(self.database, connection, new)
+            return live or connection.execute(self._open, new.parameters | {"now": now}).one_or_none()
+
+        row = until_found(lambda: self.database.transaction(work))
+        # By its id, so that a repeat after a lost COMMIT still knows its own.
+        return conversation_of(row), row.conv_id == new.conv_id
+
+    def close(
+        self, conv_id: UUID, owner_id: int | None, status: ConversationStatus, reason: str | None, actor: str | None
+    ) -> Conversation:
+        """End a conversation with this status.
+
+        Raises:
+            ConversationNotFoundError: there is none.
+            InvalidTransitionError: it is closed already; nothing was changed.
+        """
+        attempts = 0
+
+        def work(connection: sa.Connection) -> sa.Row[Any]:
+            nonlocal attempts
+            attempts += 1
+            row = lock_by_id(connection, conv_id, owner_id)
+            now = self.database.read_clock(connection)
+            try:
+                return make_transition(connection, row, status, at=now, reason=reason, actor=actor)
+            except InvalidTransitionError:
+                # A repeat after a lost COMMIT: the end that is there is the one asked for.
+                if attempts > 1 and row.status == status and last_event_is(connection, row, reason, actor):
+                    return row
+                raise
+
+        return conversation_of(self.database.transaction(work))
+
+    def extend(
+        self, conv_id: UUID, owner_id: int | None, minutes: float | None, until: datetime | None
+    ) -> Conversation:
+        """Move `expires_at` by minutes, or to `until`.
+
+        Raises:
+            ConversationNotFoundError: there is none.
+            InvalidTransitionError: it is closed.
+            ConversationExpiredError: its expiry has passed.
+        """
+        target: datetime | None = until  # found once: a repeat after a lost COMMIT must not add the minutes again
+
+        def work(connection: sa.Connection) -> sa.Row[Any]:
+            nonlocal target
+            row = lock_by_id(connection, conv_id, owner_id)
+            if row.status not in ConversationStatus.open_statuses():
+                raise InvalidTransitionError(
+                    row.status, row.status, f"conversation {conv_id} has ended as {row.status}: it cannot be extended"
+                )
+            if is_due(row.expires_at, self.database.read_clock(connection)):
+                raise ConversationExpiredError(
+                    f"conversation {conv_id} expired at {row.expires_at.isoformat()}: a later message opens a new one"
+                )
+            if until is not None and until < row.expires_at:
+                raise InvalidInputError(f"conversation {conv_id} expires later than that already: {row.expires_at}")
+            target = target or row.expires_at + timedelta(minutes=minutes or 0)
+            return connection.execute(
+                statements.SET_EXPIRY, key_of(row) | {"new_expires_at": max(target, row.expires_at)}
+            ).one()
+
+        return conversation_of(self.database.transaction(work))
+
+    def sweep_expired(self, limit: int, after: datetime = sweep_statements.BEGINNING_OF_TIME) -> SweepResult:
+        """End up to `limit` expired conversations; see `Sweeper`."""
+        return self.sweeper.expired(limit, after)
+
+    def sweep_idle(
+        self, idle_timeout: timedelta, limit: int, after: datetime = sweep_statements.BEGINNING_OF_TIME
+    ) -> SweepResult:
+        """Pause up to `limit` idle conversations; where that leaves room, also those armed with a longer timeout."""
+        result = self.sweeper.idle(idle_timeout, limit, after)
+        if result.claimed == limit:
+            return result
+        longer = self.sweeper.armed_longer(idle_timeout, limit - result.claimed)
+        return SweepResult(
+            claimed=result.claimed + longer.claimed,
+            ended=result.ended + longer.ended,
+            rearmed=result.rearmed + longer.rearmed,
+            last_deadline=result.last_deadline,
+        )
+
+    # --- questions ----------------------------------------------------------------------------------------------
+
+    def get_conversation_by_id(self, conv_id: UUID, owner_id: int | None = None) -> Conversation | None:
+        """Return the conversation or None; with `owner_id` a distributed database asks one node only."""
+        statement = statements.BY_ID if owner_id is None else statements.BY_OWNER_AND_ID
+        found = self._rows(statement, {"of_conv_id": conv_id, "of_owner_id": owner_id})
+        return conversation_of(found[0]) if found else None
+
+    def get_active_conversations(self, owner_id: int, limit: int) -> list[Conversation]:
+        """Return an owner's active conversations, the latest activity first."""
+        return self._conversations(statements.ACTIVE_OF_OWNER, {"of_owner_id": owner_id, "limit": limit})
+
+    def get_history(self, owner_id: int, channel: str, session_key: str, limit: int) -> list[Conversation]:
+        """Return all conversations of a pair, the latest first."""
+        parameters = {"of_owner_id": owner_id, "of_channel": channel, "of_session_key": session_key, "limit": limit}
+        return self._conversations(statements.HISTORY_OF_PAIR, parameters)
+
+    def get_events(self, conv_id: UUID, owner_id: int) -> list[ConversationEvent]:
+        """Return a conversation's transitions, the first one first."""
+        rows = self._rows(statements.EVENTS_OF_CONVERSATION, {"of_conv_id": conv_id, "of_owner_id": owner_id})
+        return [event_of(row) for row in rows]
+
+    def find_idle_conversations(self, idle_timeout: timedelta, limit: int = 100) -> list[Conversation]:
+        """Return conversations that are idle now, the longest idle first; nothing is locked or changed."""
+        seconds = round(idle_timeout.total_seconds())
+        statement = sweep_statements.find_idle(self.database.now_expression)
+        return self._conversations(statement, self._now({"idle_timeout": seconds, "limit": limit}))
+
+    def find_expired_conversations(self, limit: int = 100) -> list[Conversation]:
+        """Return open conversations that are past their expiry, the longest first; nothing is locked or changed."""
+        statement = sweep_statements.find_expired(self.database.now_expression)
+        return self._conversations(statement, self._now({"limit": limit}))
+
+    def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
+        """Return when the next sweep has work: two looks at the ends of two indexes."""
+        statement = statements.next_deadlines(self.database.now_expression)
+        (row,) = self._rows(statement, self._now({}), retry=retry)
+        return NextDeadlines(idle=row.idle, expired=row.expired, now=row.now)
+
+    def count_open_by_status(self) -> dict[str, int]:
+        """Return how many conversations are in each open status; zeros included."""
+        found = {row[0]: row[1] for row in self._rows(statements.COUNT_OPEN_BY_STATUS)}
+        return {status.value: found.get(status.value, 0) for status in ConversationStatus.open_statuses()}
+
+    def count_due(self, idle_timeout: timedelta) -> tuple[int, int]:
+        """Return how many conversations are idle, and how many expired, at this moment."""
+        seconds = round(idle_timeout.total_seconds())
+        statement = sweep_statements.count_due(self.database.now_expression)
+        (row,) = self._rows(statement, self._now({"idle_timeout": seconds}))
+        return row[0], row[1]
+
+    def is_empty(self) -> bool:
+        """Tell whether the database holds no conversation at all."""
+        return not self._rows(statements.ANY_CONVERSATION)[0][0]
+
+    def all_transitions(self) -> list[tuple[ConversationEvent, str, str]]:
+        """Return every event in order of time, with its conversation's channel and session key."""
+        return [(event_of(row), row.channel, row.session_key) for row in self._rows(statements.TRANSITIONS)]
+
+    def lifetimes(self) -> list[tuple[datetime, datetime | None]]:
+        """Return begin and end of every conversation."""
+        return [(row[0], row[1]) for row in self._rows(statements.LIFETIMES)]
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _record_transition(self, new: NewConversation) -> sa.Row[Any]:
+        def work(connection: sa.Connection) -> sa.Row[Any] | None:
+            live, now = lock_live(self.database, connection, new)
+            if live is not None:
+                return apply_message(connection, live, new, now)
+            # Another message may open one first: then this one is activity of that, or tries again.
+            statement = self._message_at[new.sender]
+            return connection.execute(statement, new.parameters | {"now": now}).one_or_none()
+
+        return until_found(lambda: self.database.transaction(work))
+
+    def _rows(
+        self, statement: Any, parameters: dict[str, Any] | None = None, *, retry: bool = True
+    ) -> list[sa.Row[Any]]:
+        return self.database.autocommit(
+            lambda connection: list(connection.execute(statement, parameters or {})), retry=retry
+        )
+
+    def _conversations(self, statement: Any, parameters: dict[str, Any]) -> list[Conversation]:
+        return [conversation_of(row) for row in self._rows(statement, parameters)]
+
+    def _now(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        return parameters | self.database.now_parameters

@@ -1,0 +1,175 @@
+"""Every SQL statement of lapse, written once in SQLAlchemy Core for PostgreSQL and SQLite.
+
+`now` is an expression: the database's own clock on PostgreSQL, a bound value on SQLite and under an injected clock.
+What only one dialect can do stands here too, marked with the dialect's name.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from lapse.lifecycle import Sender, unmoved_statuses
+from lapse.store.schema import conversation_events as events
+from lapse.store.schema import conversations, is_active, is_open, status_in
+from lapse.store.types import UtcDateTime, greatest, plus_seconds
+
+Now = sa.ColumnElement[datetime]
+
+c = conversations.c
+# A parameter with the name of a column would be taken for a value to write: hence the prefixes `of_` and `new_`.
+OF_OWNER = c.owner_id == sa.bindparam("of_owner_id")
+OF_ID = c.conv_id == sa.bindparam("of_conv_id", type_=c.conv_id.type)
+OF_PAIR = (
+    OF_OWNER & (c.channel == sa.bindparam("of_channel")) & (c.session_key == sa.bindparam("of_session_key"))
+)
+LIMIT: sa.BindParameter[int] = sa.bindparam("limit", type_=sa.Integer)
+IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Integer)
+BOUND_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=UtcDateTime)
+
+
+def server_now() -> Now:
+    """Return PostgreSQL's clock: the start of the statement's transaction, never later than the truth."""
+    return sa.func.now(type_=UtcDateTime)
+
+
+SERVER_CLOCK = sa.select(sa.func.clock_timestamp(type_=UtcDateTime))
+"""PostgreSQL: the moment of reading, for what must be later than a lock that was waited for."""
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def _new_conversation(dialect: str, now: Now) -> Any:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    names = ("owner_id", "conv_id", "channel", "session_key", "from_number", "to_number", "user_id", "status")
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=c[name].type) for name in names}
+    inbound = sa.case((sa.bindparam("is_inbound", type_=sa.Boolean), now), else_=sa.null())
+    return insert(conversations).values(
+        **values,
+        version=0,
+        started_at=now,
+        updated_at=now,
+        last_inbound_at=inbound,
+        expires_at=plus_seconds(now, sa.bindparam("expiration", type_=sa.Integer)),
+        idle_check_at=plus_seconds(now, IDLE_TIMEOUT),
+        idle_timeout_seconds=IDLE_TIMEOUT,
+        context=sa.bindparam("new_context", type_=c.context.type),
+        metadata=sa.bindparam("new_metadata", type_=c.metadata.type),
+    )
+
+
+def open_conversation(dialect: str, now: Now) -> Any:
+    """Insert a conversation unless its pair has an open one; returns the new row or nothing."""
+    return (
+        _new_conversation(dialect, now)
+        .on_conflict_do_nothing(index_elements=[c.owner_id, c.channel, c.session_key], index_where=is_open)
+        .returning(conversations)
+    )
+
+
+def message(dialect: str, now: Now, sender: Sender) -> Any:
+    """Open a conversation or note activity on the open one, in one statement that touches no indexed column.
+
+    Returns nothing where the message means a transition (`store.repository` takes the longer way then). Times come
+    from `excluded`, since a distributed table refuses `now()` in DO UPDATE SET.
+    """
+    insert = _new_conversation(dialect, now)
+    return insert.on_conflict_do_update(
+        index_elements=[c.owner_id, c.channel, c.session_key],
+        index_where=is_open,
+        set_=_activity(insert.excluded.updated_at, insert.excluded.last_inbound_at),
+        where=status_in(c.status, unmoved_statuses(sender)) & (c.expires_at >= insert.excluded.updated_at),
+    ).returning(conversations)
+
+
+def _activity(at: sa.ColumnElement[Any], inbound_at: sa.ColumnElement[Any]) -> dict[str, Any]:
+    """What every message writes; never backwards, since two clocks or two connections may disagree."""
+    return {
+        "updated_at": greatest(c.updated_at, at),
+        "last_inbound_at": greatest(
+            sa.func.coalesce(c.last_inbound_at, inbound_at), sa.func.coalesce(inbound_at, c.last_inbound_at)
+        ),
+    }
+
+
+NOTE_ACTIVITY = (
+    sa.update(conversations)
+    .where(OF_OWNER, OF_ID)
+    .values(_activity(BOUND_NOW, sa.bindparam("inbound_at", type_=UtcDateTime)))
+    .returning(conversations)
+)
+
+# --- one conversation -----------------------------------------------------------------------------------------------
+
+LOCK_OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open).with_for_update()
+LOCK_BY_ID = sa.select(conversations).where(OF_OWNER, OF_ID).with_for_update()
+
+TRANSITION = (
+    sa.update(conversations)
+    .where(OF_OWNER, OF_ID, c.version == sa.bindparam("from_version"))
+    .values(
+        status=sa.bindparam("new_status"),
+        version=c.version + 1,
+        ended_at=sa.bindparam("new_ended_at", type_=UtcDateTime),
+    )
+    .returning(conversations)
+)
+REARM = (
+    sa.update(conversations)
+    .where(OF_OWNER, OF_ID)
+    .values(idle_check_at=plus_seconds(BOUND_NOW, IDLE_TIMEOUT), idle_timeout_seconds=IDLE_TIMEOUT)
+)
+SET_EXPIRY = (
+    sa.update(conversations)
+    .where(OF_OWNER, OF_ID)
+    .values(expires_at=sa.bindparam("new_expires_at", type_=UtcDateTime))
+    .returning(conversations)
+)
+INSERT_EVENT = sa.insert(events)
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+BY_ID = sa.select(conversations).where(OF_ID)
+BY_OWNER_AND_ID = sa.select(conversations).where(OF_OWNER, OF_ID)
+OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open)
+HISTORY_OF_PAIR = sa.select(conversations).where(OF_PAIR).order_by(c.started_at.desc(), c.version.desc()).limit(LIMIT)
+ACTIVE_OF_OWNER = (
+    sa.select(conversations)
+    .where(OF_OWNER, is_active)
+    .order_by(c.updated_at.desc())
+    .limit(LIMIT)
+)
+EVENTS_OF_CONVERSATION = (
+    sa.select(events)
+    .where(
+        events.c.owner_id == sa.bindparam("of_owner_id"),
+        events.c.conv_id == sa.bindparam("of_conv_id", type_=c.conv_id.type),
+    )
+    .order_by(events.c.version)
+)
+COUNT_OPEN_BY_STATUS = sa.select(c.status, sa.func.count()).where(is_open).group_by(c.status)
+ANY_CONVERSATION = sa.select(sa.exists(sa.select(c.conv_id)))
+TRANSITIONS = (
+    sa.select(events, c.channel, c.session_key)
+    .join(conversations, (c.owner_id == events.c.owner_id) & (c.conv_id == events.c.conv_id))
+    .order_by(
+        sa.func.coalesce(events.c.deadline, events.c.occurred_at),
+        events.c.occurred_at,
+        events.c.conv_id,
+        events.c.version,
+    )
+)
+LIFETIMES = sa.select(c.started_at, c.ended_at)
+
+
+def next_deadlines(now: Now) -> sa.Select[Any]:
+    """Select when a sweep has work again, with the present moment: a look at the ends of two partial indexes."""
+    return sa.select(
+        sa.select(sa.func.min(c.idle_check_at)).where(is_active).scalar_subquery().label("idle"),
+        sa.select(sa.func.min(c.expires_at)).where(is_open).scalar_subquery().label("expired"),
+        now.label("now"),
+    )

@@ -1,0 +1,204 @@
+"""The statements of sweeps, written once: what is due, and how one batch of it is ended or re-armed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from lapse.lifecycle import ConversationStatus, EventType
+from lapse.store.schema import conversation_events as events
+from lapse.store.schema import conversations, is_active, is_open
+from lapse.store.statements import IDLE_TIMEOUT, LIMIT, Now
+from lapse.store.types import UtcDateTime, plus_seconds
+
+c = conversations.c
+BEGINNING_OF_TIME = datetime(1, 1, 1, tzinfo=UTC)
+"""Where a sweep starts that follows no other."""
+AFTER: sa.BindParameter[datetime] = sa.bindparam("after", type_=UtcDateTime)
+WORKER = "worker"
+"""The actor of every transition that a sweep makes."""
+
+
+def is_expired(now: Now) -> sa.ColumnElement[bool]:
+    """Open, and past its expiry."""
+    return is_open & (c.expires_at < now)
+
+
+def is_idle(now: Now) -> sa.ColumnElement[bool]:
+    """Active, without activity for longer than the idle timeout, and not expired, which goes first."""
+    return is_active & (c.updated_at < plus_seconds(now, -IDLE_TIMEOUT)) & (c.expires_at >= now)
+
+
+def _idle_check_passed(now: Now) -> sa.ColumnElement[bool]:
+    return is_active & (c.idle_check_at < now)
+
+
+def _armed_longer() -> sa.ColumnElement[bool]:
+    return is_active & (c.idle_timeout_seconds > IDLE_TIMEOUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a sweep looks at, in which order, which of those rows make the transition, and what it writes."""
+
+    look: sa.ColumnElement[bool]
+    order: sa.ColumnElement[Any]
+    ends: sa.ColumnElement[bool]
+    deadline: sa.ColumnElement[datetime]
+    to_status: ConversationStatus
+    event_type: EventType
+    values: dict[str, Any]
+
+
+def expired_sweep(now: Now) -> Sweep:
+    """End what is past its expiry."""
+    return Sweep(
+        look=is_expired(now) & (c.expires_at >= AFTER),
+        order=c.expires_at,
+        ends=sa.true(),
+        deadline=c.expires_at,
+        to_status=ConversationStatus.EXPIRED,
+        event_type=EventType.EXPIRED,
+        values={"ended_at": now},
+    )
+
+
+def idle_sweep(now: Now, *, armed_longer: bool = False) -> Sweep:
+    """Pause what is idle and re-arm the rest of what it looks at.
+
+    With `armed_longer` it looks at the conversations whose next look was computed from a longer idle timeout than
+    this one, which therefore may be idle already.
+    """
+    passed = _idle_check_passed(now) & (c.idle_check_at >= AFTER)
+    next_check = sa.case(
+        (is_idle(now), c.idle_check_at),
+        # Expiry has passed and ends it at the expired task's next run: no need to be in the way until then.
+        (c.expires_at < now, plus_seconds(now, IDLE_TIMEOUT)),
+        else_=plus_seconds(c.updated_at, IDLE_TIMEOUT),
+    )
+    return Sweep(
+        look=_armed_longer() if armed_longer else passed,
+        order=c.idle_timeout_seconds if armed_longer else c.idle_check_at,
+        ends=is_idle(now),
+        deadline=plus_seconds(c.updated_at, IDLE_TIMEOUT),
+        to_status=ConversationStatus.IDLE_TIMEOUT,
+        event_type=EventType.PAUSED,
+        values={"idle_check_at": next_check, "idle_timeout_seconds": IDLE_TIMEOUT},
+    )
+
+
+def sweep_statements(dialect: str, sweep: Sweep, now: Now) -> list[Any]:
+    """Return the statements of one batch: one on PostgreSQL, two in one transaction on SQLite.
+
+    The last one returns, per conversation that was looked at, whether it made the transition, its deadline and the
+    place in the order. SQLite has no writing CTEs; there nothing can come between the statements.
+    """
+    if dialect == "postgresql":
+        claimed = _claim(sweep).with_for_update(key_share=True, skip_locked=True).cte("claimed")
+        swept = (
+            _update_claimed(sweep, claimed)
+            .returning(
+                c.owner_id,
+                c.conv_id,
+                c.version,
+                claimed.c.from_status,
+                (c.status == sweep.to_status).label("ends"),
+                sweep.deadline.label("deadline"),
+            )
+            .cte("swept")
+        )
+        recorded = _record(sweep, swept, now, swept.c.version).cte("recorded")
+        totals = sa.select(
+            sa.select(sa.func.count()).select_from(claimed).scalar_subquery().label("claimed"),
+            sa.select(sa.func.count()).where(swept.c.ends).select_from(swept).scalar_subquery().label("ended"),
+            sa.select(sa.func.count()).select_from(swept).scalar_subquery().label("written"),
+            sa.select(sa.func.max(claimed.c.place)).scalar_subquery().label("last_place"),
+        )
+        return [totals.add_cte(recorded)]
+    # The same rows twice: the order is total, and the transaction holds the only write lock.
+    claimed = _claim(sweep).order_by(c.conv_id).cte("claimed")
+    return [
+        _record(sweep, claimed, now, claimed.c.version + 1),
+        _update_claimed(sweep, claimed).returning((c.status == sweep.to_status).label("ends")),
+    ]
+
+
+def _claim(sweep: Sweep) -> sa.Select[Any]:
+    return (
+        sa.select(
+            c.owner_id,
+            c.conv_id,
+            c.version,
+            c.status.label("from_status"),
+            sweep.order.label("place"),
+            sweep.ends.label("ends"),
+            sweep.deadline.label("deadline"),
+        )
+        .where(sweep.look)
+        .order_by(sweep.order)
+        .limit(LIMIT)
+    )
+
+
+def _update_claimed(sweep: Sweep, claimed: sa.CTE) -> Any:
+    """The claim may be old news by now (or, without row locks, somebody else's): recheck everything."""
+    return (
+        sa.update(conversations)
+        .where(
+            c.owner_id == claimed.c.owner_id,
+            c.conv_id == claimed.c.conv_id,
+            c.version == claimed.c.version,
+            sweep.look,
+        )
+        .values(
+            {
+                "status": sa.case((sweep.ends, sweep.to_status.value), else_=c.status),
+                "version": sa.case((sweep.ends, c.version + 1), else_=c.version),
+                **sweep.values,
+            }
+        )
+    )
+
+
+def _record(sweep: Sweep, source: sa.CTE, now: Now, version: sa.ColumnElement[int]) -> sa.Insert:
+    columns: dict[str, sa.ColumnElement[Any]] = {
+        "owner_id": source.c.owner_id,
+        "conv_id": source.c.conv_id,
+        "version": version,
+        "type": sa.literal(sweep.event_type.value),
+        "from_status": source.c.from_status,
+        "to_status": sa.literal(sweep.to_status.value),
+        "reason": sa.literal(sweep.to_status.value),
+        "actor": sa.literal(WORKER),
+        "deadline": source.c.deadline,
+        "occurred_at": now,
+        "data": sa.bindparam("new_data", type_=events.c.data.type),
+    }
+    return sa.insert(events).from_select(list(columns), sa.select(*columns.values()).where(source.c.ends))
+
+
+def find_due(due: sa.ColumnElement[bool], order: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Select due conversations, the longest overdue first; nothing is locked."""
+    return sa.select(conversations).where(due).order_by(order).limit(LIMIT)
+
+
+def find_expired(now: Now) -> sa.Select[Any]:
+    """Select what an expired sweep would end."""
+    return find_due(is_expired(now), c.expires_at)
+
+
+def find_idle(now: Now) -> sa.Select[Any]:
+    """Select what an idle sweep would pause; the first condition is the one that has an index."""
+    return find_due(is_idle(now) & (_idle_check_passed(now) | _armed_longer()), c.updated_at)
+
+
+def count_due(now: Now) -> sa.Select[Any]:
+    """Count what is due: idle, expired."""
+    idle = is_idle(now) & (_idle_check_passed(now) | _armed_longer())
+    return sa.select(
+        sa.select(sa.func.count()).select_from(conversations).where(idle).scalar_subquery(),
+        sa.select(sa.func.count()).select_from(conversations).where(is_expired(now)).scalar_subquery(),
+    )

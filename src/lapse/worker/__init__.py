@@ -1,0 +1,7 @@
+"""The worker: tasks in cycles, a loop that stops at once, and what it says about itself."""
+
+from lapse.worker.metrics import TaskMetrics
+from lapse.worker.tasks import Task, TaskRun, build_tasks
+from lapse.worker.worker import BackgroundWorker
+
+__all__ = ["BackgroundWorker", "Task", "TaskMetrics", "TaskRun", "build_tasks"]

@@ -1,0 +1,236 @@
+"""What all tests share: databases of both kinds, a clock, and an environment without the developer's settings."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+import pytest
+
+from tests.clock import ManualClock
+from tests.postgres import NoServerError, Server, Servers
+
+if TYPE_CHECKING:
+    from lapse import ConversationService
+    from lapse.store import Database
+
+SQLITE = "sqlite"
+UNIT_TESTS = Path(__file__).parent / "unit"
+SERVERS = pytest.StashKey[Servers]()
+
+# `ci` finds the same thing on every machine, and judges nothing by a machine's speed. `explore` looks further.
+hypothesis.settings.register_profile(
+    "ci",
+    derandomize=True,
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("explore", max_examples=2_000, print_blob=True, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+# --- servers: started once, by the one process that hands out the tests -------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    servers = config.stash[SERVERS] = Servers()
+    if handed_down := getattr(config, "workerinput", {}).get("lapse_servers"):
+        servers.run_id = handed_down["run_id"]
+        servers.by_name = {name: Server(name, url) for name, url in handed_down["urls"].items()}
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    if hasattr(config, "workerinput") or _only_unit_tests(config):
+        return
+    # A CI that runs out of patience ends the servers too, like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        config.stash[SERVERS].start()
+    except NoServerError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the running servers down to a worker of pytest-xdist."""
+    servers = node.config.stash[SERVERS]
+    urls = {server.name: server.admin_url for server in servers.by_name.values()}
+    node.workerinput["lapse_servers"] = {"run_id": servers.run_id, "urls": urls}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SERVERS in config.stash:
+        config.stash[SERVERS].stop()
+
+
+def _only_unit_tests(config: pytest.Config) -> bool:
+    asked_for = [
+        (config.invocation_params.dir / argument.split("::")[0]).resolve()
+        for argument in config.args
+    ]
+    return all(path.is_relative_to(UNIT_TESTS) for path in asked_for)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses `backend` or `postgres` once on each."""
+    names = list(metafunc.config.stash[SERVERS].by_name)
+    for argument, values in (("backend", [SQLITE, *names]), ("postgres", names)):
+        if argument in metafunc.fixturenames:
+            if not names:
+                raise pytest.UsageError(
+                    f"{metafunc.definition.nodeid}: tests under tests/unit have no database"
+                )
+            metafunc.parametrize(argument, values)
+
+
+# --- databases ----------------------------------------------------------------------------------------------------
+
+
+class _Databases:
+    """Fresh databases for one test process; a migrated one is a copy of a template that is migrated once."""
+
+    def __init__(self, servers: Servers, folder: Path, worker: str) -> None:
+        self._servers = servers
+        self._folder = folder
+        self._prefix = f"{servers.database_prefix}{worker}_"
+        self._numbers = itertools.count(1)
+        self._templates: dict[str, str] = {}
+
+    def sqlite(self, path: Path, *, migrated: bool) -> str:
+        if migrated:
+            if SQLITE not in self._templates:
+                template = self._folder / "template.db"
+                _migrate(f"sqlite:///{template}")
+                assert not template.with_name("template.db-wal").exists(), (
+                    "migrate left the database open"
+                )
+                self._templates[SQLITE] = str(template)
+            shutil.copyfile(self._templates[SQLITE], path)
+        return f"sqlite:///{path}"
+
+    def postgres(self, name: str, *, migrated: bool) -> tuple[str, Callable[[], None]]:
+        """Return a new database's URL and what drops it."""
+        server = self._servers.by_name[name]
+        if migrated and name not in self._templates:
+            self._templates[name] = f"{self._prefix}template"
+            _migrate(server.create_database(self._templates[name]))
+        database = f"{self._prefix}{next(self._numbers)}"
+        url = server.create_database(database, self._templates[name] if migrated else "template0")
+        return url, lambda: server.drop_database(database)
+
+    def close(self) -> None:
+        for name, template in self._templates.items():
+            if name != SQLITE:
+                self._servers.by_name[name].drop_database(template)
+
+
+def _migrate(url: str) -> None:
+    from lapse.store import Database, migrate
+
+    database = Database(url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
+
+
+@pytest.fixture(scope="session")
+def _databases(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[_Databases]:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    databases = _Databases(pytestconfig.stash[SERVERS], tmp_path_factory.mktemp("template"), worker)
+    yield databases
+    databases.close()
+
+
+NewDatabase = Callable[..., str]
+
+
+@pytest.fixture
+def new_database(
+    _databases: _Databases, tmp_path: Path, request: pytest.FixtureRequest
+) -> NewDatabase:
+    """Make fresh databases, for tests that need several: `new_database(backend, migrated=True)` returns a URL."""
+    paths = (tmp_path / f"lapse{number or ''}.db" for number in itertools.count())
+
+    def make(backend: str, *, migrated: bool = True) -> str:
+        if backend == SQLITE:
+            return _databases.sqlite(next(paths), migrated=migrated)
+        url, drop = _databases.postgres(backend, migrated=migrated)
+        request.addfinalizer(drop)
+        return url
+
+    return make
+
+
+@pytest.fixture
+def database_url(new_database: NewDatabase, backend: str) -> str:
+    """Return the URL of a fresh database with lapse's schema."""
+    return new_database(backend)
+
+
+@pytest.fixture
+def empty_database_url(new_database: NewDatabase, backend: str) -> str:
+    """Return the URL of a fresh database without any table."""
+    return new_database(backend, migrated=False)
+
+
+@pytest.fixture
+def postgres_url(new_database: NewDatabase, postgres: str) -> str:
+    """Return the URL of a fresh database with lapse's schema, on PostgreSQL only."""
+    return new_database(postgres)
+
+
+@pytest.fixture
+def empty_postgres_url(new_database: NewDatabase, postgres: str) -> str:
+    """Return the URL of a fresh database without any table, on PostgreSQL only."""
+    return new_database(postgres, migrated=False)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Return an open `Database` with lapse's schema; its clock is the real one."""
+    from lapse.store import Database
+
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+# --- the clock, the service, the environment ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Return a clock that stands at noon of 5 January 2026, UTC."""
+    return ManualClock()
+
+
+@pytest.fixture
+def service(database_url: str, clock: ManualClock) -> Iterator[ConversationService]:
+    """Return a service on a fresh database, in the time of `clock`."""
+    from lapse import ConversationService
+
+    opened = ConversationService(database_url, clock=clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the developer's settings, `.env` and `lapse.db` out of the tests, and the tests out of them."""
+    for name in list(os.environ):
+        if name in {"DATABASE_URL", "LOG_LEVEL"} or name.startswith(
+            ("BACKGROUND_TASK_", "CONVERSATION_")
+        ):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
