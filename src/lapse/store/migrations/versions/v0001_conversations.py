@@ -39,7 +39,7 @@ def upgrade() -> None:
         sa.Column("context", JsonObject, nullable=False, server_default=sa.text("'{}'")),
         sa.Column("metadata", JsonObject, nullable=False, server_default=sa.text("'{}'")),
         sa.PrimaryKeyConstraint("owner_id", "conv_id", name="pk_conversations"),
-        sa.CheckConstraint(ANY_STATUS, name="ck_conversations_status"),
+        sa.CheckConstraint(ANY_STATUS, name=op.f("ck_conversations_status")),
         postgresql_with={"fillfactor": 85},
     )
     op.create_table(
