@@ -195,7 +195,10 @@ def _translate(error: DBAPIError) -> DatabaseError | SchemaMissingError:
     if sqlstate == _UNDEFINED_TABLE or reason.startswith("no such table"):
         return SchemaMissingError()
     if isinstance(origin, sqlite3.Error):
-        transient = (getattr(origin, "sqlite_errorname", "") or "").startswith(_TRANSIENT_SQLITE)
+        name = getattr(origin, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_CANTOPEN"):
+            reason = "the SQLite file cannot be opened: does its folder exist, and may you write there?"
+        transient = name.startswith(_TRANSIENT_SQLITE)
     else:
         # Without an SQLSTATE it was the connection that failed, not a statement.
         transient = error.connection_invalidated or (

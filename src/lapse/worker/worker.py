@@ -14,9 +14,9 @@ from lapse.arguments import check_limit
 from lapse.errors import DatabaseUnavailableError, InvalidInputError
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
+from lapse.stopping import StopFlag
 from lapse.store import ensure_schema
 from lapse.worker.metrics import TaskMetrics
-from lapse.worker.stopping import StopFlag
 from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, TaskRun, build_tasks, drain
 
 MIN_WAIT_SECONDS = 1.0
@@ -39,6 +39,7 @@ class BackgroundWorker:
         *,
         service: ConversationService | None = None,
         settings: Settings | None = None,
+        stop_flag: StopFlag | None = None,
     ) -> None:
         """Prepare a worker; `run()` starts it.
 
@@ -48,6 +49,7 @@ class BackgroundWorker:
             enable_metrics: write a metrics line every ten cycles; default is the setting (True).
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
+            stop_flag: what stops it besides `stop()`; default is one of its own.
 
         Raises:
             SettingsError: a setting is not usable.
@@ -68,7 +70,7 @@ class BackgroundWorker:
         self.started_at: datetime | None = None
         self.running = False
         self.cycle_count = 0
-        self.stop_flag = StopFlag()
+        self.stop_flag = stop_flag or StopFlag()
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.

@@ -1,0 +1,57 @@
+"""What a replay found: totals, and every transition as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TextIO
+
+from lapse.lifecycle import EventType
+from lapse.models import ConversationEvent
+from lapse.store import ConversationRepository
+
+EVENT_COLUMNS = ("at", "owner_id", "channel", "session_key", "from_status", "to_status")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """Totals of a replay; the field names are the keys of the JSON output."""
+
+    messages: int
+    conversations: int
+    idle_timeouts: int
+    reactivations: int
+    expired: int
+
+
+def summarise(repository: ConversationRepository, messages: int) -> ReplaySummary:
+    """Count what is in the database after a replay of so many messages."""
+    events = Counter(event.type for event, _, _ in repository.all_transitions())
+    return ReplaySummary(
+        messages=messages,
+        conversations=len(repository.lifetimes()),
+        idle_timeouts=events[EventType.PAUSED],
+        reactivations=events[EventType.REACTIVATED],
+        expired=events[EventType.EXPIRED],
+    )
+
+
+def write_events(repository: ConversationRepository, file: TextIO) -> None:
+    """Write every transition, in order of time, as CSV."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(EVENT_COLUMNS)
+    for event, channel, session_key in repository.all_transitions():
+        writer.writerow(
+            [_iso(_moment(event)), event.owner_id, channel, session_key, event.from_status, event.to_status]
+        )
+
+
+def _moment(event: ConversationEvent) -> datetime:
+    """A transition by a deadline is of that moment: virtual time is never late."""
+    return event.deadline or event.occurred_at
+
+
+def _iso(moment: datetime) -> str:
+    return moment.replace(tzinfo=None).isoformat() + "Z"

@@ -1,0 +1,81 @@
+"""Virtual time: messages at their moments, and every deadline acted on at its own, as by a worker never late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from lapse.arguments import MAX_LIMIT
+from lapse.replay.message_log import LoggedMessage
+from lapse.service import ConversationService
+from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks, drain
+
+# Deadlines are strict: the first moment at which one has passed.
+_TICK = timedelta(microseconds=1)
+
+
+class VirtualClock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        """Begin long before any message."""
+        self.now = datetime(1970, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        """Return the present moment."""
+        return self.now
+
+
+def replay(
+    service: ConversationService,
+    clock: VirtualClock,
+    messages: Iterable[LoggedMessage],
+    on_message: Callable[[], None] = lambda: None,
+) -> None:
+    """Send the messages, which are in order of time, and let the clock run on until nothing is open.
+
+    Args:
+        service: a service on an empty database that goes by `clock`.
+        clock: is moved.
+        messages: in order of time.
+        on_message: called after each message, for progress.
+    """
+    deadlines = _Deadlines(service, clock)
+    for message in messages:
+        deadlines.act_before(message.at)
+        clock.now = message.at
+        service.record_message(
+            message.owner_id, message.from_number, message.to_number, message.channel, message.sender
+        )
+        on_message()
+    deadlines.act_before(None)
+
+
+class _Deadlines:
+    """Acts on deadlines in their order."""
+
+    def __init__(self, service: ConversationService, clock: VirtualClock) -> None:
+        self._service = service
+        self._clock = clock
+        self._tasks = build_tasks(service)
+        settings = service.settings
+        self._shortest = timedelta(minutes=min(settings.idle_timeout_minutes, settings.expiration_minutes))
+        self._none_before = clock.now
+
+    def act_before(self, moment: datetime | None) -> None:
+        """Run the tasks at every deadline strictly before `moment`; None means until nothing is open."""
+        while moment is None or self._none_before < moment:
+            deadlines = self._service.next_deadlines()
+            earliest = deadlines.earliest
+            # Whatever a later message sets is due no sooner than the shorter timeout after now.
+            soonest_new = self._clock.now + self._shortest
+            self._none_before = min(earliest or soonest_new, soonest_new)
+            if earliest is None or (moment is not None and earliest >= moment):
+                return
+            self._clock.now = max(self._clock.now, earliest + _TICK)
+            for name, deadline in (
+                (IDLE_CONVERSATIONS, deadlines.idle),
+                (EXPIRED_CONVERSATIONS, deadlines.expired),
+            ):
+                if deadline is not None and deadline < self._clock.now:
+                    drain(self._tasks[name], MAX_LIMIT, lambda: False)
