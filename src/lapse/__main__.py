@@ -1,0 +1,6 @@
+"""`python -m lapse` is the command `lapse`."""
+
+from lapse.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The command's entry point: its sub-commands, and errors as one clear line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+import typer
+
+from lapse import __version__
+from lapse.cli import inspect_commands, replay_command, worker_command
+from lapse.errors import InvalidInputError, LapseError, SettingsError
+
+FAILURE = 1
+WRONG_USE = 2
+INTERRUPTED = 130
+"""128 + SIGINT, as shells count."""
+
+app = typer.Typer(
+    name="lapse",
+    help="One live conversation per pair of addresses; idle and expired ones end on time, exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("worker")(worker_command.worker)
+app.command("migrate")(inspect_commands.migrate)
+app.command("status")(inspect_commands.status)
+app.command("replay")(replay_command.replay)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"lapse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: bool = typer.Option(
+        False, "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+    ),
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command and exit: 0 for success, 1 for a failure, 2 for wrong use."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        typer.echo(error.format_message())
+        code = WRONG_USE
+    except click.ClickException as error:
+        code = _report(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = _report("interrupted", INTERRUPTED)
+    except (SettingsError, InvalidInputError) as error:
+        code = _report(str(error), WRONG_USE)
+    except LapseError as error:
+        code = _report(str(error), FAILURE)
+    except BrokenPipeError:
+        # Whoever read the output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILURE
+    except Exception as error:
+        code = _report(f"internal error: {type(error).__name__} (LOG_LEVEL=DEBUG shows where)", FAILURE)
+    sys.exit(code)
+
+
+def _report(message: str, code: int) -> int:
+    """Write one line to standard error, and a traceback only for who asked for it."""
+    if os.environ.get("LOG_LEVEL", "").upper() == "DEBUG":
+        traceback.print_exc()
+    typer.echo(f"lapse: {' '.join(message.split())}", err=True)
+    return code

@@ -1,0 +1,77 @@
+"""`lapse migrate` and `lapse status`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lapse.cli.options import AsJson, DatabaseUrl
+from lapse.errors import SchemaMissingError
+
+if TYPE_CHECKING:
+    from lapse.service import ConversationService
+
+
+def migrate(database_url: DatabaseUrl = None) -> None:
+    """Create or upgrade the schema. Safe to run again, and from several places at once."""
+    from lapse.settings import load_settings
+    from lapse.store import Database
+    from lapse.store import migrate as migrate_schema
+
+    database = Database(load_settings(database_url=database_url).database_url)
+    try:
+        result = migrate_schema(database)
+    finally:
+        database.close()
+    if not result.changed:
+        done = f"nothing to do: the schema is at version {result.after}"
+    elif result.before is None:
+        done = f"created the schema, version {result.after}"
+    else:
+        done = f"upgraded the schema from version {result.before} to {result.after}"
+    typer.echo(f"{database.safe_url}: {done}")
+
+
+def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Show what is open, what is due now and when the next deadline is. Reads only."""
+    from lapse.service import ConversationService
+    from lapse.settings import load_settings
+    from lapse.store import Database
+
+    settings = load_settings(database_url=database_url)
+    database = Database(settings.database_url)
+    try:
+        if database.path is not None and not database.path.exists():
+            raise SchemaMissingError(f"there is no database {database.safe_url} yet: run `lapse migrate`")
+        found = _read_status(ConversationService(database, settings=settings))
+    finally:
+        database.close()
+    typer.echo(json.dumps(found) if as_json else _as_text(found))
+
+
+def _read_status(service: ConversationService) -> dict[str, Any]:
+    from lapse.store import check_schema, schema_version
+
+    check_schema(service.database)
+    repository = service.conversation_repo
+    idle, expired = repository.count_due(service.idle_timeout())
+    earliest = repository.next_deadlines().earliest
+    return {
+        "database": service.database.safe_url,
+        "schema_version": schema_version(service.database),
+        "open": repository.count_open_by_status(),
+        "due": {"idle_conversations": idle, "expired_conversations": expired},
+        "next_deadline": earliest.isoformat().replace("+00:00", "Z") if earliest else None,
+    }
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    rows = [
+        ("database", f"{found['database']} (schema {found['schema_version']})"),
+        *((f"open, {status}", count) for status, count in found["open"].items()),
+        *((f"due now, {task}", count) for task, count in found["due"].items()),
+        ("next deadline", found["next_deadline"] or "none"),
+    ]
+    return "\n".join(f"{name + ':':<35} {value}" for name, value in rows)

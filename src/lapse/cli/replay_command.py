@@ -1,0 +1,158 @@
+"""`lapse replay`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from lapse.cli.options import AsJson, help_with_variable
+from lapse.errors import ReplayError
+
+if TYPE_CHECKING:
+    from lapse.replay import MessageLog, ReplaySummary
+    from lapse.service import ConversationService
+    from lapse.settings import Settings
+
+LONG_LOG = 2_000
+"""Messages from which on a progress bar is worth its line."""
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log.")],
+    idle_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            show_default=False,
+            help=help_with_variable("Idle timeout.", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "30"),
+        ),
+    ] = None,
+    expiration_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            show_default=False,
+            help=help_with_variable("Time to expiry.", "CONVERSATION_EXPIRATION_MINUTES", "1440"),
+        ),
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.csv", dir_okay=False, writable=True, help="Write every transition to this file."),
+    ] = None,
+    as_json: AsJson = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out and count them.")] = False,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            show_default=False,
+            help="Database to use; it must hold no conversations. [default: a temporary SQLite file, whatever "
+            "DATABASE_URL says]",
+        ),
+    ] = None,
+) -> None:
+    """What would these timeouts have done? Sends a log of messages through the real service in virtual time.
+
+    FILE.csv has the columns at, owner_id, from_number, to_number, channel, sender and, if you like, message_id.
+    """
+    if events is not None and not events.absolute().parent.is_dir():
+        raise click.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
+    from lapse.replay import draw_open_conversations, read_message_log, summarise, write_events
+    from lapse.settings import load_settings
+
+    settings = load_settings(idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes)
+    log = read_message_log(file)
+    _check_bad_lines(log, file.name, skip_bad=skip_bad)
+    with _service_in_virtual_time(database_url, settings, log) as service:
+        summary = summarise(service.conversation_repo, len(log.messages))
+        if events is not None:
+            with events.open("w", encoding="utf-8", newline="") as out:
+                write_events(service.conversation_repo, out)
+        if as_json:
+            typer.echo(json.dumps(asdict(summary)))
+            return
+        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        width = shutil.get_terminal_size().columns
+        picture = draw_open_conversations(
+            service.conversation_repo.lifetimes(), width, is_unicode=is_unicode
+        )
+        typer.echo(f"{_summary_text(summary, settings)}\n\n{picture}")
+
+
+def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
+    if not log.bad_lines:
+        return
+    first, more = log.bad_lines[0], len(log.bad_lines) - 1
+    if not skip_bad:
+        others = f" (and {more} more bad {'line' if more == 1 else 'lines'})" if more else ""
+        raise ReplayError(
+            f"{name}, line {first.number}: {first.reason}{others}; nothing was loaded (--skip-bad leaves bad lines out)"
+        )
+    typer.echo(
+        f"left out {more + 1} bad {'line' if not more else 'lines'}, the first is line {first.number}: {first.reason}",
+        err=True,
+    )
+
+
+@contextmanager
+def _service_in_virtual_time(
+    database_url: str | None, settings: Settings, log: MessageLog
+) -> Iterator[ConversationService]:
+    """Replay the log and hand out the service on what it left behind."""
+    from lapse.replay import VirtualClock
+    from lapse.replay import replay as replay_messages
+    from lapse.service import ConversationService
+    from lapse.store import ensure_schema
+
+    with tempfile.TemporaryDirectory(prefix="lapse-replay-") as folder:
+        clock = VirtualClock()
+        url = database_url or f"sqlite:///{folder}/replay.db"
+        service = ConversationService(url, settings=settings, clock=clock)
+        try:
+            ensure_schema(service.database)
+            if not service.conversation_repo.is_empty():
+                raise ReplayError(
+                    f"{service.database.safe_url} holds conversations already: virtual time must never reach live "
+                    "rows, so use an empty database"
+                )
+            with _progress(len(log.messages)) as advance:
+                replay_messages(service, clock, log.messages, advance)
+            yield service
+        finally:
+            service.close()
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    if total < LONG_LOG or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("messages", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _summary_text(summary: ReplaySummary, settings: Settings) -> str:
+    numbers = {name.replace("_", " "): count for name, count in asdict(summary).items()}
+    width = max(len(f"{count:,}") for count in numbers.values())
+    timeouts = f"idle after {settings.idle_timeout_minutes:g} minutes, expired after {settings.expiration_minutes:g}"
+    return "\n".join([timeouts, *(f"{count:>{width},}  {name}" for name, count in numbers.items())])
