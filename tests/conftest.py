@@ -72,10 +72,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _only_unit_tests(config: pytest.Config) -> bool:
-    asked_for = [
-        (config.invocation_params.dir / argument.split("::")[0]).resolve()
-        for argument in config.args
-    ]
+    asked_for = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
     return all(path.is_relative_to(UNIT_TESTS) for path in asked_for)
 
 
@@ -85,9 +82,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument, values in (("backend", [SQLITE, *names]), ("postgres", names)):
         if argument in metafunc.fixturenames:
             if not names:
-                raise pytest.UsageError(
-                    f"{metafunc.definition.nodeid}: tests under tests/unit have no database"
-                )
+                raise pytest.UsageError(f"{metafunc.definition.nodeid}: tests under tests/unit have no database")
             metafunc.parametrize(argument, values)
 
 
@@ -109,9 +104,7 @@ class _Databases:
             if SQLITE not in self._templates:
                 template = self._folder / "template.db"
                 _migrate(f"sqlite:///{template}")
-                assert not template.with_name("template.db-wal").exists(), (
-                    "migrate left the database open"
-                )
+                assert not template.with_name("template.db-wal").exists(), "migrate left the database open"
                 self._templates[SQLITE] = str(template)
             shutil.copyfile(self._templates[SQLITE], path)
         return f"sqlite:///{path}"
@@ -143,9 +136,7 @@ def _migrate(url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def _databases(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[_Databases]:
+def _databases(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Databases]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     databases = _Databases(pytestconfig.stash[SERVERS], tmp_path_factory.mktemp("template"), worker)
     yield databases
@@ -156,9 +147,7 @@ NewDatabase = Callable[..., str]
 
 
 @pytest.fixture
-def new_database(
-    _databases: _Databases, tmp_path: Path, request: pytest.FixtureRequest
-) -> NewDatabase:
+def new_database(_databases: _Databases, tmp_path: Path, request: pytest.FixtureRequest) -> NewDatabase:
     """Make fresh databases, for tests that need several: `new_database(backend, migrated=True)` returns a URL."""
     paths = (tmp_path / f"lapse{number or ''}.db" for number in itertools.count())
 
@@ -229,8 +218,6 @@ def service(database_url: str, clock: ManualClock) -> Iterator[ConversationServi
 def _hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's settings, `.env` and `lapse.db` out of the tests, and the tests out of them."""
     for name in list(os.environ):
-        if name in {"DATABASE_URL", "LOG_LEVEL"} or name.startswith(
-            ("BACKGROUND_TASK_", "CONVERSATION_")
-        ):
+        if name in {"DATABASE_URL", "LOG_LEVEL"} or name.startswith(("BACKGROUND_TASK_", "CONVERSATION_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

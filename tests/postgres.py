@@ -59,11 +59,7 @@ class Server:
 
     def execute(self, statement: str) -> list[Any]:
         """Run one statement outside a transaction, as CREATE DATABASE needs it."""
-        url = (
-            make_url(self.admin_url)
-            .set(drivername="postgresql")
-            .render_as_string(hide_password=False)
-        )
+        url = make_url(self.admin_url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(url, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
@@ -79,9 +75,7 @@ class Server:
 
     def drop_databases(self, prefix: str) -> None:
         """Drop what a run has left behind, after a crashed test process too."""
-        for (database,) in self.execute(
-            f"SELECT datname FROM pg_database WHERE starts_with(datname, '{prefix}')"
-        ):
+        for (database,) in self.execute(f"SELECT datname FROM pg_database WHERE starts_with(datname, '{prefix}')"):
             self.drop_database(database)
 
 
@@ -137,9 +131,7 @@ def _bin_folders() -> Iterator[Path]:
     if on_path := shutil.which("postgres"):
         yield Path(on_path).resolve().parent
     if pg_config := shutil.which("pg_config"):
-        answer = subprocess.run(
-            [pg_config, "--bindir"], capture_output=True, text=True, check=False
-        )
+        answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
         yield Path(answer.stdout.strip())
 
 
@@ -149,9 +141,7 @@ def _major_in(bin_folder: Path) -> int:
     try:
         for program in ("initdb", "pg_ctl", "postgres"):
             command = [str(bin_folder / program), "--version"]
-            answer = subprocess.run(
-                command, capture_output=True, text=True, check=True, cwd="/", **user
-            )
+            answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", **user)
     except (OSError, subprocess.CalledProcessError):
         return 0
     version = answer.stdout.removeprefix("postgres (PostgreSQL) ").partition(".")[0]
@@ -260,11 +250,7 @@ def _give_to_server_user(folder: Path) -> None:
 
 def _run(folder: Path, command: list[Any]) -> None:
     """Run a program of the server, as its user, without the settings of PostgreSQL in the environment."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PG", "LC_", "LANG"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
     # Files, not pipes: the server inherits them, and a pipe would be read until the server ends.
     with tempfile.TemporaryFile() as output:
         status = subprocess.run(

@@ -60,8 +60,9 @@ def normalise_address(address: str, channel: str = WHATSAPP) -> str:
 
     Raises:
         InvalidAddressError: empty, over 320 characters, or with control characters.
+        InvalidInputError: the channel is not a channel's name.
     """
-    handle = _checked(address)
+    channel, handle = normalise_channel(channel), _checked(address)
     while (bare := _without_scheme(handle, channel)) != handle:
         handle = bare
     if not handle:
@@ -78,7 +79,7 @@ def canonical_address(address: str, channel: str = WHATSAPP) -> str:
         InvalidAddressError: as `normalise_address`.
     """
     normalised = normalise_address(address, channel)
-    if channel == WHATSAPP:
+    if normalise_channel(channel) == WHATSAPP:
         for pattern, canonical in _WHATSAPP_SPELLINGS:
             if pattern.fullmatch(normalised):
                 return pattern.sub(canonical, normalised)

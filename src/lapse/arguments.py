@@ -22,7 +22,7 @@ def check_bigint(name: str, value: int) -> int:
         InvalidInputError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not -_BIGINT <= value < _BIGINT:
-        raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {str(value)[:40]!r}")
+        raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {_shown(value)}")
     return value
 
 
@@ -33,7 +33,7 @@ def check_limit(limit: int) -> int:
         InvalidInputError: it is something else.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError(f"a limit must be 1 to {MAX_LIMIT}, not {str(limit)[:40]!r}")
+        raise InvalidInputError(f"a limit must be 1 to {MAX_LIMIT}, not {_shown(limit)}")
     return limit
 
 
@@ -57,9 +57,7 @@ def check_text(name: str, text: str | None) -> str | None:
     Raises:
         InvalidInputError: it is too long, or holds control characters.
     """
-    if text is not None and (
-        not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH or not text.isprintable()
-    ):
+    if text is not None and (not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH or not text.isprintable()):
         raise InvalidInputError(f"{name} must be printable text of at most {MAX_TEXT_LENGTH} characters")
     return text
 
@@ -84,3 +82,10 @@ def check_json_object(name: str, value: dict[str, Any] | None) -> dict[str, Any]
     if _JSON_NUL.search(text):
         raise InvalidInputError(f"{name} holds a NUL character, which PostgreSQL cannot store")
     return value
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(str(value)[:40])
+    except ValueError:  # Python writes out no number of more than 4,300 digits
+        return "a number of thousands of digits"

@@ -65,9 +65,7 @@ _FROM_ACTIVE = frozenset({ConversationStatus.IDLE_TIMEOUT, *ConversationStatus.c
 TRANSITIONS: dict[ConversationStatus, frozenset[ConversationStatus]] = {
     ConversationStatus.PENDING: _FROM_ACTIVE | {ConversationStatus.PROGRESS},
     ConversationStatus.PROGRESS: _FROM_ACTIVE,
-    ConversationStatus.IDLE_TIMEOUT: frozenset(
-        {ConversationStatus.PROGRESS, *ConversationStatus.closed_statuses()}
-    ),
+    ConversationStatus.IDLE_TIMEOUT: frozenset({ConversationStatus.PROGRESS, *ConversationStatus.closed_statuses()}),
     **{status: frozenset() for status in ConversationStatus.closed_statuses()},
 }
 """Status by status, the statuses that a conversation can go to."""
@@ -160,7 +158,11 @@ def require_utc(moment: datetime) -> datetime:
 
     Raises:
         NaiveDatetimeError: it has no time zone.
+        InvalidInputError: in UTC it lies outside the calendar.
     """
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise NaiveDatetimeError(f"{moment.isoformat()} has no time zone; lapse takes aware datetimes only")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInputError(f"{moment.isoformat()} lies outside the calendar in UTC") from None

@@ -191,9 +191,7 @@ class ConversationService:
             raise ConversationNotFoundError(f"there is no conversation {conv_id}")
         return conversation
 
-    def get_conversation_events(
-        self, conv_id: UUID | str, *, owner_id: int | None = None
-    ) -> list[ConversationEvent]:
+    def get_conversation_events(self, conv_id: UUID | str, *, owner_id: int | None = None) -> list[ConversationEvent]:
         """Return a conversation's transitions, the first one first.
 
         Raises:
@@ -210,16 +208,19 @@ class ConversationService:
         return self._repository.get_active_conversations(check_bigint("owner_id", owner_id), check_limit(limit))
 
     def get_conversation_history(
-        self, owner_id: int, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
+        self,
+        owner_id: int,
+        from_number: str,
+        to_number: str,
+        channel: str = WHATSAPP,
+        limit: int = 100,
     ) -> list[Conversation]:
         """Return all conversations of a pair of addresses, in either direction, the latest first."""
         channel = normalise_channel(channel)
         key = session_key(from_number, to_number, channel)
         return self._repository.get_history(check_bigint("owner_id", owner_id), channel, key, check_limit(limit))
 
-    def find_idle_conversations(
-        self, idle_minutes: float | None = None, limit: int = 100
-    ) -> list[Conversation]:
+    def find_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> list[Conversation]:
         """Return conversations that are idle now (default: for the idle timeout setting), the longest idle first."""
         return self._repository.find_idle_conversations(self.idle_timeout(idle_minutes), check_limit(limit))
 
@@ -250,7 +251,10 @@ class ConversationService:
         return self.sweep_expired(limit).ended
 
     def sweep_idle(
-        self, idle_minutes: float | None = None, limit: int = 100, after: datetime = BEGINNING_OF_TIME
+        self,
+        idle_minutes: float | None = None,
+        limit: int = 100,
+        after: datetime = BEGINNING_OF_TIME,
     ) -> SweepResult:
         """Look at up to `limit` conversations whose idle check has passed, in one transaction; see `SweepResult`."""
         return self._repository.sweep_idle(self.idle_timeout(idle_minutes), check_limit(limit), after)

@@ -22,15 +22,12 @@ Minutes = Annotated[float, Field(ge=1 / 60, le=TEN_YEARS_MINUTES, allow_inf_nan=
 class Settings(BaseSettings):
     """All settings of lapse; each field's alias is its environment variable."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
-    )
+    # Not `populate_by_name`: it would read variables of the fields' names, and BATCH_SIZE may be another program's.
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
 
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="DATABASE_URL", repr=False)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", alias="LOG_LEVEL")
-    interval_seconds: float = Field(
-        60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False
-    )
+    interval_seconds: float = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
     batch_size: int = Field(100, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
@@ -53,7 +50,7 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: a value is not usable; the message names the variable and what it allows, on one line.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {_variable(name): value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -76,8 +73,13 @@ def idle_timeout_seconds(minutes: float) -> int:
     return round(minutes * 60)
 
 
+def _variable(name: str) -> str:
+    field = Settings.model_fields.get(name)
+    return field.alias or name if field else name
+
+
 def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
-    variable = Settings.model_fields[name].alias if name in Settings.model_fields else name
+    variable = _variable(name)
     shown = "" if variable == "DATABASE_URL" else f"={str(problem['input'])[:60]!r}"
     return f"{variable}{shown} is not usable: {problem['msg'].lower()}"

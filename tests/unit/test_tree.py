@@ -17,9 +17,7 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 
 # Folders in which a developer's or a CI's checkout lives; "/home/you" and the like in a text is nobody's.
-_MACHINE_PATH = re.compile(
-    rb"(?<![\w.~$})/-])/(?:root|work|workspace|builds|home/(?!you\b|user\b)\w+|Users/\w+)/\w"
-)
+_MACHINE_PATH = re.compile(rb"(?<![\w.~$})/-])/(?:root|work|workspace|builds|home/(?!you\b|user\b)\w+|Users/\w+)/\w")
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*==[^\s;\\]+)", re.MULTILINE)
 
 
@@ -40,9 +38,7 @@ def test_a_source_file_stays_small(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_a_function_stays_small(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
     assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
 
@@ -57,10 +53,7 @@ def test_requirements_are_hashed_pins_without_addresses(path: Path) -> None:
 
 
 def test_the_demo_and_the_tests_run_on_the_same_versions() -> None:
-    runtime, dev = (
-        set(_PIN.findall((ROOT / f"requirements/{name}.txt").read_text()))
-        for name in ("runtime", "dev")
-    )
+    runtime, dev = (set(_PIN.findall((ROOT / f"requirements/{name}.txt").read_text())) for name in ("runtime", "dev"))
     assert runtime - dev == set()
 
 
@@ -82,8 +75,6 @@ def _files_of_the_project() -> list[Path]:
     command = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     # Somebody else's checkout (a mounted one, say) is judged as well; git would refuse it.
     safe = ["-c", f"safe.directory={ROOT}"]
-    listed = subprocess.run(
-        [git, *safe, *command[1:]], cwd=ROOT, capture_output=True, check=True
-    ).stdout
+    listed = subprocess.run([git, *safe, *command[1:]], cwd=ROOT, capture_output=True, check=True).stdout
     paths = [ROOT / name.decode() for name in listed.split(b"\0") if name]
     return [path for path in paths if path.is_file() and path != Path(__file__)]

@@ -28,7 +28,10 @@ LONG_LOG = 2_000
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log."),
+    ],
     idle_minutes: Annotated[
         float | None,
         typer.Option(
@@ -47,7 +50,12 @@ def replay(
     ] = None,
     events: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.csv", dir_okay=False, writable=True, help="Write every transition to this file."),
+        typer.Option(
+            metavar="OUT.csv",
+            dir_okay=False,
+            writable=True,
+            help="Write every transition to this file.",
+        ),
     ] = None,
     as_json: AsJson = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out and count them.")] = False,
@@ -83,9 +91,7 @@ def replay(
             return
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         width = shutil.get_terminal_size().columns
-        picture = draw_open_conversations(
-            service.conversation_repo.lifetimes(), width, is_unicode=is_unicode
-        )
+        picture = draw_open_conversations(service.conversation_repo.lifetimes(), width, is_unicode=is_unicode)
         typer.echo(f"{_summary_text(summary, settings)}\n\n{picture}")
 
 

@@ -31,9 +31,7 @@ def worker(
         typer.Option(
             metavar="N",
             show_default=False,
-            help=help_with_variable(
-                "Conversations per transaction, 1 to 10000.", "BACKGROUND_TASK_BATCH_SIZE", "100"
-            ),
+            help=help_with_variable("Conversations per transaction, 1 to 10000.", "BACKGROUND_TASK_BATCH_SIZE", "100"),
         ),
     ] = None,
     no_metrics: Annotated[

@@ -39,7 +39,10 @@ def draw_open_conversations(
 
 
 def peaks_of(
-    lifetimes: Sequence[tuple[datetime, datetime | None]], begin: datetime, end: datetime, columns: int
+    lifetimes: Sequence[tuple[datetime, datetime | None]],
+    begin: datetime,
+    end: datetime,
+    columns: int,
 ) -> list[int]:
     """Return, per column, the most conversations that were open at once."""
     changes = [(started, 1) for started, _ in lifetimes] + [(ended, -1) for _, ended in lifetimes if ended]

@@ -44,7 +44,14 @@ def write_events(repository: ConversationRepository, file: TextIO) -> None:
     writer.writerow(EVENT_COLUMNS)
     for event, channel, session_key in repository.all_transitions():
         writer.writerow(
-            [_iso(_moment(event)), event.owner_id, channel, session_key, event.from_status, event.to_status]
+            [
+                _iso(_moment(event)),
+                event.owner_id,
+                channel,
+                session_key,
+                event.from_status,
+                event.to_status,
+            ]
         )
 
 

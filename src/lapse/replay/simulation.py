@@ -45,7 +45,11 @@ def replay(
         deadlines.act_before(message.at)
         clock.now = message.at
         service.record_message(
-            message.owner_id, message.from_number, message.to_number, message.channel, message.sender
+            message.owner_id,
+            message.from_number,
+            message.to_number,
+            message.channel,
+            message.sender,
         )
         on_message()
     deadlines.act_before(None)

@@ -118,7 +118,10 @@ class Database:
             if not retry:
                 raise
         for again in stamina.retry_context(
-            on=DatabaseUnavailableError, attempts=RETRY_ATTEMPTS, timeout=RETRY_TIMEOUT_SECONDS, wait_max=2
+            on=DatabaseUnavailableError,
+            attempts=RETRY_ATTEMPTS,
+            timeout=RETRY_TIMEOUT_SECONDS,
+            wait_max=2,
         ):
             with again:
                 return attempt()
@@ -141,7 +144,11 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
     }
     arguments |= {name: value for name, value in defaults.items() if name not in url.query}
     return sa.create_engine(
-        url, connect_args=arguments, isolation_level="READ COMMITTED", hide_parameters=True, pool_use_lifo=True
+        url,
+        connect_args=arguments,
+        isolation_level="READ COMMITTED",
+        hide_parameters=True,
+        pool_use_lifo=True,
     )
 
 

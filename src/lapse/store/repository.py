@@ -62,7 +62,12 @@ class ConversationRepository:
         return conversation_of(row), row.conv_id == new.conv_id
 
     def close(
-        self, conv_id: UUID, owner_id: int | None, status: ConversationStatus, reason: str | None, actor: str | None
+        self,
+        conv_id: UUID,
+        owner_id: int | None,
+        status: ConversationStatus,
+        reason: str | None,
+        actor: str | None,
     ) -> Conversation:
         """End a conversation with this status.
 
@@ -104,7 +109,9 @@ class ConversationRepository:
             row = lock_by_id(connection, conv_id, owner_id)
             if row.status not in ConversationStatus.open_statuses():
                 raise InvalidTransitionError(
-                    row.status, row.status, f"conversation {conv_id} has ended as {row.status}: it cannot be extended"
+                    row.status,
+                    row.status,
+                    f"conversation {conv_id} has ended as {row.status}: it cannot be extended",
                 )
             if is_due(row.expires_at, self.database.read_clock(connection)):
                 raise ConversationExpiredError(
@@ -124,7 +131,10 @@ class ConversationRepository:
         return self.sweeper.expired(limit, after)
 
     def sweep_idle(
-        self, idle_timeout: timedelta, limit: int, after: datetime = sweep_statements.BEGINNING_OF_TIME
+        self,
+        idle_timeout: timedelta,
+        limit: int,
+        after: datetime = sweep_statements.BEGINNING_OF_TIME,
     ) -> SweepResult:
         """Pause up to `limit` idle conversations; where that leaves room, also those armed with a longer timeout."""
         result = self.sweeper.idle(idle_timeout, limit, after)
@@ -152,7 +162,12 @@ class ConversationRepository:
 
     def get_history(self, owner_id: int, channel: str, session_key: str, limit: int) -> list[Conversation]:
         """Return all conversations of a pair, the latest first."""
-        parameters = {"of_owner_id": owner_id, "of_channel": channel, "of_session_key": session_key, "limit": limit}
+        parameters = {
+            "of_owner_id": owner_id,
+            "of_channel": channel,
+            "of_session_key": session_key,
+            "limit": limit,
+        }
         return self._conversations(statements.HISTORY_OF_PAIR, parameters)
 
     def get_events(self, conv_id: UUID, owner_id: int) -> list[ConversationEvent]:

@@ -87,13 +87,16 @@ def _partial(name: str, *columns: str, where: sa.ColumnElement[bool], unique: bo
 
 
 open_session = _partial(
-    "uq_conversations_open_session", "owner_id", "channel", "session_key", where=is_open, unique=True
+    "uq_conversations_open_session",
+    "owner_id",
+    "channel",
+    "session_key",
+    where=is_open,
+    unique=True,
 )
 expires_at_index = _partial("ix_conversations_expires_at_open", "expires_at", where=is_open)
 idle_check_index = _partial("ix_conversations_idle_check_at_active", "idle_check_at", where=is_active)
-idle_timeout_index = _partial(
-    "ix_conversations_idle_timeout_seconds_active", "idle_timeout_seconds", where=is_active
-)
+idle_timeout_index = _partial("ix_conversations_idle_timeout_seconds_active", "idle_timeout_seconds", where=is_active)
 history_index = sa.Index(
     "ix_conversations_session_history",
     conversations.c.owner_id,

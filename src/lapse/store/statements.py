@@ -23,9 +23,7 @@ c = conversations.c
 # A parameter with the name of a column would be taken for a value to write: hence the prefixes `of_` and `new_`.
 OF_OWNER = c.owner_id == sa.bindparam("of_owner_id")
 OF_ID = c.conv_id == sa.bindparam("of_conv_id", type_=c.conv_id.type)
-OF_PAIR = (
-    OF_OWNER & (c.channel == sa.bindparam("of_channel")) & (c.session_key == sa.bindparam("of_session_key"))
-)
+OF_PAIR = OF_OWNER & (c.channel == sa.bindparam("of_channel")) & (c.session_key == sa.bindparam("of_session_key"))
 LIMIT: sa.BindParameter[int] = sa.bindparam("limit", type_=sa.Integer)
 IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Integer)
 BOUND_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=UtcDateTime)
@@ -45,7 +43,16 @@ SERVER_CLOCK = sa.select(sa.func.clock_timestamp(type_=UtcDateTime))
 
 def _new_conversation(dialect: str, now: Now) -> Any:
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    names = ("owner_id", "conv_id", "channel", "session_key", "from_number", "to_number", "user_id", "status")
+    names = (
+        "owner_id",
+        "conv_id",
+        "channel",
+        "session_key",
+        "from_number",
+        "to_number",
+        "user_id",
+        "status",
+    )
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=c[name].type) for name in names}
     inbound = sa.case((sa.bindparam("is_inbound", type_=sa.Boolean), now), else_=sa.null())
     return insert(conversations).values(
@@ -91,7 +98,8 @@ def _activity(at: sa.ColumnElement[Any], inbound_at: sa.ColumnElement[Any]) -> d
     return {
         "updated_at": greatest(c.updated_at, at),
         "last_inbound_at": greatest(
-            sa.func.coalesce(c.last_inbound_at, inbound_at), sa.func.coalesce(inbound_at, c.last_inbound_at)
+            sa.func.coalesce(c.last_inbound_at, inbound_at),
+            sa.func.coalesce(inbound_at, c.last_inbound_at),
         ),
     }
 
@@ -137,12 +145,7 @@ BY_ID = sa.select(conversations).where(OF_ID)
 BY_OWNER_AND_ID = sa.select(conversations).where(OF_OWNER, OF_ID)
 OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open)
 HISTORY_OF_PAIR = sa.select(conversations).where(OF_PAIR).order_by(c.started_at.desc(), c.version.desc()).limit(LIMIT)
-ACTIVE_OF_OWNER = (
-    sa.select(conversations)
-    .where(OF_OWNER, is_active)
-    .order_by(c.updated_at.desc())
-    .limit(LIMIT)
-)
+ACTIVE_OF_OWNER = sa.select(conversations).where(OF_OWNER, is_active).order_by(c.updated_at.desc()).limit(LIMIT)
 EVENTS_OF_CONVERSATION = (
     sa.select(events)
     .where(

@@ -61,7 +61,10 @@ def _result_of(result: sa.CursorResult[Any]) -> SweepResult:
         (totals,) = rows
         last = totals.last_place if isinstance(totals.last_place, datetime) else None
         return SweepResult(
-            claimed=totals.claimed, ended=totals.ended, rearmed=totals.written - totals.ended, last_deadline=last
+            claimed=totals.claimed,
+            ended=totals.ended,
+            rearmed=totals.written - totals.ended,
+            last_deadline=last,
         )
     ended = sum(row.ends for row in rows)
     return SweepResult(claimed=len(rows), ended=ended, rearmed=len(rows) - ended)

@@ -65,8 +65,6 @@ def drain(task: Task, batch_size: int, is_over: Callable[[], bool]) -> TaskRun:
         ended, rearmed, batches = ended + result.ended, rearmed + result.rearmed, batches + 1
         is_drained = result.claimed < batch_size
         if is_drained or is_over():
-            return TaskRun(
-                task=task.name, ended=ended, rearmed=rearmed, batches=batches, is_drained=is_drained
-            )
+            return TaskRun(task=task.name, ended=ended, rearmed=rearmed, batches=batches, is_drained=is_drained)
         # From the last deadline on: what was ended before it still stands in the index, as dead entries.
         after = result.last_deadline or after

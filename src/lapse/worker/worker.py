@@ -17,7 +17,13 @@ from lapse.settings import Settings, load_settings
 from lapse.stopping import StopFlag
 from lapse.store import ensure_schema
 from lapse.worker.metrics import TaskMetrics
-from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, TaskRun, build_tasks, drain
+from lapse.worker.tasks import (
+    EXPIRED_CONVERSATIONS,
+    IDLE_CONVERSATIONS,
+    TaskRun,
+    build_tasks,
+    drain,
+)
 
 MIN_WAIT_SECONDS = 1.0
 """However many deadlines there are: a busier loop would cost the database more than it gains."""
@@ -59,7 +65,9 @@ class BackgroundWorker:
         self.conversation_service = service or ConversationService(settings=self.settings)
         self.interval_seconds = self.settings.interval_seconds if interval_seconds is None else interval_seconds
         if not 0 < self.interval_seconds <= 24 * 60 * 60:
-            raise InvalidInputError(f"an interval must be more than 0 and at most 86400 seconds, not {interval_seconds!r}")
+            raise InvalidInputError(
+                f"an interval must be more than 0 and at most 86400 seconds, not {interval_seconds!r}"
+            )
         self.batch_size = check_limit(self.settings.batch_size if batch_size is None else batch_size)
         self.enable_metrics = self.settings.enable_metrics if enable_metrics is None else enable_metrics
         self.tasks = build_tasks(self.conversation_service)
@@ -79,7 +87,11 @@ class BackgroundWorker:
             SchemaError: the database has no schema that this lapse can use.
         """
         self.started_at, self.running = datetime.now(UTC), True
-        log.info("worker started", database=self.conversation_service.database.safe_url, **self._configuration())
+        log.info(
+            "worker started",
+            database=self.conversation_service.database.safe_url,
+            **self._configuration(),
+        )
         try:
             while self._wait_for_database():
                 runs = self.run_cycle()
@@ -120,7 +132,11 @@ class BackgroundWorker:
             if not self.stop_flag.is_set()
         ]
         if self.enable_metrics and self.cycle_count % METRICS_EVERY_CYCLES == 0:
-            log.info("metrics", cycle=self.cycle_count, tasks={name: m.as_dict() for name, m in self.metrics.items()})
+            log.info(
+                "metrics",
+                cycle=self.cycle_count,
+                tasks={name: m.as_dict() for name, m in self.metrics.items()},
+            )
         return runs
 
     def run_task(self, name: str) -> TaskRun:
@@ -147,7 +163,12 @@ class BackgroundWorker:
         seconds = time.monotonic() - begin
         self.metrics[name].record_success(run.ended, seconds)
         if run.ended:
-            log.info("task processed", count=run.ended, execution_time_seconds=round(seconds, 3), **fields)
+            log.info(
+                "task processed",
+                count=run.ended,
+                execution_time_seconds=round(seconds, 3),
+                **fields,
+            )
         return replace(run, seconds=seconds)
 
     def get_health_status(self) -> dict[str, Any]:

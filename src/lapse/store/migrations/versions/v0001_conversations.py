@@ -58,7 +58,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("owner_id", "conv_id", "version", name="pk_conversation_events"),
     )
     _partial_index(
-        "uq_conversations_open_session", ["owner_id", "channel", "session_key"], where=OPEN, unique=True
+        "uq_conversations_open_session",
+        ["owner_id", "channel", "session_key"],
+        where=OPEN,
+        unique=True,
     )
     _partial_index("ix_conversations_expires_at_open", ["expires_at"], where=OPEN)
     _partial_index("ix_conversations_idle_check_at_active", ["idle_check_at"], where=ACTIVE)
