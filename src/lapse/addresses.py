@@ -149,14 +149,17 @@ def _phone_number(handle: str, channel: str) -> str | None:
 
 
 def _without_trunk_prefix(number: str) -> str:
-    """Drop a national prefix that does not belong there (`+44 (0)20 …`), where a library knows the country's plan."""
+    """Drop the zero that people write after a country code (`+44 (0)20 …`), where it is no part of the number.
+
+    The zero is for callers inside the country; in some plans (Italy's) it belongs to the number and stays.
+    """
     try:
         parsed = phonenumbers.parse(number, None)
     except phonenumbers.NumberParseException:
         return number
     formatted = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
-    # Only a number that is no number of its country as it stands is mended, and only into one that is.
-    return formatted if phonenumbers.is_valid_number(parsed) else number
+    with_zero = f"+{parsed.country_code}0{phonenumbers.national_significant_number(parsed)}"
+    return formatted if number == with_zero and phonenumbers.is_valid_number(parsed) else number
 
 
 def _escape_colons(address: str) -> str:

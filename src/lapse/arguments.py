@@ -26,6 +26,15 @@ def check_bigint(name: str, value: int) -> int:
     return value
 
 
+def check_optional_bigint(name: str, value: int | None) -> int | None:
+    """Return a whole number that fits a `bigint`, or None.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    return None if value is None else check_bigint(name, value)
+
+
 def check_limit(limit: int) -> int:
     """Return a limit of 1 to 10,000.
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from uuid_utils import compat
 
 from lapse.addresses import WHATSAPP, normalise_address, normalise_channel, session_key
-from lapse.arguments import check_bigint, check_json_object, check_limit, check_text, check_uuid
+from lapse.arguments import check_bigint, check_json_object, check_limit, check_optional_bigint, check_text, check_uuid
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
 from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
@@ -83,7 +83,7 @@ class ConversationService:
             SchemaError: the database has no schema that this lapse can use.
             DatabaseError: the database refused, or stayed out of reach.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context=context, metadata=metadata)
         return self._repository.record_message(new)
 
     def create_conversation(
@@ -102,7 +102,7 @@ class ConversationService:
         Raises:
             ConversationAlreadyOpenError: the pair has an open one, which was left as it is.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context=context, metadata=metadata)
         conversation, created = self._repository.open_conversation(new)
         if not created:
             raise ConversationAlreadyOpenError(conversation.conv_id)
@@ -123,7 +123,7 @@ class ConversationService:
 
         Arguments and errors are those of `record_message`.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context=context, metadata=metadata)
         return self._repository.open_conversation(new)[0]
 
     # --- one conversation ---------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class ConversationService:
         closed = parse_closed_status(status)
         return self._repository.close(
             check_uuid(conv_id),
-            _optional_owner(owner_id),
+            check_optional_bigint("owner_id", owner_id),
             closed,
             check_text("reason", reason),
             check_text("actor", actor),
@@ -177,7 +177,7 @@ class ConversationService:
             minutes = self.settings.expiration_minutes if minutes is None else minutes
             if not 0 < minutes <= TEN_YEARS_MINUTES:
                 raise InvalidInputError(f"cannot extend by {minutes!r} minutes: use up to {TEN_YEARS_MINUTES}")
-        return self._repository.extend(check_uuid(conv_id), _optional_owner(owner_id), minutes, until)
+        return self._repository.extend(check_uuid(conv_id), check_optional_bigint("owner_id", owner_id), minutes, until)
 
     def get_conversation_by_id(self, conv_id: UUID | str, *, owner_id: int | None = None) -> Conversation:
         """Return a conversation.
@@ -186,7 +186,9 @@ class ConversationService:
             InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
         """
-        conversation = self._repository.get_conversation_by_id(check_uuid(conv_id), _optional_owner(owner_id))
+        conversation = self._repository.get_conversation_by_id(
+            check_uuid(conv_id), check_optional_bigint("owner_id", owner_id)
+        )
         if conversation is None:
             raise ConversationNotFoundError(f"there is no conversation {conv_id}")
         return conversation
@@ -208,12 +210,7 @@ class ConversationService:
         return self._repository.get_active_conversations(check_bigint("owner_id", owner_id), check_limit(limit))
 
     def get_conversation_history(
-        self,
-        owner_id: int,
-        from_number: str,
-        to_number: str,
-        channel: str = WHATSAPP,
-        limit: int = 100,
+        self, owner_id: int, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
     ) -> list[Conversation]:
         """Return all conversations of a pair of addresses, in either direction, the latest first."""
         channel = normalise_channel(channel)
@@ -251,10 +248,7 @@ class ConversationService:
         return self.sweep_expired(limit).ended
 
     def sweep_idle(
-        self,
-        idle_minutes: float | None = None,
-        limit: int = 100,
-        after: datetime = BEGINNING_OF_TIME,
+        self, idle_minutes: float | None = None, limit: int = 100, after: datetime = BEGINNING_OF_TIME
     ) -> SweepResult:
         """Look at up to `limit` conversations whose idle check has passed, in one transaction; see `SweepResult`."""
         return self._repository.sweep_idle(self.idle_timeout(idle_minutes), check_limit(limit), after)
@@ -293,8 +287,7 @@ class ConversationService:
         channel: str,
         sender: str,
         user_id: int | None,
-        context: dict[str, Any] | None,
-        metadata: dict[str, Any] | None,
+        **documents: dict[str, Any] | None,
     ) -> NewConversation:
         channel = normalise_channel(channel)
         return NewConversation(
@@ -307,11 +300,6 @@ class ConversationService:
             sender=parse_sender(sender),
             expiration_seconds=round(self.settings.expiration.total_seconds()),
             idle_timeout_seconds=round(self.idle_timeout().total_seconds()),
-            user_id=None if user_id is None else check_bigint("user_id", user_id),
-            context=check_json_object("context", context),
-            metadata=check_json_object("metadata", metadata),
+            user_id=check_optional_bigint("user_id", user_id),
+            **{name: check_json_object(name, value) for name, value in documents.items()},
         )
-
-
-def _optional_owner(owner_id: int | None) -> int | None:
-    return None if owner_id is None else check_bigint("owner_id", owner_id)

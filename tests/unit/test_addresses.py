@@ -41,7 +41,15 @@ NORMALISED = [
 ]
 
 # Well formed, and called invalid by the library: test numbers, fiction, ranges that it does not know.
-UNKNOWN_NUMBERS = ["+15005550006", "+15005550001", "+12025550100", "+5511000000000", "+99912345", "+1", "+999999999999999"]
+UNKNOWN_NUMBERS = [
+    "+15005550006",
+    "+15005550001",
+    "+12025550100",
+    "+5511000000000",
+    "+99912345",
+    "+1",
+    "+999999999999999",
+]
 
 ONE_ADDRESS_ON_WHATSAPP = [
     ("whatsapp:+55 (11) 99999-9999", "+5511999999999"),
@@ -96,7 +104,24 @@ SAME_ADDRESS = [
     ("webchat", "ana.silva@example.com", "  ana.silva@example.com"),
 ]
 
-HANDLES_WITH_COLONS = ["a", "b", "a:", ":a", "a::", "::a", "a::b", "a:b", ":", "::", ":::", "%3A", "a%3A", "a%", "%253A", "b:"]
+HANDLES_WITH_COLONS = [
+    "a",
+    "b",
+    "a:",
+    ":a",
+    "a::",
+    "::a",
+    "a::b",
+    "a:b",
+    ":",
+    "::",
+    ":::",
+    "%3A",
+    "a%3A",
+    "a%",
+    "%253A",
+    "b:",
+]
 
 
 @pytest.mark.parametrize(("channel", "given", "kept"), NORMALISED)

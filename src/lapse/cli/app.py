@@ -7,8 +7,8 @@ import sys
 import traceback
 from typing import NoReturn
 
-import click
 import typer
+from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
 from lapse.cli import inspect_commands, replay_command, worker_command
@@ -22,7 +22,6 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="lapse",
     help="One live conversation per pair of addresses; idle and expired ones end on time, exactly once.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -39,25 +38,27 @@ def _show_version(is_wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     _version: bool = typer.Option(
         False, "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
     ),
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(WRONG_USE)
 
 
 def main() -> NoReturn:
     """Run the command and exit: 0 for success, 1 for a failure, 2 for wrong use."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        code = WRONG_USE
-    except click.ClickException as error:
+    except Exit as error:
+        code = error.exit_code
+    except TyperException as error:
         code = _report(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (Abort, KeyboardInterrupt):
         code = _report("interrupted", INTERRUPTED)
     except (SettingsError, InvalidInputError) as error:
         code = _report(str(error), WRONG_USE)

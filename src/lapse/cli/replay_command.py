@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from lapse.cli.options import AsJson, help_with_variable
@@ -74,7 +73,7 @@ def replay(
     FILE.csv has the columns at, owner_id, from_number, to_number, channel, sender and, if you like, message_id.
     """
     if events is not None and not events.absolute().parent.is_dir():
-        raise click.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
+        raise typer.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
     from lapse.replay import draw_open_conversations, read_message_log, summarise, write_events
     from lapse.settings import load_settings
 

@@ -194,7 +194,7 @@ class ConversationRepository:
 
     def count_open_by_status(self) -> dict[str, int]:
         """Return how many conversations are in each open status; zeros included."""
-        found = {row[0]: row[1] for row in self._rows(statements.COUNT_OPEN_BY_STATUS)}
+        found = {row.status: row.conversations for row in self._rows(statements.COUNT_OPEN_BY_STATUS)}
         return {status.value: found.get(status.value, 0) for status in ConversationStatus.open_statuses()}
 
     def count_due(self, idle_timeout: timedelta) -> tuple[int, int]:
@@ -202,11 +202,11 @@ class ConversationRepository:
         seconds = round(idle_timeout.total_seconds())
         statement = sweep_statements.count_due(self.database.now_expression)
         (row,) = self._rows(statement, self._now({"idle_timeout": seconds}))
-        return row[0], row[1]
+        return row.idle, row.expired
 
     def is_empty(self) -> bool:
         """Tell whether the database holds no conversation at all."""
-        return not self._rows(statements.ANY_CONVERSATION)[0][0]
+        return not self._rows(statements.ANY_CONVERSATION)
 
     def all_transitions(self) -> list[tuple[ConversationEvent, str, str]]:
         """Return every event in order of time, with its conversation's channel and session key."""
@@ -214,7 +214,7 @@ class ConversationRepository:
 
     def lifetimes(self) -> list[tuple[datetime, datetime | None]]:
         """Return begin and end of every conversation."""
-        return [(row[0], row[1]) for row in self._rows(statements.LIFETIMES)]
+        return [(row.started_at, row.ended_at) for row in self._rows(statements.LIFETIMES)]
 
     # --- inside -------------------------------------------------------------------------------------------------
 

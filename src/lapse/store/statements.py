@@ -154,8 +154,8 @@ EVENTS_OF_CONVERSATION = (
     )
     .order_by(events.c.version)
 )
-COUNT_OPEN_BY_STATUS = sa.select(c.status, sa.func.count()).where(is_open).group_by(c.status)
-ANY_CONVERSATION = sa.select(sa.exists(sa.select(c.conv_id)))
+COUNT_OPEN_BY_STATUS = sa.select(c.status, sa.func.count().label("conversations")).where(is_open).group_by(c.status)
+ANY_CONVERSATION = sa.select(c.conv_id).limit(1)
 TRANSITIONS = (
     sa.select(events, c.channel, c.session_key)
     .join(conversations, (c.owner_id == events.c.owner_id) & (c.conv_id == events.c.conv_id))

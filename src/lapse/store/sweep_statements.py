@@ -199,6 +199,6 @@ def count_due(now: Now) -> sa.Select[Any]:
     """Count what is due: idle, expired."""
     idle = is_idle(now) & (_idle_check_passed(now) | _armed_longer())
     return sa.select(
-        sa.select(sa.func.count()).select_from(conversations).where(idle).scalar_subquery(),
-        sa.select(sa.func.count()).select_from(conversations).where(is_expired(now)).scalar_subquery(),
+        sa.select(sa.func.count()).select_from(conversations).where(idle).scalar_subquery().label("idle"),
+        sa.select(sa.func.count()).select_from(conversations).where(is_expired(now)).scalar_subquery().label("expired"),
     )

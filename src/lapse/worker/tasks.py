@@ -47,7 +47,7 @@ def build_tasks(service: ConversationService) -> dict[str, Task]:
             lambda limit, after: service.sweep_idle(None, limit, after),
             {"idle_minutes": idle_minutes},
         ),
-        Task(EXPIRED_CONVERSATIONS, lambda limit, after: service.sweep_expired(limit, after)),
+        Task(EXPIRED_CONVERSATIONS, service.sweep_expired),
     )
     return {task.name: task for task in tasks}
 

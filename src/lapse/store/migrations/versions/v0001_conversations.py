@@ -18,6 +18,12 @@ ANY_STATUS = (
 
 def upgrade() -> None:
     """Create both tables and their indexes."""
+    _create_conversations()
+    _create_conversation_events()
+    _create_indexes()
+
+
+def _create_conversations() -> None:
     op.create_table(
         "conversations",
         sa.Column("owner_id", sa.BigInteger(), nullable=False),
@@ -42,6 +48,9 @@ def upgrade() -> None:
         sa.CheckConstraint(ANY_STATUS, name=op.f("ck_conversations_status")),
         postgresql_with={"fillfactor": 85},
     )
+
+
+def _create_conversation_events() -> None:
     op.create_table(
         "conversation_events",
         sa.Column("owner_id", sa.BigInteger(), nullable=False),
@@ -57,6 +66,9 @@ def upgrade() -> None:
         sa.Column("data", JsonObject, nullable=False, server_default=sa.text("'{}'")),
         sa.PrimaryKeyConstraint("owner_id", "conv_id", "version", name="pk_conversation_events"),
     )
+
+
+def _create_indexes() -> None:
     _partial_index(
         "uq_conversations_open_session",
         ["owner_id", "channel", "session_key"],
