@@ -52,8 +52,6 @@ class ConversationService:
         """Close the connections to the database."""
         self.database.close()
 
-    # --- messages -----------------------------------------------------------------------------------------------
-
     def record_message(
         self,
         owner_id: int,
@@ -125,8 +123,6 @@ class ConversationService:
         """
         new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context=context, metadata=metadata)
         return self._repository.open_conversation(new)[0]
-
-    # --- one conversation ---------------------------------------------------------------------------------------
 
     def close_conversation(
         self,
@@ -202,8 +198,6 @@ class ConversationService:
         """
         conversation = self.get_conversation_by_id(conv_id, owner_id=owner_id)
         return self._repository.get_events(conversation.conv_id, conversation.owner_id)
-
-    # --- many conversations -------------------------------------------------------------------------------------
 
     def get_active_conversations(self, owner_id: int, limit: int = 100) -> list[Conversation]:
         """Return an owner's active conversations (pending and progress), the latest activity first."""
