@@ -1,0 +1,55 @@
+"""Addresses are personal data: masked where they are shown, absent from every repr."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from lapse import Conversation, ConversationStatus
+from lapse.addresses import mask_address
+
+
+@pytest.mark.parametrize(
+    ("address", "masked"),
+    [
+        ("+5511999999999", "+5511*****9999"),
+        ("+15005550006", "+1500*****0006"),
+        ("ana@example.com", "ana@e*****.com"),
+        ("visitor-7", "vi*****"),
+        ("12345", "12*****"),
+        ("ana", "*****"),
+        ("", "*****"),
+    ],
+)
+def test_a_masked_address_hides_its_middle(address: str, masked: str) -> None:
+    assert mask_address(address) == masked
+
+
+def test_a_conversation_is_shown_without_its_addresses_and_its_contents() -> None:
+    moment = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    conversation = Conversation(
+        conv_id=UUID(int=7),
+        owner_id=1,
+        channel="whatsapp",
+        session_key="+14155238886::+5511999999999",
+        from_number="+5511999999999",
+        to_number="+14155238886",
+        user_id=None,
+        status=ConversationStatus.PENDING,
+        version=0,
+        started_at=moment,
+        updated_at=moment,
+        last_inbound_at=moment,
+        ended_at=None,
+        expires_at=moment,
+        idle_check_at=moment,
+        idle_timeout_seconds=1800,
+        context={"name": "Ana"},
+        metadata={"mail": "ana@example.com"},
+    )
+    shown = repr(conversation)
+    assert str(conversation.conv_id) in shown
+    for secret in ("5511999999999", "4155238886", "Ana", "example.com"):
+        assert secret not in shown
