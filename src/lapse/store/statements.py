@@ -144,7 +144,7 @@ INSERT_EVENT = sa.insert(events)
 BY_ID = sa.select(conversations).where(OF_ID)
 BY_OWNER_AND_ID = sa.select(conversations).where(OF_OWNER, OF_ID)
 OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open)
-HISTORY_OF_PAIR = sa.select(conversations).where(OF_PAIR).order_by(c.started_at.desc(), c.version.desc()).limit(LIMIT)
+HISTORY_OF_PAIR = sa.select(conversations).where(OF_PAIR).order_by(c.started_at.desc(), c.conv_id.desc()).limit(LIMIT)
 ACTIVE_OF_OWNER = sa.select(conversations).where(OF_OWNER, is_active).order_by(c.updated_at.desc()).limit(LIMIT)
 EVENTS_OF_CONVERSATION = (
     sa.select(events)
