@@ -6,7 +6,7 @@ import select
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -21,14 +21,15 @@ class StopFlag:
     def __init__(self) -> None:
         """Make a flag that is not set."""
         self._is_set = False
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
+        self._wakers: list[socket.socket] = []
 
     def set(self) -> None:
         """Raise the flag and wake who waits."""
-        if not self._is_set:
-            self._is_set = True
-            self._writer.send(b"\0")
+        self._is_set = True
+        for waker in tuple(self._wakers):
+            # The wait may be over, and its socket closed, at this very moment.
+            with suppress(OSError):
+                waker.send(b"\0")
 
     def is_set(self) -> bool:
         """Tell whether the flag is up."""
@@ -36,8 +37,13 @@ class StopFlag:
 
     def wait(self, seconds: float) -> bool:
         """Wait at most so many seconds for the flag; tell whether it is up."""
-        if not self._is_set:
-            select.select([self._reader], [], [], max(seconds, 0))
+        waiter, waker = socket.socketpair()
+        with waiter, waker:
+            self._wakers.append(waker)
+            # Looked at after the waker is in its place: a flag raised in between is not missed.
+            if not self._is_set:
+                select.select([waiter], [], [], max(seconds, 0))
+            self._wakers.remove(waker)
         return self._is_set
 
 

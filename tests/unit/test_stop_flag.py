@@ -1,0 +1,53 @@
+"""The stop flag: it wakes waits at once, from a thread and from a signal handler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from lapse.stopping import STOP_SIGNALS, StopFlag, stop_on_signals
+
+
+def test_a_wait_ends_after_its_time_and_says_that_nothing_came() -> None:
+    flag, begin = StopFlag(), time.monotonic()
+    assert not flag.wait(0.05)
+    assert 0.04 < time.monotonic() - begin < 5
+    assert not flag.wait(0)
+    assert not flag.wait(-1)
+    assert not flag.is_set()
+
+
+def test_a_flag_that_is_up_is_not_waited_for() -> None:
+    flag, begin = StopFlag(), time.monotonic()
+    flag.set()
+    flag.set()
+    assert flag.wait(60)
+    assert flag.is_set()
+    assert time.monotonic() - begin < 5
+
+
+def test_every_waiting_thread_is_woken() -> None:
+    flag, woken = StopFlag(), []
+    threads = [threading.Thread(target=lambda: woken.append(flag.wait(60))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    flag.set()
+    for thread in threads:
+        thread.join(5)
+    assert woken == [True, True, True]
+
+
+def test_each_stop_signal_wakes_the_wait_and_the_old_handlers_come_back() -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        flag, begin = StopFlag(), time.monotonic()
+        with stop_on_signals(flag):
+            timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            timer.start()
+            assert flag.wait(60)
+            timer.join()
+        assert time.monotonic() - begin < 5
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
