@@ -36,7 +36,7 @@ def replay(
         typer.Option(
             metavar="N",
             show_default=False,
-            help=help_with_variable("Idle timeout.", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "30"),
+            help=help_with_variable("Idle timeout in minutes.", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "30"),
         ),
     ] = None,
     expiration_minutes: Annotated[
@@ -44,7 +44,7 @@ def replay(
         typer.Option(
             metavar="N",
             show_default=False,
-            help=help_with_variable("Time to expiry.", "CONVERSATION_EXPIRATION_MINUTES", "1440"),
+            help=help_with_variable("Minutes from start to expiry.", "CONVERSATION_EXPIRATION_MINUTES", "1440"),
         ),
     ] = None,
     events: Annotated[
