@@ -22,7 +22,7 @@ from lapse.lifecycle import (
     unmoved_statuses,
 )
 
-CLOSED = {"agent_closed", "support_closed", "user_closed", "expired", "failed"}
+CLOSED = ("agent_closed", "support_closed", "user_closed", "expired", "failed")
 ALLOWED = {
     "pending": {"progress", "idle_timeout", *CLOSED},
     "progress": {"idle_timeout", *CLOSED},
@@ -35,7 +35,7 @@ NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 def test_statuses_are_active_paused_or_closed() -> None:
     assert set(ConversationStatus.active_statuses()) == {"pending", "progress"}
     assert set(ConversationStatus.paused_statuses()) == {"idle_timeout"}
-    assert set(ConversationStatus.closed_statuses()) == CLOSED
+    assert set(ConversationStatus.closed_statuses()) == set(CLOSED)
     assert set(ConversationStatus.open_statuses()) == {"pending", "progress", "idle_timeout"}
     assert set(ConversationStatus) == set(ALLOWED)
 
