@@ -123,13 +123,16 @@ class BackgroundWorker:
         self.stop_flag.set()
 
     def run_cycle(self) -> list[TaskRun]:
-        """Run every task whose turn it is; one that fails does not stop the others."""
+        """Run every task whose turn it is; one that fails does not stop the others.
+
+        Raises:
+            InvalidInputError: `task_config` has a task or a multiplier that there cannot be.
+        """
         self.cycle_count += 1
         runs = [
             self.run_task(name)
-            for name, config in self.task_config.items()
-            if config["enabled"] and (self.cycle_count - 1) % config["interval_multiplier"] == 0
-            if not self.stop_flag.is_set()
+            for name in self.task_config
+            if self._is_in_this_cycle(name) and not self.stop_flag.is_set()
         ]
         if self.enable_metrics and self.cycle_count % METRICS_EVERY_CYCLES == 0:
             log.info(
@@ -193,6 +196,18 @@ class BackgroundWorker:
             return "stopped" if self.started_at else "not_started"
         return "degraded" if any(metrics.last_error for metrics in self.metrics.values()) else "healthy"
 
+    def _is_enabled(self, name: str) -> bool:
+        return name in self.task_config and bool(self.task_config[name].get("enabled", True))
+
+    def _is_in_this_cycle(self, name: str) -> bool:
+        multiplier = self.task_config[name].get("interval_multiplier", 1)
+        if not isinstance(multiplier, int) or multiplier < 1:
+            raise InvalidInputError(
+                f"interval_multiplier of {name} must be a whole number from 1 on, not {multiplier!r}"
+            )
+        # The first cycle runs them all.
+        return self._is_enabled(name) and (self.cycle_count - 1) % multiplier == 0
+
     def _wait_for_database(self) -> bool:
         """Return True once the database answers, False when a stop came first."""
         pause = FIRST_PAUSE_SECONDS
@@ -221,7 +236,7 @@ class BackgroundWorker:
         waits = [
             (moment - deadlines.now).total_seconds()
             for name, moment in moments.items()
-            if moment is not None and self.task_config[name]["enabled"]
+            if moment is not None and self._is_enabled(name)
         ]
         # A conversation that opens meanwhile is due no sooner than the shorter of both timeouts from now.
         soonest_new = 60 * min(self.settings.idle_timeout_minutes, self.settings.expiration_minutes)
