@@ -1,0 +1,149 @@
+"""The command `lapse` as its users run it: a process of its own, in an environment of which a test knows every word."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import IO, Any
+from unittest import mock
+
+import pytest
+
+LAPSE = (sys.executable, "-m", "lapse")
+_INHERITED = ("PATH", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return a process's whole environment: nothing of the developer's settings but what a program needs to start."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    # A leak of a file or a connection is written to standard error, which the tests look at.
+    return {**inherited, "LC_ALL": "C.UTF-8", "PYTHONWARNINGS": "error::ResourceWarning", **(env or {})}
+
+
+def run_lapse(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in the test's folder and wait for its end."""
+    return run_program(*LAPSE, *arguments, env=env, timeout=timeout)
+
+
+def run_program(
+    *command: str | Path, env: Mapping[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in the test's folder and wait for its end."""
+    return subprocess.run(
+        command,
+        env=environment(env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+
+
+def error_line(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """Check that the command failed as it should, saying one line only, and return the line without its prefix."""
+    assert (result.returncode, result.stdout) == (code, ""), result
+    assert result.stderr.endswith("\n"), result
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("lapse: "), result.stderr
+    return lines[0].removeprefix("lapse: ")
+
+
+class RunningLapse:
+    """A running `lapse worker`, whose log lines are read as they come."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        self.process = process
+        self.log: list[dict[str, Any]] = []
+        self._errors = errors
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, event: str, timeout: float = 20) -> dict[str, Any]:
+        """Return the next log line of this event."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                line = self._lines.get(timeout=max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                raise AssertionError(f"no {event!r} in {timeout} seconds, but {self.log}\n{self.stderr}") from None
+            if line is None:
+                raise AssertionError(f"the worker ended without {event!r}: {self.log}\n{self.stderr}")
+            self.log.append(json.loads(line))
+            if self.log[-1]["event"] == event:
+                return self.log[-1]
+
+    def stop(self, number: int, timeout: float = 20) -> float:
+        """Send the signal, wait for the end, and return the seconds in between."""
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(timeout)
+        seconds = time.monotonic() - begin
+        self._reader.join(timeout)
+        while (line := self._lines.get(timeout=timeout)) is not None:
+            self.log.append(json.loads(line))
+        return seconds
+
+    @property
+    def stderr(self) -> str:
+        """Return what was written to standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+
+@contextmanager
+def running_lapse(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[RunningLapse]:
+    """Start the command and hand it out while it runs; whatever the test does, it is gone afterwards."""
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(
+            [*LAPSE, *arguments],
+            env=environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+        ) as process,
+    ):
+        try:
+            yield RunningLapse(process, errors)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command inside this process: for tables of cases, where a process each would cost a second each."""
+    from lapse.cli import main
+
+    command, out, err = ["lapse", *map(str, arguments)], io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", command),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        main()
+    code = end.value.code or 0
+    assert isinstance(code, int), code
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
