@@ -56,7 +56,8 @@ RULES = {
             ELSE c.ended_at IS NULL OR c.ended_at <> e.occurred_at END""",
     "nothing ends before its deadline": """
         SELECT conv_id, version, type, deadline, occurred_at FROM conversation_events WHERE deadline >= occurred_at""",
-    "a pause has a deadline": "SELECT conv_id, version FROM conversation_events WHERE type = 'paused' AND deadline IS NULL",
+    "a pause has a deadline": """
+        SELECT conv_id, version FROM conversation_events WHERE type = 'paused' AND deadline IS NULL""",
     "what expires does so for its expires_at": """
         SELECT c.conv_id, e.deadline, c.expires_at FROM conversations AS c JOIN conversation_events AS e
         ON e.owner_id = c.owner_id AND e.conv_id = c.conv_id WHERE e.type = 'expired' AND e.deadline <> c.expires_at""",

@@ -26,6 +26,7 @@ OF_ID = c.conv_id == sa.bindparam("of_conv_id", type_=c.conv_id.type)
 OF_PAIR = OF_OWNER & (c.channel == sa.bindparam("of_channel")) & (c.session_key == sa.bindparam("of_session_key"))
 LIMIT: sa.BindParameter[int] = sa.bindparam("limit", type_=sa.Integer)
 IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Integer)
+IS_INBOUND: sa.BindParameter[bool] = sa.bindparam("is_inbound", type_=sa.Boolean)
 BOUND_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=UtcDateTime)
 
 
@@ -54,7 +55,7 @@ def _new_conversation(dialect: str, now: Now) -> Any:
         "status",
     )
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=c[name].type) for name in names}
-    inbound = sa.case((sa.bindparam("is_inbound", type_=sa.Boolean), now), else_=sa.null())
+    inbound = sa.case((IS_INBOUND, now), else_=sa.null())
     return insert(conversations).values(
         **values,
         version=0,
@@ -88,26 +89,21 @@ def message(dialect: str, now: Now, sender: Sender) -> Any:
     return insert.on_conflict_do_update(
         index_elements=[c.owner_id, c.channel, c.session_key],
         index_where=is_open,
-        set_=_activity(insert.excluded.updated_at, insert.excluded.last_inbound_at),
+        set_=_activity(insert.excluded.updated_at, insert.excluded.last_inbound_at.is_not(None)),
         where=status_in(c.status, unmoved_statuses(sender)) & (c.expires_at >= insert.excluded.updated_at),
     ).returning(conversations)
 
 
-def _activity(at: sa.ColumnElement[Any], inbound_at: sa.ColumnElement[Any]) -> dict[str, Any]:
+def _activity(at: sa.ColumnElement[Any], is_inbound: sa.ColumnElement[bool]) -> dict[str, Any]:
     """What every message writes; never backwards, since two clocks or two connections may disagree."""
-    return {
-        "updated_at": greatest(c.updated_at, at),
-        "last_inbound_at": greatest(
-            sa.func.coalesce(c.last_inbound_at, inbound_at),
-            sa.func.coalesce(inbound_at, c.last_inbound_at),
-        ),
-    }
+    moment = greatest(c.updated_at, at)
+    return {"updated_at": moment, "last_inbound_at": sa.case((is_inbound, moment), else_=c.last_inbound_at)}
 
 
 NOTE_ACTIVITY = (
     sa.update(conversations)
     .where(OF_OWNER, OF_ID)
-    .values(_activity(BOUND_NOW, sa.bindparam("inbound_at", type_=UtcDateTime)))
+    .values(_activity(BOUND_NOW, IS_INBOUND))
     .returning(conversations)
 )
 

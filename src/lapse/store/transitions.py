@@ -152,8 +152,8 @@ def apply_message(connection: sa.Connection, row: Row, new: NewConversation, now
         make_transition(connection, row, after, at=now, reason="message", actor=new.sender.value)
     if status in ConversationStatus.paused_statuses():
         connection.execute(statements.REARM, key_of(row) | {"now": now, "idle_timeout": new.idle_timeout_seconds})
-    inbound_at = now if new.sender is Sender.USER else None
-    return connection.execute(statements.NOTE_ACTIVITY, key_of(row) | {"now": now, "inbound_at": inbound_at}).one()
+    activity = {"now": now, "is_inbound": new.sender is Sender.USER}
+    return connection.execute(statements.NOTE_ACTIVITY, key_of(row) | activity).one()
 
 
 def lock_by_id(connection: sa.Connection, conv_id: UUID, owner_id: int | None) -> Row:
