@@ -44,7 +44,7 @@ class ConversationService:
         if isinstance(database, Database):
             self.database = database
         else:
-            self.database = Database(database or self.settings.database_url, clock)
+            self.database = Database(self.settings.database_url if database is None else database, clock)
         self.conversation_repo = ConversationRepository(self.database)
         self._has_schema = False
 

@@ -74,7 +74,7 @@ def replay(
     """
     if events is not None and not events.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
-    from lapse.replay import draw_open_conversations, read_message_log, summarise, write_events
+    from lapse.replay import draw_open_conversations, read_message_log, summarise
     from lapse.settings import load_settings
 
     settings = load_settings(idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes)
@@ -83,8 +83,7 @@ def replay(
     with _service_in_virtual_time(database_url, settings, log) as service:
         summary = summarise(service.conversation_repo, len(log.messages))
         if events is not None:
-            with events.open("w", encoding="utf-8", newline="") as out:
-                write_events(service.conversation_repo, out)
+            _write_events(service, events)
         if as_json:
             typer.echo(json.dumps(asdict(summary)))
             return
@@ -92,6 +91,16 @@ def replay(
         width = shutil.get_terminal_size().columns
         picture = draw_open_conversations(service.conversation_repo.lifetimes(), width, is_unicode=is_unicode)
         typer.echo(f"{_summary_text(summary, settings)}\n\n{picture}")
+
+
+def _write_events(service: ConversationService, path: Path) -> None:
+    from lapse.replay import write_events
+
+    try:
+        with path.open("w", encoding="utf-8", newline="") as out:
+            write_events(service.conversation_repo, out)
+    except OSError as error:
+        raise ReplayError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
@@ -121,7 +130,7 @@ def _service_in_virtual_time(
 
     with tempfile.TemporaryDirectory(prefix="lapse-replay-") as folder:
         clock = VirtualClock()
-        url = database_url or f"sqlite:///{folder}/replay.db"
+        url = f"sqlite:///{folder}/replay.db" if database_url is None else database_url
         service = ConversationService(url, settings=settings, clock=clock)
         try:
             ensure_schema(service.database)
