@@ -24,7 +24,7 @@ WORKER = "worker"
 
 def is_expired(now: Now) -> sa.ColumnElement[bool]:
     """Open, and past its expiry."""
-    return is_open & (c.expires_at < now)
+    return is_open & _expiry_passed(now)
 
 
 def is_idle(now: Now) -> sa.ColumnElement[bool]:
@@ -32,19 +32,24 @@ def is_idle(now: Now) -> sa.ColumnElement[bool]:
     return is_active & (c.updated_at < plus_seconds(now, -IDLE_TIMEOUT)) & (c.expires_at >= now)
 
 
+def _expiry_passed(now: Now) -> sa.ColumnElement[bool]:
+    return c.expires_at < now
+
+
 def _idle_check_passed(now: Now) -> sa.ColumnElement[bool]:
-    return is_active & (c.idle_check_at < now)
+    return c.idle_check_at < now
 
 
 def _armed_longer() -> sa.ColumnElement[bool]:
-    return is_active & (c.idle_timeout_seconds > IDLE_TIMEOUT)
+    return c.idle_timeout_seconds > IDLE_TIMEOUT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
     """What a sweep looks at, in which order, which of those rows make the transition, and what it writes."""
 
-    look: sa.ColumnElement[bool]
+    among: sa.ColumnElement[bool]
+    passed: sa.ColumnElement[bool]
     order: sa.ColumnElement[Any]
     ends: sa.ColumnElement[bool]
     deadline: sa.ColumnElement[datetime]
@@ -52,11 +57,17 @@ class Sweep:
     event_type: EventType
     values: dict[str, Any]
 
+    @property
+    def look(self) -> sa.ColumnElement[bool]:
+        """What the claim takes: rows of a partial index, up to a moment."""
+        return self.among & self.passed
+
 
 def expired_sweep(now: Now) -> Sweep:
     """End what is past its expiry."""
     return Sweep(
-        look=is_expired(now) & (c.expires_at >= AFTER),
+        among=is_open,
+        passed=_expiry_passed(now) & (c.expires_at >= AFTER),
         order=c.expires_at,
         ends=sa.true(),
         deadline=c.expires_at,
@@ -76,11 +87,12 @@ def idle_sweep(now: Now, *, armed_longer: bool = False) -> Sweep:
     next_check = sa.case(
         (is_idle(now), c.idle_check_at),
         # Expiry has passed and ends it at the expired task's next run: no need to be in the way until then.
-        (c.expires_at < now, plus_seconds(now, IDLE_TIMEOUT)),
+        (_expiry_passed(now), plus_seconds(now, IDLE_TIMEOUT)),
         else_=plus_seconds(c.updated_at, IDLE_TIMEOUT),
     )
     return Sweep(
-        look=_armed_longer() if armed_longer else passed,
+        among=is_active,
+        passed=_armed_longer() if armed_longer else passed,
         order=c.idle_timeout_seconds if armed_longer else c.idle_check_at,
         ends=is_idle(now),
         deadline=plus_seconds(c.updated_at, IDLE_TIMEOUT),
@@ -144,14 +156,19 @@ def _claim(sweep: Sweep) -> sa.Select[Any]:
 
 
 def _update_claimed(sweep: Sweep, claimed: sa.CTE) -> Any:
-    """The claim may be old news by now (or, without row locks, somebody else's): recheck everything."""
+    """The claim may be old news by now (or, without row locks, somebody else's): recheck everything.
+
+    The status is compared with the claimed one and not with the list: that would match the partial index, and the
+    update would read everything that is due instead of its batch, by its key.
+    """
     return (
         sa.update(conversations)
         .where(
             c.owner_id == claimed.c.owner_id,
             c.conv_id == claimed.c.conv_id,
             c.version == claimed.c.version,
-            sweep.look,
+            c.status == claimed.c.from_status,
+            sweep.passed,
         )
         .values(
             {

@@ -1,0 +1,158 @@
+"""Each statement on PostgreSQL goes by its index at 100,000 conversations: the very statements of the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from lapse import ConversationService
+from tests.backlog import BUSINESS, customer
+from tests.sql import run_sql
+
+ROWS = 100_000
+
+# Of every hundred conversations one is idle, one is past its expiry, eight are open and not due, and ninety have ended.
+FILL = f"""
+    INSERT INTO conversations (
+        owner_id, conv_id, channel, session_key, from_number, to_number, status, started_at, updated_at, ended_at,
+        expires_at, idle_check_at, idle_timeout_seconds)
+    SELECT n % 50, gen_random_uuid(), 'whatsapp', '{BUSINESS}::+5511' || n, '+5511' || n, '{BUSINESS}',
+        CASE WHEN n % 100 < 10 THEN 'progress' ELSE 'expired' END,
+        now() - interval '2 days', now() - interval '10 minutes', CASE WHEN n % 100 < 10 THEN NULL ELSE now() END,
+        now() + CASE WHEN n % 100 = 1 THEN -1 ELSE 1 END * interval '1 hour' + n * interval '1 millisecond',
+        now() + CASE WHEN n % 100 = 0 THEN -1 ELSE 1 END * interval '1 hour' + n * interval '1 millisecond', 1800
+    FROM generate_series(1, {ROWS}) AS n
+"""
+
+
+@pytest.fixture
+def filled(postgres_url: str) -> Iterator[ConversationService]:
+    with closing(ConversationService(postgres_url)) as service:
+        service.next_deadlines()
+        run_sql(service.database, FILL)
+        run_sql(service.database, "UPDATE conversations SET updated_at = idle_check_at - interval '30 minutes'")
+        with service.database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(sa.text("VACUUM ANALYZE conversations"))
+        yield service
+
+
+class Explainer:
+    """Notes the statements that a call sends, and asks the server for their plans."""
+
+    def __init__(self, service: ConversationService) -> None:
+        self.engine = service.database.engine
+
+    def plans(self, call: Callable[[], Any]) -> list[dict[str, Any]]:
+        sent: list[tuple[str, Any]] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+            if "conversation" in statement:
+                sent.append((statement, parameters))
+
+        # Before the call changes anything: its statements are explained on what they would find.
+        sa.event.listen(self.engine, "before_cursor_execute", note)
+        try:
+            call()
+        finally:
+            sa.event.remove(self.engine, "before_cursor_execute", note)
+        assert sent
+        return [self._plan(*statement) for statement in sent]
+
+    def _plan(self, statement: str, parameters: Any) -> dict[str, Any]:
+        with self.engine.connect() as connection:
+            explained = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+        (plan,) = json.loads(explained) if isinstance(explained, str) else explained
+        return dict(plan["Plan"])
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def indexes(plan: dict[str, Any]) -> set[str]:
+    arbiters = {name for node in nodes(plan) for name in node.get("Conflict Arbiter Indexes", [])}
+    return arbiters | {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
+
+
+def assert_no_whole_table_is_read(plan: dict[str, Any]) -> None:
+    read = [
+        node for node in nodes(plan) if node["Node Type"] == "Seq Scan" and node["Relation Name"] == "conversations"
+    ]
+    assert read == [], json.dumps(plan, indent=1)
+
+
+def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
+    service, explainer = filled, Explainer(filled)
+    expected: dict[str, tuple[Callable[[], Any], list[str]]] = {
+        "expired sweep": (service.sweep_expired, ["ix_conversations_expires_at_open"]),
+        "idle sweep": (
+            lambda: service.sweep_idle(None, 10_000),
+            ["ix_conversations_idle_check_at_active", "ix_conversations_idle_timeout_seconds_active"],
+        ),
+        "first message": (
+            lambda: service.record_message(1, customer(0), BUSINESS),
+            ["uq_conversations_open_session"],
+        ),
+        "answer, which is a transition": (
+            lambda: service.record_message(1, BUSINESS, customer(0), sender="agent"),
+            ["uq_conversations_open_session"],
+        ),
+        "next deadlines": (
+            service.next_deadlines,
+            ["ix_conversations_idle_check_at_active", "ix_conversations_expires_at_open"],
+        ),
+        "find expired": (service.find_expired_conversations, ["ix_conversations_expires_at_open"]),
+        "find idle": (service.find_idle_conversations, ["ix_conversations_idle_check_at_active"]),
+        "history": (
+            lambda: service.get_conversation_history(1, customer(0), BUSINESS),
+            ["ix_conversations_session_history"],
+        ),
+    }
+    for name, (call, wanted) in expected.items():
+        plans = explainer.plans(call)
+        for plan in plans:
+            assert_no_whole_table_is_read(plan)
+        used = set[str]().union(*(indexes(plan) for plan in plans))
+        assert used >= set(wanted), f"{name}: {sorted(used)}"
+
+
+def test_one_conversation_is_found_by_its_id(filled: ConversationService) -> None:
+    opened = filled.record_message(1, customer(0), BUSINESS)
+    calls: list[Callable[[], Any]] = [
+        lambda: filled.get_conversation_by_id(opened.conv_id),
+        lambda: filled.get_conversation_by_id(opened.conv_id, owner_id=1),
+        lambda: filled.extend_expiration(opened.conv_id, 5),
+        lambda: filled.close_conversation(opened.conv_id, "user_closed", owner_id=1),
+    ]
+    for call in calls:
+        for plan in Explainer(filled).plans(call):
+            assert_no_whole_table_is_read(plan)
+            # The id alone is as good as unique, so the planner may take either.
+            assert indexes(plan) <= {"pk_conversations", "ix_conversations_conv_id", "pk_conversation_events"}
+
+
+def test_what_a_sweep_reads_follows_what_is_due(filled: ConversationService) -> None:
+    """A thousand are idle, so a sweep of a hundred must look at little more than a hundred rows."""
+    read: list[int] = []
+    for _ in range(3):
+        before = tuples_read(filled)
+        assert filled.process_idle_conversations(limit=100) == 100
+        read.append(tuples_read(filled) - before)
+    assert max(read) < 500, read
+
+
+def tuples_read(service: ConversationService) -> int:
+    run_sql(service.database, "SELECT pg_stat_force_next_flush()")
+    (row,) = run_sql(
+        service.database,
+        "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) AS read FROM pg_stat_user_tables "
+        "WHERE relname = 'conversations'",
+    )
+    return int(row.read)
