@@ -1,0 +1,110 @@
+"""Migrating: once, whoever and however many try; never over tables that are not lapse's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from lapse import ConversationService, Database, ForeignTableError, SchemaMissingError, SchemaVersionError, migrate
+from lapse.store import check_schema, ensure_schema
+from lapse.store.migrate import VERSION_TABLE, head_version, schema_version
+from tests.sql import run_sql
+
+TABLES = {"conversations", "conversation_events", VERSION_TABLE}
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Database]:
+    opened = Database(empty_database_url)
+    yield opened
+    opened.close()
+
+
+def tables(database: Database) -> set[str]:
+    return set(sa.inspect(database.engine).get_table_names())
+
+
+def test_a_first_migration_creates_the_schema_and_a_second_does_nothing(empty: Database) -> None:
+    assert schema_version(empty) is None
+    first = migrate(empty)
+    assert (first.before, first.after, first.changed) == (None, head_version(), True)
+    assert tables(empty) == TABLES
+    service = ConversationService(empty)
+    opened = service.record_message(1, "+5511999999999", "+14155238886")
+    second = migrate(empty)
+    assert (second.before, second.after, second.changed) == (head_version(), head_version(), False)
+    assert service.get_conversation_by_id(opened.conv_id) == opened
+    check_schema(empty)
+
+
+def test_processes_that_migrate_at_once_all_succeed_and_one_of_them_creates(empty_database_url: str) -> None:
+    command = [sys.executable, "-m", "lapse", "migrate", "--database-url", empty_database_url]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") for _ in range(3)
+    ]
+    results = [(*process.communicate(timeout=60), process.returncode) for process in started]
+    assert [(errors, code) for _, errors, code in results] == [("", 0)] * 3
+    said = sorted(output.partition(": ")[2].split()[0] for output, _, _ in results)
+    assert said == ["created", "nothing", "nothing"]
+
+
+@pytest.mark.parametrize("table", ["conversations", "conversation_events"])
+def test_a_table_that_lapse_did_not_make_is_refused_and_left_alone(empty: Database, table: str) -> None:
+    run_sql(empty, f"CREATE TABLE {table} (id integer PRIMARY KEY, status text)")
+    run_sql(empty, f"INSERT INTO {table} VALUES (1, 'mine')")
+    for attempt in (migrate, ensure_schema):
+        with pytest.raises((ForeignTableError, SchemaMissingError)) as caught:
+            attempt(empty)
+        if attempt is migrate:
+            assert isinstance(caught.value, ForeignTableError)
+            assert table in str(caught.value)
+    assert tables(empty) == {table}
+    assert run_sql(empty, f"SELECT * FROM {table}") == [(1, "mine")]
+
+
+def test_a_schema_of_a_newer_lapse_is_refused_and_left_alone(empty: Database) -> None:
+    migrate(empty)
+    run_sql(empty, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    for attempt in (
+        migrate,
+        check_schema,
+        ensure_schema,
+        lambda database: ConversationService(database).next_deadlines(),
+    ):
+        with pytest.raises(SchemaVersionError, match=r"9999.*upgrade lapse"):
+            attempt(empty)
+    assert run_sql(empty, f"SELECT * FROM {VERSION_TABLE}") == [("9999",)]
+
+
+def test_the_applications_own_alembic_is_left_alone(empty: Database) -> None:
+    run_sql(empty, "CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)")
+    run_sql(empty, "INSERT INTO alembic_version VALUES ('application-7')")
+    migrate(empty)
+    assert tables(empty) == {*TABLES, "alembic_version"}
+    assert run_sql(empty, "SELECT * FROM alembic_version") == [("application-7",)]
+
+
+def test_a_migration_that_fails_half_way_leaves_nothing_behind(empty: Database) -> None:
+    run_sql(empty, "CREATE TABLE mine (id integer)")
+    # Its name is the last one that the migration needs.
+    run_sql(empty, "CREATE INDEX ix_conversations_conv_id ON mine (id)")
+    with pytest.raises(Exception, match="ix_conversations_conv_id"):
+        migrate(empty)
+    assert tables(empty) == {"mine"}
+    run_sql(empty, "DROP TABLE mine")
+    assert migrate(empty).changed
+
+
+def test_without_a_schema_only_the_embedded_database_makes_one(empty: Database, backend: str) -> None:
+    service = ConversationService(empty)
+    if backend == "sqlite":
+        assert service.next_deadlines().earliest is None
+        assert tables(empty) == TABLES
+    else:
+        with pytest.raises(SchemaMissingError, match="lapse migrate"):
+            service.next_deadlines()
+        assert tables(empty) == set()
