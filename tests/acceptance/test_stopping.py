@@ -1,0 +1,92 @@
+"""Stopping: a signal ends the worker at once and cleanly, whatever it is doing, and the batch is whole or not at all.
+
+LAPSE_STOPS=100 measures a hundred stops at random moments instead of a few.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import time
+from datetime import timedelta
+
+import pytest
+
+from lapse import Database
+from tests.backlog import insert_conversations
+from tests.commands import running_lapse
+from tests.invariants import check_invariants
+from tests.sql import run_sql
+
+STOPS = int(os.environ.get("LAPSE_STOPS", "8"))
+MEDIAN_SECONDS, SLOWEST_SECONDS = 0.3, 1.0
+BATCH, BACKLOG = 500, 10_000
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_stop_while_waiting(database_url: str, number: signal.Signals) -> None:
+    with running_lapse("worker", "--database-url", database_url) as worker:
+        worker.wait_for("worker started")
+        time.sleep(0.3)
+        assert worker.stop(number) < SLOWEST_SECONDS
+        assert worker.process.returncode == 0
+        assert worker.log[-1]["event"] == "worker stopped"
+        assert worker.stderr == ""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_stop_in_a_back_off(number: signal.Signals) -> None:
+    with running_lapse("worker", "--database-url", "postgresql://nobody@127.0.0.1:1/none") as worker:
+        pauses = [worker.wait_for("waiting for the database")["retry_in_seconds"] for _ in range(3)]
+        assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1 <= pauses[2] <= 2, "they grow, with jitter"
+        assert worker.stop(number) < SLOWEST_SECONDS
+        assert worker.process.returncode == 0
+        assert worker.log[-1]["event"] == "worker stopped"
+        assert worker.stderr == ""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_stop_in_a_backlog_leaves_whole_batches(
+    database: Database, database_url: str, number: signal.Signals
+) -> None:
+    insert_conversations(database, range(BACKLOG), expires_in=timedelta(minutes=-5))
+    with running_lapse("worker", "--database-url", database_url, "--batch-size", str(BATCH)) as worker:
+        worker.wait_for("worker started")
+        wait_for_ended(database)
+        assert worker.stop(number) < SLOWEST_SECONDS
+        assert worker.process.returncode == 0
+        assert worker.log[-1]["event"] == "worker stopped"
+    ended = ended_in(database)
+    assert 0 < ended < BACKLOG, "the signal came too late to find it at work"
+    assert ended % BATCH == 0
+    check_invariants(database)
+
+
+def test_stops_at_random_moments_are_quick(database: Database, database_url: str) -> None:
+    insert_conversations(database, range(BACKLOG), expires_in=timedelta(minutes=-5))
+    chance, took = random.Random(7), list[float]()
+    for _ in range(STOPS):
+        with running_lapse("worker", "--database-url", database_url, "--batch-size", "100") as worker:
+            worker.wait_for("worker started")
+            time.sleep(chance.uniform(0, 0.5))
+            took.append(worker.stop(chance.choice(SIGNALS)))
+            assert worker.process.returncode == 0
+            assert worker.stderr == ""
+    check_invariants(database)
+    print(f"{STOPS} stops: median {statistics.median(took):.3f} s, slowest {max(took):.3f} s")  # noqa: T201
+    assert statistics.median(took) < MEDIAN_SECONDS
+    assert max(took) < SLOWEST_SECONDS
+
+
+def ended_in(database: Database) -> int:
+    return int(run_sql(database, "SELECT count(*) FROM conversations WHERE status = 'expired'")[0][0])
+
+
+def wait_for_ended(database: Database) -> None:
+    deadline = time.monotonic() + 20
+    while not ended_in(database):
+        assert time.monotonic() < deadline, "the worker ends nothing"
+        time.sleep(0.005)
