@@ -1,0 +1,178 @@
+"""The worker: cycles, failures that stay alone, deadlines that shorten its sleep, a database that goes and comes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import structlog
+
+from lapse import BackgroundWorker, ConversationService, Database, InvalidInputError, SweepResult, load_settings
+from tests.backlog import BUSINESS, customer, insert_conversations
+from tests.commands import running_lapse
+from tests.invariants import check_invariants
+from tests.proxy import Proxy
+from tests.sql import run_sql
+
+IDLE, EXPIRED = "idle_conversations", "expired_conversations"
+AGO = timedelta(minutes=40)
+
+
+def make_due(database: Database, idle: int = 3, expired: int = 2) -> None:
+    insert_conversations(database, range(idle), silent_for=AGO)
+    insert_conversations(database, range(1_000, 1_000 + expired), expires_in=-timedelta(minutes=1))
+
+
+def counts(database: Database) -> dict[str, int]:
+    rows = run_sql(database, "SELECT status, count(*) AS number FROM conversations GROUP BY status")
+    return {row.status: row.number for row in rows}
+
+
+def break_down(_limit: int, _after: datetime) -> SweepResult:
+    raise RuntimeError("a task that fails")
+
+
+@pytest.fixture
+def worker(database_url: str) -> Iterator[BackgroundWorker]:
+    with closing(ConversationService(database_url)) as service:
+        yield BackgroundWorker(service=service)
+
+
+@contextmanager
+def in_background(worker: BackgroundWorker) -> Iterator[None]:
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
+    worker: BackgroundWorker, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_due(database)
+    whole = worker.tasks[IDLE]
+    worker.tasks[IDLE] = replace(whole, sweep=break_down)
+    worker.started_at, worker.running = datetime.now().astimezone(), True
+    with structlog.testing.capture_logs() as logged:
+        failed, succeeded = worker.run_cycle()
+    assert isinstance(failed.error, RuntimeError)
+    assert (succeeded.error, succeeded.ended) == (None, 2)
+    assert worker.metrics[IDLE].failed_runs == 1
+    assert worker.metrics[EXPIRED].successful_runs == 1
+    assert worker.metrics[EXPIRED].total_items_processed == 2
+    (line,) = [line for line in logged if line["log_level"] == "error"]
+    assert (line["event"], line["task"], line["exc_info"]) == ("task failed", IDLE, True)
+    assert worker.get_health_status()["status"] == "degraded"
+    worker.tasks[IDLE] = whole
+    assert [run.ended for run in worker.run_cycle()] == [3, 0]
+    assert worker.get_health_status()["status"] == "healthy"
+    assert counts(database) == {"idle_timeout": 3, "expired": 2}
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_failing_tasks_traceback_is_in_the_log(database_url: str, database: Database) -> None:
+    insert_conversations(database, range(1), expires_in=-timedelta(minutes=1))
+    poison = {
+        "sqlite": "CREATE TRIGGER poison BEFORE UPDATE ON conversations BEGIN SELECT RAISE(ABORT, 'poison'); END",
+        "postgresql": """
+            CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''poison''; END';
+            CREATE TRIGGER poison BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION poison()""",
+    }
+    run_sql(database, poison[database.dialect])
+    with running_lapse("worker", "--once", "--database-url", database_url) as running:
+        line = running.wait_for("task failed")
+        assert running.process.wait(20) == 1
+    assert line["task"] == EXPIRED
+    assert "Traceback" in line["exception"]
+    assert customer(0) not in json.dumps(line)
+    assert counts(database) == {"pending": 1}
+
+
+def test_one_cycle_drains_a_backlog_of_many_batches(worker: BackgroundWorker, database: Database) -> None:
+    make_due(database, idle=25, expired=31)
+    worker.batch_size = 10
+    assert [(run.ended, run.batches, run.is_drained) for run in worker.run_cycle()] == [(25, 3, True), (31, 4, True)]
+    assert [(run.ended, run.batches) for run in worker.run_cycle()] == [(0, 1), (0, 1)]
+    check_invariants(database)
+
+
+def test_the_configuration_of_tasks_is_followed(worker: BackgroundWorker) -> None:
+    worker.task_config[IDLE]["enabled"] = False
+    worker.task_config[EXPIRED]["interval_multiplier"] = 3
+    ran = [[run.task for run in worker.run_cycle()] for _ in range(7)]
+    assert ran == [[EXPIRED], [], [], [EXPIRED], [], [], [EXPIRED]]
+    worker.task_config[EXPIRED]["interval_multiplier"] = 0
+    with pytest.raises(InvalidInputError, match="interval_multiplier"):
+        worker.run_cycle()
+    with pytest.raises(InvalidInputError, match=IDLE):
+        worker.run_task("idle")
+
+
+@pytest.mark.parametrize(("name", "value"), [("interval_seconds", 0), ("interval_seconds", 90_000), ("batch_size", 0)])
+def test_an_unusable_argument_is_an_error(name: str, value: int) -> None:
+    with pytest.raises(InvalidInputError):
+        BackgroundWorker(**{name: value})  # type: ignore[arg-type]
+
+
+def test_metrics_are_logged_every_ten_cycles_unless_switched_off(worker: BackgroundWorker) -> None:
+    for enabled in (True, False):
+        worker.enable_metrics, worker.cycle_count = enabled, 0
+        with structlog.testing.capture_logs() as logged:
+            for _ in range(20):
+                worker.run_cycle()
+        assert [line["cycle"] for line in logged if line["event"] == "metrics"] == ([10, 20] if enabled else [])
+        assert len(logged) == (2 if enabled else 0), "nothing else is said when nothing happened"
+
+
+def test_a_conversation_ends_on_time_whatever_the_interval(database_url: str, database: Database) -> None:
+    settings = load_settings(idle_timeout_minutes=2 / 60, expiration_minutes=4 / 60)
+    with closing(ConversationService(database_url, settings=settings)) as service:
+        worker = BackgroundWorker(3_600, service=ConversationService(database_url, settings=settings))
+        with in_background(worker):
+            time.sleep(0.3)
+            opened = service.record_message(1, customer(1), BUSINESS)
+            wait_for(lambda: service.get_conversation_by_id(opened.conv_id).status == "expired")
+        for event in service.get_conversation_events(opened.conv_id):
+            assert event.deadline is not None
+            lag = (event.occurred_at - event.deadline).total_seconds()
+            assert 0 < lag < 1.6, f"{event.type} {lag:.2f} s late"
+    check_invariants(database)
+
+
+def test_a_database_that_is_away_is_waited_for(postgres_url: str) -> None:
+    proxy = Proxy(postgres_url)
+    with closing(Database(postgres_url)) as database, closing(proxy):
+        make_due(database, idle=2, expired=1)
+        with running_lapse("worker", "--interval", "1", "--database-url", proxy.url) as worker:
+            pauses = [worker.wait_for("waiting for the database")["retry_in_seconds"] for _ in range(2)]
+            assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1
+            proxy.open()
+            assert worker.wait_for("task processed")["count"] == 2
+            assert worker.wait_for("task processed")["count"] == 1
+            proxy.close()
+            insert_conversations(database, range(500, 505), expires_in=-timedelta(minutes=1))
+            worker.wait_for("waiting for the database")
+            proxy.open()
+            assert worker.wait_for("task processed")["count"] == 5
+            assert worker.stop(15) < 1
+            assert worker.process.returncode == 0
+            assert worker.stderr == ""
+        check_invariants(database)
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
