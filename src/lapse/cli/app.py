@@ -53,7 +53,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command and exit: 0 for success, 1 for a failure, 2 for wrong use."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="lapse", standalone_mode=False)
     except Exit as error:
         code = error.exit_code
     except TyperException as error:

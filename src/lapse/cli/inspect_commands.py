@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,16 +13,19 @@ from lapse.errors import SchemaMissingError
 
 if TYPE_CHECKING:
     from lapse.service import ConversationService
+    from lapse.settings import Settings
+    from lapse.store import Database
 
 
 def migrate(database_url: DatabaseUrl = None) -> None:
     """Create or upgrade the schema. Safe to run again, and from several places at once."""
-    from lapse.settings import load_settings
-    from lapse.store import Database
     from lapse.store import migrate as migrate_schema
+    from lapse.store import schema_version
 
-    database = Database(load_settings(database_url=database_url).database_url)
+    database, _ = _open(database_url)
     try:
+        # Who waits at a prompt is told at once that the server is away; only what comes later is tried again.
+        schema_version(database, retry=False)
         result = migrate_schema(database)
     finally:
         database.close()
@@ -37,11 +41,8 @@ def migrate(database_url: DatabaseUrl = None) -> None:
 def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Show what is open, what is due now and when the next deadline is. Reads only."""
     from lapse.service import ConversationService
-    from lapse.settings import load_settings
-    from lapse.store import Database
 
-    settings = load_settings(database_url=database_url)
-    database = Database(settings.database_url)
+    database, settings = _open(database_url)
     try:
         if database.path is not None and not database.path.exists():
             raise SchemaMissingError(f"there is no database {database.safe_url} yet: run `lapse migrate`")
@@ -51,10 +52,20 @@ def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     typer.echo(json.dumps(found) if as_json else _as_text(found))
 
 
+def _open(database_url: str | None) -> tuple[Database, Settings]:
+    from lapse.logs import configure_logging
+    from lapse.settings import load_settings
+    from lapse.store import Database
+
+    settings = load_settings(database_url=database_url)
+    configure_logging(settings.log_level, sys.stderr)
+    return Database(settings.database_url), settings
+
+
 def _read_status(service: ConversationService) -> dict[str, Any]:
     from lapse.store import check_schema, schema_version
 
-    check_schema(service.database)
+    check_schema(service.database, retry=False)
     repository = service.conversation_repo
     idle, expired = repository.count_due(service.idle_timeout())
     earliest = repository.next_deadlines().earliest

@@ -74,10 +74,12 @@ def replay(
     """
     if events is not None and not events.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
+    from lapse.logs import configure_logging
     from lapse.replay import draw_open_conversations, read_message_log, summarise
     from lapse.settings import load_settings
 
     settings = load_settings(idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes)
+    configure_logging(settings.log_level, sys.stderr)
     log = read_message_log(file)
     _check_bad_lines(log, file.name, skip_bad=skip_bad)
     with _service_in_virtual_time(database_url, settings, log) as service:
@@ -133,7 +135,7 @@ def _service_in_virtual_time(
         url = f"sqlite:///{folder}/replay.db" if database_url is None else database_url
         service = ConversationService(url, settings=settings, clock=clock)
         try:
-            ensure_schema(service.database)
+            ensure_schema(service.database, retry=False)
             if not service.conversation_repo.is_empty():
                 raise ReplayError(
                     f"{service.database.safe_url} holds conversations already: virtual time must never reach live "

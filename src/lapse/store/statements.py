@@ -101,10 +101,7 @@ def _activity(at: sa.ColumnElement[Any], is_inbound: sa.ColumnElement[bool]) -> 
 
 
 NOTE_ACTIVITY = (
-    sa.update(conversations)
-    .where(OF_OWNER, OF_ID)
-    .values(_activity(BOUND_NOW, IS_INBOUND))
-    .returning(conversations)
+    sa.update(conversations).where(OF_OWNER, OF_ID).values(_activity(BOUND_NOW, IS_INBOUND)).returning(conversations)
 )
 
 # --- one conversation -----------------------------------------------------------------------------------------------

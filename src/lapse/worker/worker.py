@@ -112,7 +112,7 @@ class BackgroundWorker:
         """
         self.started_at, self.running = datetime.now(UTC), True
         try:
-            ensure_schema(self.conversation_service.database)
+            ensure_schema(self.conversation_service.database, retry=False)
             return all(run.error is None for run in self.run_cycle())
         finally:
             self.running = False
