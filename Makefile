@@ -30,7 +30,8 @@ demo: $(VENV)/.runtime ## replay a day of customer care in the embedded database
 	@$(BIN)/lapse replay examples/customer_care.csv
 
 test: lint types ## lint, types and all tests, on SQLite and on every PostgreSQL found
-	$(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal $(PYTEST_FLAGS)
+	$(BIN)/pytest -m "not alone" --numprocesses=logical --maxprocesses=8 --dist=worksteal $(PYTEST_FLAGS)
+	$(BIN)/pytest -m alone $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev ## style, format and import boundaries
 	$(BIN)/ruff check .

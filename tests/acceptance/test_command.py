@@ -50,6 +50,7 @@ def test_help_names_the_environment_variables(command: str) -> None:
         assert variable in text
 
 
+@pytest.mark.alone
 def test_help_imports_nothing_heavy_and_is_quick() -> None:
     code = (
         "import sys, runpy; sys.argv = ['lapse', '--help']\n"

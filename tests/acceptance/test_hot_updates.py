@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from contextlib import closing
 
+import pytest
+
 from lapse import ConversationService, Database
 from tests.backlog import BUSINESS, customer
 from tests.sql import run_sql
@@ -20,6 +22,7 @@ def updates(database: Database) -> tuple[int, int]:
     return row.n_tup_upd, row.n_tup_hot_upd
 
 
+@pytest.mark.alone
 def test_a_thousand_messages_are_a_thousand_hot_updates(postgres_url: str) -> None:
     with closing(ConversationService(postgres_url)) as service:
         for number in range(CONVERSATIONS):

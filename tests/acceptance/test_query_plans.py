@@ -23,10 +23,13 @@ FILL = f"""
         expires_at, idle_check_at, idle_timeout_seconds)
     SELECT n % 50, gen_random_uuid(), 'whatsapp', '{BUSINESS}::+5511' || n, '+5511' || n, '{BUSINESS}',
         CASE WHEN n % 100 < 10 THEN 'progress' ELSE 'expired' END,
-        now() - interval '2 days', now() - interval '10 minutes', CASE WHEN n % 100 < 10 THEN NULL ELSE now() END,
+        now() - interval '2 days', idle_check_at - interval '30 minutes',
+        CASE WHEN n % 100 < 10 THEN NULL ELSE now() END,
         now() + CASE WHEN n % 100 = 1 THEN -1 ELSE 1 END * interval '1 hour' + n * interval '1 millisecond',
-        now() + CASE WHEN n % 100 = 0 THEN -1 ELSE 1 END * interval '1 hour' + n * interval '1 millisecond', 1800
-    FROM generate_series(1, {ROWS}) AS n
+        idle_check_at, 1800
+    FROM generate_series(1, {ROWS}) AS n, LATERAL (
+        SELECT now() + CASE WHEN n % 100 = 0 THEN -1 ELSE 1 END * interval '1 hour' + n * interval '1 millisecond'
+            AS idle_check_at) AS looks
 """
 
 
@@ -35,7 +38,6 @@ def filled(postgres_url: str) -> Iterator[ConversationService]:
     with closing(ConversationService(postgres_url)) as service:
         service.next_deadlines()
         run_sql(service.database, FILL)
-        run_sql(service.database, "UPDATE conversations SET updated_at = idle_check_at - interval '30 minutes'")
         with service.database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.execute(sa.text("VACUUM ANALYZE conversations"))
         yield service

@@ -65,6 +65,7 @@ def test_a_stop_in_a_backlog_leaves_whole_batches(
     check_invariants(database)
 
 
+@pytest.mark.alone
 def test_stops_at_random_moments_are_quick(database: Database, database_url: str) -> None:
     insert_conversations(database, range(BACKLOG), expires_in=timedelta(minutes=-5))
     chance, took = random.Random(7), list[float]()

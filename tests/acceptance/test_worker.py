@@ -135,6 +135,7 @@ def test_metrics_are_logged_every_ten_cycles_unless_switched_off(worker: Backgro
         assert len(logged) == (2 if enabled else 0), "nothing else is said when nothing happened"
 
 
+@pytest.mark.alone
 def test_a_conversation_ends_on_time_whatever_the_interval(database_url: str, database: Database) -> None:
     settings = load_settings(idle_timeout_minutes=2 / 60, expiration_minutes=4 / 60)
     with closing(ConversationService(database_url, settings=settings)) as service:
