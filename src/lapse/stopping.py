@@ -12,6 +12,10 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Interrupted(BaseException):
+    """A stop signal came while interruptible work was done. No `Exception`: nothing on the way may swallow it."""
+
+
 class StopFlag:
     """Set once, from a signal handler or any thread; every wait returns at once then.
 
@@ -22,6 +26,7 @@ class StopFlag:
         """Make a flag that is not set."""
         self._is_set = False
         self._wakers: list[socket.socket] = []
+        self._is_interruptible = False
 
     def set(self) -> None:
         """Raise the flag and wake who waits."""
@@ -46,13 +51,38 @@ class StopFlag:
             self._wakers.remove(waker)
         return self._is_set
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a stop signal end the work inside at once: for work that may wait long and can be left at any point.
+
+        Raises:
+            Interrupted: the flag is up, or a signal raised it meanwhile. Only signals interrupt, not `set`.
+        """
+        self._is_interruptible = True
+        try:
+            if self._is_set:
+                raise Interrupted
+            yield
+        finally:
+            self._is_interruptible = False
+
+    def on_signal(self) -> None:
+        """Raise the flag from a signal handler.
+
+        Raises:
+            Interrupted: the main thread is inside `interruptible`.
+        """
+        self.set()
+        if self._is_interruptible:
+            raise Interrupted
+
 
 @contextmanager
 def stop_on_signals(flag: StopFlag) -> Iterator[None]:
     """Raise the flag on SIGTERM and SIGINT; only for the main thread. The old handlers come back afterwards."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        flag.set()
+        flag.on_signal()
 
     previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:

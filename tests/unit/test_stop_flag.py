@@ -7,7 +7,9 @@ import signal
 import threading
 import time
 
-from lapse.stopping import STOP_SIGNALS, StopFlag, stop_on_signals
+import pytest
+
+from lapse.stopping import STOP_SIGNALS, Interrupted, StopFlag, stop_on_signals
 
 
 def test_a_wait_ends_after_its_time_and_says_that_nothing_came() -> None:
@@ -51,3 +53,15 @@ def test_each_stop_signal_wakes_the_wait_and_the_old_handlers_come_back() -> Non
             timer.join()
         assert time.monotonic() - begin < 5
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def test_a_signal_interrupts_only_what_may_be_interrupted() -> None:
+    flag = StopFlag()
+    with stop_on_signals(flag):
+        with pytest.raises(Interrupted), flag.interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        assert flag.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)  # outside of it nothing is raised
+        with pytest.raises(Interrupted), flag.interruptible():
+            pytest.fail("a stop that came before is not worked against")

@@ -66,11 +66,19 @@ def main() -> NoReturn:
         code = _report(str(error), FAILURE)
     except BrokenPipeError:
         # Whoever read the output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         code = FAILURE
+    except OSError as error:
+        _discard_output()
+        code = _report(f"reading or writing failed: {error.strerror}", FAILURE)
     except Exception as error:
         code = _report(f"internal error: {type(error).__name__} (LOG_LEVEL=DEBUG shows where)", FAILURE)
     sys.exit(code)
+
+
+def _discard_output() -> None:
+    """Keep Python from writing what is left at its exit, and failing again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(message: str, code: int) -> int:

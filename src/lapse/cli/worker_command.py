@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lapse.cli.options import DatabaseUrl, help_with_variable
-from lapse.stopping import StopFlag, stop_on_signals
+from lapse.stopping import Interrupted, StopFlag, stop_on_signals
+
+if TYPE_CHECKING:
+    from lapse.worker import BackgroundWorker
 
 
 def worker(
@@ -50,19 +53,28 @@ def worker(
     flag = StopFlag()
     # Before the heavy imports: a stop that comes while the worker starts is a clean stop, too.
     with stop_on_signals(flag):
-        from lapse.logs import configure_logging
-        from lapse.settings import load_settings
-        from lapse.worker import BackgroundWorker
-
-        settings = load_settings(
-            database_url=database_url,
-            interval_seconds=interval,
-            batch_size=batch_size,
-            enable_metrics=False if no_metrics else None,
-        )
-        configure_logging(settings.log_level, sys.stdout)
-        background_worker = BackgroundWorker(settings=settings, stop_flag=flag)
+        try:
+            with flag.interruptible():
+                background_worker = _prepare(
+                    flag,
+                    database_url=database_url,
+                    interval_seconds=interval,
+                    batch_size=batch_size,
+                    enable_metrics=False if no_metrics else None,
+                )
+        except Interrupted:
+            return
         if not once:
             background_worker.run()
         elif not background_worker.run_once():
             raise typer.Exit(1)
+
+
+def _prepare(flag: StopFlag, **overrides: Any) -> BackgroundWorker:
+    from lapse.logs import configure_logging
+    from lapse.settings import load_settings
+    from lapse.worker import BackgroundWorker
+
+    settings = load_settings(**overrides)
+    configure_logging(settings.log_level, sys.stdout)
+    return BackgroundWorker(settings=settings, stop_flag=flag)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import stamina
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lapse.errors import DatabaseError, DatabaseUnavailableError, SchemaMissingError, SettingsError
@@ -27,14 +28,22 @@ CONNECT_TIMEOUT_SECONDS = 5
 TCP_USER_TIMEOUT_MS = 15_000
 """A database host that vanished without a word is given up after this time, not after the kernel's 15 minutes."""
 BUSY_TIMEOUT_SECONDS = 10
+"""How long a write waits for another one on SQLite."""
+_BUSY_LOOK_SECONDS = 0.2
+"""How long of it at a time: nothing can interrupt SQLite's own wait."""
 RETRY_ATTEMPTS = 6
 RETRY_TIMEOUT_SECONDS = 10
 _MIN_SQLITE = (3, 35, 0)  # the first with RETURNING
 
 # Connection lost, out of resources, shutting down, serialization failure, deadlock: the next try may succeed.
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25006")
-_TRANSIENT_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR")
+_BUSY_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_TRANSIENT_SQLITE = ("SQLITE_FULL", "SQLITE_IOERR")
 _UNDEFINED_TABLE = "42P01"
+
+
+class _SqliteBusyError(DatabaseUnavailableError):
+    """Another write went on."""
 
 
 class Database:
@@ -54,6 +63,8 @@ class Database:
         self.dialect = parsed.get_backend_name()
         self.safe_url = safe_url(parsed)
         self.clock = clock
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """Ends the wait for SQLite's write lock; a worker puts its stop flag here."""
         self.path = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
         self.engine = _postgresql_engine(parsed) if self.dialect == "postgresql" else _sqlite_engine(parsed)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -109,8 +120,14 @@ class Database:
         retry: bool,
     ) -> T:
         def attempt() -> T:
-            with _translated_errors(), connect() as connection:
-                return work(connection)
+            give_up_at = time.monotonic() + BUSY_TIMEOUT_SECONDS
+            while True:
+                try:
+                    with _translated_errors(), connect() as connection:
+                        return work(connection)
+                except _SqliteBusyError:
+                    if time.monotonic() >= give_up_at or self.is_stopping():
+                        raise
 
         try:
             return attempt()
@@ -156,7 +173,7 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     if sqlite3.sqlite_version_info < _MIN_SQLITE:
         needed = ".".join(map(str, _MIN_SQLITE))
         raise SettingsError(f"SQLite {sqlite3.sqlite_version} is too old: lapse needs {needed}")
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, hide_parameters=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_LOOK_SECONDS}, hide_parameters=True)
     sa.event.listen(engine, "connect", _prepare_sqlite_connection)
     sa.event.listen(engine, "begin", _begin_immediate)
     return engine
@@ -205,11 +222,13 @@ def _translate(error: DBAPIError) -> DatabaseError | SchemaMissingError:
         name = getattr(origin, "sqlite_errorname", "") or ""
         if name.startswith("SQLITE_CANTOPEN"):
             reason = "the SQLite file cannot be opened: does its folder exist, and may you write there?"
+        if name.startswith(_BUSY_SQLITE):
+            return _SqliteBusyError(f"the database is not available: {reason}")
         transient = name.startswith(_TRANSIENT_SQLITE)
     else:
         # Without an SQLSTATE it was the connection that failed, not a statement.
         transient = error.connection_invalidated or (
-            sqlstate.startswith(_TRANSIENT_SQLSTATES) if sqlstate else type(origin).__name__ == "OperationalError"
+            sqlstate.startswith(_TRANSIENT_SQLSTATES) if sqlstate else isinstance(error, OperationalError)
         )
     if transient:
         return DatabaseUnavailableError(f"the database is not available: {reason}")

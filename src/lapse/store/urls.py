@@ -30,10 +30,21 @@ def parse_url(text: str) -> URL:
         raise SettingsError(f"the database URL cannot be read; {_EXAMPLES}") from None
     driver = _DRIVERS.get(url.drivername)
     if driver is None:
-        raise SettingsError(f"databases of the kind {url.drivername!r} are not supported; {_EXAMPLES}")
-    if driver == "sqlite" and (url.database in (None, "", ":memory:") or "mode" in url.query):
-        raise SettingsError("the SQLite URL names no file; use sqlite:///lapse.db, or four slashes for a full path")
+        raise SettingsError(f"the database URL is of the kind {url.drivername!r}, which lapse cannot use; {_EXAMPLES}")
+    if driver == "sqlite":
+        _check_sqlite(url)
+    elif "@" in (url.host or ""):
+        raise SettingsError(f"the database URL has an @ too many: in a user or password write it as %40; {_EXAMPLES}")
     return url.set(drivername=driver)
+
+
+def _check_sqlite(url: URL) -> None:
+    if url.database in (None, "", ":memory:"):
+        raise SettingsError("the SQLite URL names no file; use sqlite:///lapse.db, or four slashes for a full path")
+    if url.host or url.username or url.query:
+        raise SettingsError(
+            "the SQLite URL has more than a file in it; use sqlite:///lapse.db, or four slashes for a full path"
+        )
 
 
 def safe_url(url: URL) -> str:

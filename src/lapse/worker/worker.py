@@ -11,10 +11,10 @@ from typing import Any
 import structlog
 
 from lapse.arguments import check_limit
-from lapse.errors import DatabaseUnavailableError, InvalidInputError
+from lapse.errors import DatabaseError, DatabaseUnavailableError, InvalidInputError
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
-from lapse.stopping import StopFlag
+from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
 from lapse.worker.metrics import TaskMetrics
 from lapse.worker.tasks import (
@@ -79,6 +79,7 @@ class BackgroundWorker:
         self.running = False
         self.cycle_count = 0
         self.stop_flag = stop_flag or StopFlag()
+        self.conversation_service.database.is_stopping = self.stop_flag.is_set
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.
@@ -213,8 +214,14 @@ class BackgroundWorker:
         pause = FIRST_PAUSE_SECONDS
         while not self.stop_flag.is_set():
             try:
-                ensure_schema(self.conversation_service.database, retry=False)
-            except DatabaseUnavailableError as error:
+                # A server that says nothing would hold up a stop for as long as a connection may take.
+                with self.stop_flag.interruptible():
+                    ensure_schema(self.conversation_service.database, retry=False)
+            except Interrupted:
+                return False
+            except DatabaseError as error:
+                if not (isinstance(error, DatabaseUnavailableError) or self.cycle_count):
+                    raise  # refused from the start: waiting would hide a wrong setting
                 # Jittered, so that a fleet does not come back all at once.
                 seconds = pause * random.uniform(0.5, 1)  # noqa: S311 - nothing secret
                 log.warning("waiting for the database", error=str(error), retry_in_seconds=round(seconds, 2))
@@ -232,6 +239,9 @@ class BackgroundWorker:
             deadlines = self.conversation_service.next_deadlines(retry=False)
         except DatabaseUnavailableError:
             return 0.0
+        except DatabaseError as error:
+            log.warning("next deadlines unknown", error=str(error))
+            return min(self.interval_seconds, MIN_WAIT_SECONDS)
         moments = {IDLE_CONVERSATIONS: deadlines.idle, EXPIRED_CONVERSATIONS: deadlines.expired}
         waits = [
             (moment - deadlines.now).total_seconds()
