@@ -59,9 +59,8 @@ def test_a_signal_interrupts_only_what_may_be_interrupted() -> None:
     flag = StopFlag()
     with stop_on_signals(flag):
         with pytest.raises(Interrupted), flag.interruptible():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+            signal.raise_signal(signal.SIGTERM)
         assert flag.is_set()
-        os.kill(os.getpid(), signal.SIGTERM)  # outside of it nothing is raised
+        signal.raise_signal(signal.SIGTERM)  # outside of it nothing is raised
         with pytest.raises(Interrupted), flag.interruptible():
             pytest.fail("a stop that came before is not worked against")
