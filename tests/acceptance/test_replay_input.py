@@ -154,7 +154,7 @@ def test_skip_bad_leaves_bad_lines_out_and_counts_them() -> None:
         (["replay", "log.csv", "--idle-minutes", "nan"], 2, "CONVERSATION_IDLE_TIMEOUT_MINUTES"),
         (["replay", "log.csv", "--expiration-minutes", "-1"], 2, "CONVERSATION_EXPIRATION_MINUTES"),
         (["replay", "log.csv", "--expiration-minutes", "soon"], 2, "--expiration-minutes"),
-        (["replay", "log.csv", "--database-url", "mysql://host/live"], 2, "not supported"),
+        (["replay", "log.csv", "--database-url", "mysql://host/live"], 2, "cannot use"),
         (["replay", "log.csv", "--database-url", ""], 2, "database URL"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from lapse.store.schema import metadata
 VERSION_TABLE = "lapse_schema_version"
 """Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
 _LOCK_KEY = 0x6C61707365  # "lapse" in ASCII
+_alembic_lock = threading.Lock()
+"""Alembic keeps the running migration in its modules' globals: one at a time in a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def migrate(database: Database) -> MigrationResult:
                 f"the database's schema has version {before}, which a newer lapse made: upgrade lapse"
             )
         if before != head:
-            command.upgrade(_config(connection=connection), "head")
+            with _alembic_lock:  # taken after the database's lock, always in that order
+                command.upgrade(_config(connection=connection), "head")
         return MigrationResult(before, head)
 
     return database.transaction(upgrade)
