@@ -166,6 +166,7 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
         isolation_level="READ COMMITTED",
         hide_parameters=True,
         pool_use_lifo=True,
+        use_native_hstore=False,  # no such column, so no look for the type on the first connection
     )
 
 
