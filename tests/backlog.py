@@ -10,6 +10,7 @@ from uuid_utils import compat
 
 from lapse import Database
 from lapse.store.schema import conversations
+from tests.sql import transaction
 
 BUSINESS = "+14155238886"
 IDLE_TIMEOUT = timedelta(minutes=30)
@@ -67,5 +68,6 @@ def insert_conversations(
                 "idle_timeout_seconds": round(IDLE_TIMEOUT.total_seconds()),
             }
         )
-    database.transaction(lambda connection: connection.execute(conversations.insert(), rows))
+    with transaction(database) as connection:
+        connection.execute(conversations.insert(), rows)
     return [row["conv_id"] for row in rows]

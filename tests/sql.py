@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
 from lapse.store import Database
+
+
+@contextmanager
+def transaction(database: Database) -> Iterator[sa.Connection]:
+    """Hand out a connection of SQLAlchemy's, in a transaction of its own."""
+    options = {"isolation_level": "READ COMMITTED"} if database.dialect == "postgresql" else {}
+    with database.engine.execution_options(**options).begin() as connection:
+        yield connection
 
 
 def run_sql(database: Database, statement: str, **parameters: Any) -> list[sa.Row[Any]]:
@@ -16,7 +26,7 @@ def run_sql(database: Database, statement: str, **parameters: Any) -> list[sa.Ro
         result = connection.execute(sa.text(statement), parameters)
         return list(result) if result.returns_rows else []
 
-    return database.transaction(work)
+    return database.schema_transaction(work)
 
 
 def count(database: Database, table: str) -> int:

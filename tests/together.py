@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from lapse import ConversationService, Database
+from tests.sql import transaction
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 30
@@ -48,7 +49,7 @@ def at_once(calls: Sequence[Callable[[], T]], release: Callable[[], None] | None
 
 def through_one_door(database: Database, calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """Let the calls reach `conversations` on PostgreSQL at the same moment: a lock holds them until all are there."""
-    with database.engine.connect() as connection:
+    with transaction(database) as connection:
         connection.execute(sa.text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
 
         def open_when_all_are_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import phonenumbers
 
@@ -11,6 +12,9 @@ from lapse.errors import InvalidAddressError, InvalidInputError, SameAddressErro
 
 MAX_ADDRESS_LENGTH = 320
 """Characters: the longest e-mail address (RFC 3696, errata 1690), which no phone number or handle comes near."""
+
+CACHED_ADDRESSES = 16_384
+"""Addresses whose normal form is kept in memory: a busy application's own numbers, and who writes to them now."""
 
 WHATSAPP = "whatsapp"
 SEPARATOR = "::"
@@ -22,6 +26,7 @@ _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 # What people put between digits: spaces, brackets, dots, hyphens and their typographic kin.
 _FILLER = re.compile(r"[\s().\-/\u00ad\u2010-\u2015\u2212]")
 _E164 = re.compile(r"\+[1-9][0-9]{0,14}")  # ITU-T E.164: at most 15 digits, no country code starts with 0
+_NUMBER_IN_TEXT = re.compile(r"\+?(?<![0-9])[0-9]{8,15}(?![0-9])")
 _PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,14}")
 # Control characters, unpaired surrogates (not UTF-8) and line or paragraph separators (they forge log lines).
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -62,12 +67,7 @@ def normalise_address(address: str, channel: str = WHATSAPP) -> str:
         InvalidAddressError: empty, over 320 characters, or with control characters.
         InvalidInputError: the channel is not a channel's name.
     """
-    channel, handle = normalise_channel(channel), _checked(address)
-    while (bare := _without_scheme(handle, channel)) != handle:
-        handle = bare
-    if not handle:
-        raise InvalidAddressError(f"an address on channel {channel} is empty: it has a scheme and nothing behind it")
-    return _phone_number(handle, channel) or handle
+    return _spellings(address, channel)[0]
 
 
 def canonical_address(address: str, channel: str = WHATSAPP) -> str:
@@ -78,12 +78,7 @@ def canonical_address(address: str, channel: str = WHATSAPP) -> str:
     Raises:
         InvalidAddressError: as `normalise_address`.
     """
-    normalised = normalise_address(address, channel)
-    if normalise_channel(channel) == WHATSAPP:
-        for pattern, canonical in _WHATSAPP_SPELLINGS:
-            if pattern.fullmatch(normalised):
-                return pattern.sub(canonical, normalised)
-    return normalised
+    return _spellings(address, channel)[1]
 
 
 def session_key(from_address: str, to_address: str, channel: str = WHATSAPP) -> str:
@@ -110,9 +105,38 @@ def mask_address(address: str) -> str:
     return f"{address[:2]}*****" if len(address) >= 5 else "*****"
 
 
-def _checked(address: str) -> str:
+def mask_numbers(text: str) -> str:
+    """Return the text with every phone number in it masked: for messages that others wrote."""
+    return _NUMBER_IN_TEXT.sub(lambda found: mask_address(found[0]), text)
+
+
+def _spellings(address: str, channel: str) -> tuple[str, str]:
+    channel = normalise_channel(channel)
     if not isinstance(address, str):
         raise InvalidAddressError(f"an address is text, not {type(address).__name__}")
+    return _cached_spellings(address, channel)
+
+
+@lru_cache(CACHED_ADDRESSES)
+def _cached_spellings(address: str, channel: str) -> tuple[str, str]:
+    """Return the normalised and the canonical address."""
+    handle = _checked(address)
+    while (bare := _without_scheme(handle, channel)) != handle:
+        handle = bare
+    if not handle:
+        raise InvalidAddressError(f"an address on channel {channel} is empty: it has a scheme and nothing behind it")
+    normalised = _phone_number(handle, channel) or handle
+    return normalised, _canonical(normalised) if channel == WHATSAPP else normalised
+
+
+def _canonical(normalised: str) -> str:
+    for pattern, canonical in _WHATSAPP_SPELLINGS:
+        if pattern.fullmatch(normalised):
+            return pattern.sub(canonical, normalised)
+    return normalised
+
+
+def _checked(address: str) -> str:
     handle = address.strip()
     if not handle:
         raise InvalidAddressError("an address is empty")

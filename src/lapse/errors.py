@@ -82,5 +82,13 @@ class DatabaseUnavailableError(DatabaseError):
     """The database cannot be reached, or is too busy to answer."""
 
 
+class StatementTimeoutError(DatabaseError):
+    """The database gave up a statement that took too long."""
+
+
+class ConversationRefusedError(DatabaseError):
+    """The database refused to write a conversation: a trigger or a constraint of the application's, say."""
+
+
 class ReplayError(LapseError):
     """The message log cannot be replayed."""

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from lapse import Database
 from tests.backlog import insert_conversations
 from tests.commands import LAPSE, environment, running_lapse
-from tests.sql import run_sql
+from tests.sql import run_sql, transaction
 
 SLOWEST_STOP_SECONDS = 1.0
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -49,7 +49,7 @@ def test_statements_that_are_cut_short_do_not_end_the_worker(postgres_url: str) 
         name = database.engine.url.database
         run_sql(database, f"ALTER DATABASE {name} SET statement_timeout = '200ms'")
         with running_lapse("worker", "--interval", "1", "--database-url", postgres_url) as worker:
-            with database.engine.begin() as connection:
+            with transaction(database) as connection:
                 connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
                 connection.execute(sa.text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
                 # As a migration of the application, or a VACUUM FULL, would do.

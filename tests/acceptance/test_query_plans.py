@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
+from unittest import mock
 
 import pytest
 import sqlalchemy as sa
 
 from lapse import ConversationService
+from lapse.store.connection import CompiledStatement
 from tests.backlog import BUSINESS, customer
 from tests.sql import run_sql
 
@@ -51,17 +53,16 @@ class Explainer:
 
     def plans(self, call: Callable[[], Any]) -> list[dict[str, Any]]:
         sent: list[tuple[str, Any]] = []
+        values_of = CompiledStatement.values
 
-        def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-            if "conversation" in statement:
-                sent.append((statement, parameters))
+        def note(compiled: CompiledStatement, parameters: Any) -> dict[str, Any]:
+            values = values_of(compiled, parameters)
+            if "conversation" in compiled.sql:
+                sent.append((compiled.sql, values))
+            return values
 
-        # Before the call changes anything: its statements are explained on what they would find.
-        sa.event.listen(self.engine, "before_cursor_execute", note)
-        try:
+        with mock.patch.object(CompiledStatement, "values", note):
             call()
-        finally:
-            sa.event.remove(self.engine, "before_cursor_execute", note)
         assert sent
         return [self._plan(*statement) for statement in sent]
 

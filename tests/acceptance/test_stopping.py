@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import Database
+from lapse.store.schema import conversation_events
 from tests.backlog import insert_conversations
 from tests.commands import running_lapse
 from tests.invariants import check_invariants
@@ -84,8 +85,8 @@ def test_stops_at_random_moments_are_quick(database: Database, database_url: str
 
 def ended_in(database: Database) -> int:
     # Outside a transaction: on SQLite that would wait for the worker's write lock.
-    counted = sa.text("SELECT count(*) FROM conversation_events")
-    return int(database.autocommit(lambda connection: connection.execute(counted).scalar_one()))
+    counted = sa.select(sa.func.count()).select_from(conversation_events)
+    return int(database.autocommit(lambda connection: connection.execute(counted).one()[0]))
 
 
 def wait_for_ended(database: Database) -> None:

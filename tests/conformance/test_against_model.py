@@ -26,10 +26,12 @@ from lapse import (
     InvalidTransitionError,
     load_settings,
 )
+from lapse.store.connection import Connection
 from lapse.store.rows import conversation_of, event_of
 from lapse.store.schema import conversation_events, conversations
 from tests.clock import START, ManualClock
 from tests.conversation_model import OPEN, ConversationModel, ModelConversation
+from tests.sql import transaction
 
 IDLE_MINUTES, EXPIRATION_MINUTES = 30, 120
 TICK = timedelta(microseconds=1)
@@ -57,7 +59,7 @@ class ConversationMachine(RuleBasedStateMachine):
     @initialize()
     def begin_empty(self) -> None:
         self.clock.now = START
-        with self.service.database.engine.begin() as connection:
+        with transaction(self.service.database) as connection:
             connection.execute(sa.delete(conversation_events))
             connection.execute(sa.delete(conversations))
 
@@ -161,7 +163,7 @@ class ConversationMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_database_holds_what_the_model_holds(self) -> None:
-        def read(connection: sa.Connection) -> tuple[list[Any], list[Any]]:
+        def read(connection: Connection) -> tuple[list[Any], list[Any]]:
             rows = [conversation_of(row) for row in connection.execute(sa.select(conversations))]
             ordered = sa.select(conversation_events).order_by(conversation_events.c.version)
             return rows, [event_of(row) for row in connection.execute(ordered)]

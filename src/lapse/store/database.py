@@ -1,56 +1,43 @@
-"""One database: its engine, its clock, its transactions, and its errors in lapse's words."""
+"""One database: its connections, its clock, its transactions, its retries, and its errors in lapse's words."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import stamina
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from lapse.errors import DatabaseError, DatabaseUnavailableError, SchemaMissingError, SettingsError
+from lapse.errors import DatabaseUnavailableError, LapseError
 from lapse.lifecycle import require_utc
 from lapse.store import statements
-from lapse.store.types import PLUS_SECONDS_FUNCTION
+from lapse.store.connection import Connection, Statements
+from lapse.store.driver_errors import SqliteBusyError, translate
+from lapse.store.engines import READS_ONLY, make_engine
 from lapse.store.urls import parse_url, safe_url
 
 Clock = Callable[[], datetime]
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_SECONDS = 5
-TCP_USER_TIMEOUT_MS = 15_000
-"""A database host that vanished without a word is given up after this time, not after the kernel's 15 minutes."""
 BUSY_TIMEOUT_SECONDS = 10
 """How long a write waits for another one on SQLite."""
-_BUSY_LOOK_SECONDS = 0.2
-"""How long of it at a time: nothing can interrupt SQLite's own wait."""
 RETRY_ATTEMPTS = 6
 RETRY_TIMEOUT_SECONDS = 10
-_MIN_SQLITE = (3, 35, 0)  # the first with RETURNING
 
-# Connection lost, out of resources, shutting down, serialization failure, deadlock: the next try may succeed.
-_TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25006")
-_BUSY_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED")
-_TRANSIENT_SQLITE = ("SQLITE_FULL", "SQLITE_IOERR")
-_UNDEFINED_TABLE = "42P01"
-
-
-class _SqliteBusyError(DatabaseUnavailableError):
-    """Another write went on."""
+# Whatever the server's default isolation is: lapse's statements are written for this one.
+_BEGIN = {"postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED", "sqlite": "BEGIN IMMEDIATE"}
 
 
 class Database:
-    """An engine with lapse's ways: autocommit for single statements, BEGIN IMMEDIATE on SQLite, UTC, retries."""
+    """A pool of connections with lapse's ways: autocommit for single statements, BEGIN IMMEDIATE on SQLite, retries."""
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
-        """Prepare the engine; nothing is connected yet.
+        """Prepare the pool; nothing is connected yet.
 
         Args:
             url: `sqlite:///file` or `postgresql://…`.
@@ -66,8 +53,8 @@ class Database:
         self.is_stopping: Callable[[], bool] = lambda: False
         """Ends the wait for SQLite's write lock; a worker puts its stop flag here."""
         self.path = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
-        self.engine = _postgresql_engine(parsed) if self.dialect == "postgresql" else _sqlite_engine(parsed)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.engine = make_engine(parsed)
+        self._statements = Statements(self.engine.dialect)
 
     def close(self) -> None:
         """Close all connections."""
@@ -87,15 +74,16 @@ class Database:
             return {}
         return {"now": require_utc(self.clock()) if self.clock else datetime.now(UTC)}
 
-    def read_clock(self, connection: sa.Connection) -> datetime:
+    def read_clock(self, connection: Connection) -> datetime:
         """Return the present moment by the clock that rules in this database."""
         if self.clock is not None:
             return require_utc(self.clock())
         if self.dialect == "postgresql":
-            return connection.execute(statements.SERVER_CLOCK).scalar_one()
+            moment: datetime = connection.execute(statements.SERVER_CLOCK).one()[0]
+            return moment
         return datetime.now(UTC)
 
-    def transaction(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
+    def transaction(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction that may write, and return what it returns.
 
         Args:
@@ -106,29 +94,72 @@ class Database:
             DatabaseUnavailableError: transient failures went on.
             DatabaseError: the database refused.
         """
-        return self._run(lambda: _begin(self.engine), work, retry=retry)
+        return self._run(lambda connection: connection.transaction(_BEGIN[self.dialect], work), retry=retry)
 
-    def autocommit(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
+    def autocommit(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
         """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`."""
-        return self._run(self._autocommit.connect, work, retry=retry)
+        return self._run(work, retry=retry)
 
-    def _run(
-        self,
-        connect: Callable[[], AbstractContextManager[sa.Connection]],
-        work: Callable[[sa.Connection], T],
-        *,
-        retry: bool,
-    ) -> T:
+    def schema_transaction(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
+        """Run `work` in one transaction on a connection of SQLAlchemy, as migrations need it; otherwise the same."""
+        options = {"isolation_level": "READ COMMITTED"} if self.dialect == "postgresql" else {}
+        return self._with_sqlalchemy(options, work, retry=retry)
+
+    def inspect(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
+        """Run `work`, which only reads, on a connection of SQLAlchemy; otherwise as `transaction`."""
+        return self._with_sqlalchemy({READS_ONLY: True}, work, retry=retry)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _with_sqlalchemy(self, options: dict[str, Any], work: Callable[[sa.Connection], T], *, retry: bool) -> T:
+        engine = self.engine.execution_options(**options)
+
         def attempt() -> T:
-            give_up_at = time.monotonic() + BUSY_TIMEOUT_SECONDS
-            while True:
-                try:
-                    with _translated_errors(), connect() as connection:
-                        return work(connection)
-                except _SqliteBusyError:
-                    if time.monotonic() >= give_up_at or self.is_stopping():
-                        raise
+            with engine.begin() as connection:
+                return work(connection)
 
+        return self._retried(lambda: self._patient(attempt), retry=retry)
+
+    def _run(self, work: Callable[[Connection], T], *, retry: bool) -> T:
+        return self._retried(lambda: self._patient(lambda: self._on_a_connection(work)), retry=retry)
+
+    def _on_a_connection(self, work: Callable[[Connection], T]) -> T:
+        pooled = self.engine.raw_connection()
+        try:
+            return work(Connection(pooled.driver_connection, self._statements))
+        except Exception as error:
+            if not _is_broken(pooled.driver_connection):
+                raise
+            pooled.invalidate(error)
+            # What cut this connection has cut the others, too.
+            self.engine.dispose()
+            raise (error if isinstance(error, LapseError) else translate(error, is_broken=True)) from None
+        except BaseException as error:
+            # A stop in the middle of a statement: nobody knows what the connection would say next.
+            pooled.invalidate(error)
+            raise
+        finally:
+            pooled.close()
+
+    def _patient(self, attempt: Callable[[], T]) -> T:
+        """Wait for SQLite's write lock, in small pieces that a stop can come between."""
+        give_up_at = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._translated(attempt)
+            except SqliteBusyError:
+                if time.monotonic() >= give_up_at or self.is_stopping():
+                    raise
+
+    def _translated(self, attempt: Callable[[], T]) -> T:
+        try:
+            return attempt()
+        except PoolTimeoutError:
+            raise DatabaseUnavailableError("no database connection became free in time") from None
+        except (DBAPIError, self.engine.dialect.loaded_dbapi.Error) as error:
+            raise translate(error) from None
+
+    def _retried(self, attempt: Callable[[], T], *, retry: bool) -> T:
         try:
             return attempt()
         except DatabaseUnavailableError:
@@ -145,92 +176,6 @@ class Database:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-@contextmanager
-def _begin(engine: sa.Engine) -> Iterator[sa.Connection]:
-    with engine.begin() as connection:
-        yield connection
-
-
-def _postgresql_engine(url: sa.URL) -> sa.Engine:
-    # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
-    arguments: dict[str, Any] = {"prepare_threshold": None}
-    defaults = {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
-        "application_name": "lapse",
-    }
-    arguments |= {name: value for name, value in defaults.items() if name not in url.query}
-    return sa.create_engine(
-        url,
-        connect_args=arguments,
-        isolation_level="READ COMMITTED",
-        hide_parameters=True,
-        pool_use_lifo=True,
-        use_native_hstore=False,  # no such column, so no look for the type on the first connection
-    )
-
-
-def _sqlite_engine(url: sa.URL) -> sa.Engine:
-    if sqlite3.sqlite_version_info < _MIN_SQLITE:
-        needed = ".".join(map(str, _MIN_SQLITE))
-        raise SettingsError(f"SQLite {sqlite3.sqlite_version} is too old: lapse needs {needed}")
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_LOOK_SECONDS}, hide_parameters=True)
-    sa.event.listen(engine, "connect", _prepare_sqlite_connection)
-    sa.event.listen(engine, "begin", _begin_immediate)
-    return engine
-
-
-def _prepare_sqlite_connection(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver's own transaction handling begins too late and lets two writers lose each other's update.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.create_function(PLUS_SECONDS_FUNCTION, 2, _plus_seconds, deterministic=True)
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _plus_seconds(moment: str | None, seconds: float) -> str | None:
-    if moment is None:
-        return None
-    parsed = datetime.fromisoformat(moment)
-    naive = parsed.astimezone(UTC).replace(tzinfo=None) if parsed.tzinfo else parsed
-    return (naive + timedelta(seconds=seconds)).isoformat(sep=" ", timespec="microseconds")
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Turn driver errors into lapse's. Their details hold row values, so only the primary message is kept."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise _translate(error) from None
-    except PoolTimeoutError:
-        raise DatabaseUnavailableError("no database connection became free in time") from None
-
-
-def _translate(error: DBAPIError) -> DatabaseError | SchemaMissingError:
-    origin = error.orig
-    sqlstate = getattr(origin, "sqlstate", None) or ""
-    diagnostics = getattr(origin, "diag", None)
-    reason = getattr(diagnostics, "message_primary", None) or str(origin).strip().partition("\n")[0]
-    if sqlstate == _UNDEFINED_TABLE or reason.startswith("no such table"):
-        return SchemaMissingError()
-    if isinstance(origin, sqlite3.Error):
-        name = getattr(origin, "sqlite_errorname", "") or ""
-        if name.startswith("SQLITE_CANTOPEN"):
-            reason = "the SQLite file cannot be opened: does its folder exist, and may you write there?"
-        if name.startswith(_BUSY_SQLITE):
-            return _SqliteBusyError(f"the database is not available: {reason}")
-        transient = name.startswith(_TRANSIENT_SQLITE)
-    else:
-        # Without an SQLSTATE it was the connection that failed, not a statement.
-        transient = error.connection_invalidated or (
-            sqlstate.startswith(_TRANSIENT_SQLSTATES) if sqlstate else isinstance(error, OperationalError)
-        )
-    if transient:
-        return DatabaseUnavailableError(f"the database is not available: {reason}")
-    return DatabaseError(f"the database refused: {reason}")
+def _is_broken(driver_connection: Any) -> bool:
+    """Tell whether a connection is lost; a SQLite file has none to lose."""
+    return bool(getattr(driver_connection, "closed", False) or getattr(driver_connection, "broken", False))

@@ -46,7 +46,7 @@ def head_version() -> str:
 
 def schema_version(database: Database, *, retry: bool = True) -> str | None:
     """Return the version of the database's schema, or None where there is none."""
-    return database.autocommit(_current_version, retry=retry)
+    return database.inspect(_current_version, retry=retry)
 
 
 def check_schema(database: Database, *, retry: bool = True) -> None:
@@ -90,7 +90,7 @@ def migrate(database: Database) -> MigrationResult:
                 command.upgrade(_config(connection=connection), "head")
         return MigrationResult(before, head)
 
-    return database.transaction(upgrade)
+    return database.schema_transaction(upgrade)
 
 
 def ensure_schema(database: Database, *, retry: bool = True) -> None:

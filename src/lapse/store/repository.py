@@ -6,12 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
-
 from lapse.errors import ConversationExpiredError, InvalidInputError, InvalidTransitionError
 from lapse.lifecycle import ConversationStatus, Sender, is_due
 from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
 from lapse.store import statements, sweep_statements
+from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
 from lapse.store.rows import conversation_of, event_of
 from lapse.store.sweeps import Sweeper
@@ -37,6 +36,10 @@ class ConversationRepository:
         dialect, now = database.dialect, database.now_expression
         self._message = {sender: statements.message(dialect, now, sender) for sender in Sender}
         self._open = statements.open_conversation(dialect, statements.BOUND_NOW)
+        self._next_deadlines = statements.next_deadlines(now)
+        self._find_idle = sweep_statements.find_idle(now)
+        self._find_expired = sweep_statements.find_expired(now)
+        self._count_due = sweep_statements.count_due(now)
         self._message_at = {sender: statements.message(dialect, statements.BOUND_NOW, sender) for sender in Sender}
 
     # --- commands -----------------------------------------------------------------------------------------------
@@ -53,7 +56,7 @@ class ConversationRepository:
     def open_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
         """Return the pair's live conversation, and whether it is the new one."""
 
-        def work(connection: sa.Connection) -> sa.Row[Any] | None:
+        def work(connection: Connection) -> Row | None:
             live, now = lock_live(self.database, connection, new)
             return live or connection.execute(self._open, new.parameters | {"now": now}).one_or_none()
 
@@ -77,7 +80,7 @@ class ConversationRepository:
         """
         attempts = 0
 
-        def work(connection: sa.Connection) -> sa.Row[Any]:
+        def work(connection: Connection) -> Row:
             nonlocal attempts
             attempts += 1
             row = lock_by_id(connection, conv_id, owner_id)
@@ -104,7 +107,7 @@ class ConversationRepository:
         """
         target: datetime | None = until  # found once: a repeat after a lost COMMIT must not add the minutes again
 
-        def work(connection: sa.Connection) -> sa.Row[Any]:
+        def work(connection: Connection) -> Row:
             nonlocal target
             row = lock_by_id(connection, conv_id, owner_id)
             if row.status not in ConversationStatus.open_statuses():
@@ -178,18 +181,15 @@ class ConversationRepository:
     def find_idle_conversations(self, idle_timeout: timedelta, limit: int = 100) -> list[Conversation]:
         """Return conversations that are idle now, the longest idle first; nothing is locked or changed."""
         seconds = round(idle_timeout.total_seconds())
-        statement = sweep_statements.find_idle(self.database.now_expression)
-        return self._conversations(statement, self._now({"idle_timeout": seconds, "limit": limit}))
+        return self._conversations(self._find_idle, self._now({"idle_timeout": seconds, "limit": limit}))
 
     def find_expired_conversations(self, limit: int = 100) -> list[Conversation]:
         """Return open conversations that are past their expiry, the longest first; nothing is locked or changed."""
-        statement = sweep_statements.find_expired(self.database.now_expression)
-        return self._conversations(statement, self._now({"limit": limit}))
+        return self._conversations(self._find_expired, self._now({"limit": limit}))
 
     def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
         """Return when the next sweep has work: two looks at the ends of two indexes."""
-        statement = statements.next_deadlines(self.database.now_expression)
-        (row,) = self._rows(statement, self._now({}), retry=retry)
+        (row,) = self._rows(self._next_deadlines, self._now({}), retry=retry)
         return NextDeadlines(idle=row.idle, expired=row.expired, now=row.now)
 
     def count_open_by_status(self) -> dict[str, int]:
@@ -200,8 +200,7 @@ class ConversationRepository:
     def count_due(self, idle_timeout: timedelta) -> tuple[int, int]:
         """Return how many conversations are idle, and how many expired, at this moment."""
         seconds = round(idle_timeout.total_seconds())
-        statement = sweep_statements.count_due(self.database.now_expression)
-        (row,) = self._rows(statement, self._now({"idle_timeout": seconds}))
+        (row,) = self._rows(self._count_due, self._now({"idle_timeout": seconds}))
         return row.idle, row.expired
 
     def is_empty(self) -> bool:
@@ -218,8 +217,8 @@ class ConversationRepository:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _record_transition(self, new: NewConversation) -> sa.Row[Any]:
-        def work(connection: sa.Connection) -> sa.Row[Any] | None:
+    def _record_transition(self, new: NewConversation) -> Row:
+        def work(connection: Connection) -> Row | None:
             live, now = lock_live(self.database, connection, new)
             if live is not None:
                 return apply_message(connection, live, new, now)
@@ -229,12 +228,8 @@ class ConversationRepository:
 
         return until_found(lambda: self.database.transaction(work))
 
-    def _rows(
-        self, statement: Any, parameters: dict[str, Any] | None = None, *, retry: bool = True
-    ) -> list[sa.Row[Any]]:
-        return self.database.autocommit(
-            lambda connection: list(connection.execute(statement, parameters or {})), retry=retry
-        )
+    def _rows(self, statement: Any, parameters: dict[str, Any] | None = None, *, retry: bool = True) -> Rows:
+        return self.database.autocommit(lambda connection: connection.execute(statement, parameters), retry=retry)
 
     def _conversations(self, statement: Any, parameters: dict[str, Any]) -> list[Conversation]:
         return [conversation_of(row) for row in self._rows(statement, parameters)]

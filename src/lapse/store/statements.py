@@ -35,7 +35,7 @@ def server_now() -> Now:
     return sa.func.now(type_=UtcDateTime)
 
 
-SERVER_CLOCK = sa.select(sa.func.clock_timestamp(type_=UtcDateTime))
+SERVER_CLOCK = sa.select(sa.func.clock_timestamp(type_=UtcDateTime).label("now"))
 """PostgreSQL: the moment of reading, for what must be later than a lock that was waited for."""
 
 

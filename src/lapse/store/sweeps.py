@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
-
 from lapse.models import SweepResult
 from lapse.store import sweep_statements
+from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
 
 
@@ -39,7 +38,7 @@ class Sweeper:
         return sweep_statements.sweep_statements(self._database.dialect, sweep, self._database.now_expression)
 
     def _sweep(self, batch: list[Any], parameters: dict[str, Any]) -> SweepResult:
-        def work(connection: sa.Connection) -> SweepResult:
+        def work(connection: Connection) -> SweepResult:
             # The clock is read inside the transaction: on SQLite the wait for the write lock may have been long.
             values = parameters | self._database.now_parameters
             results = [connection.execute(statement, values) for statement in batch]
@@ -55,10 +54,9 @@ def _idle_parameters(idle_timeout: timedelta, limit: int) -> dict[str, Any]:
     return {"limit": limit, "idle_timeout": seconds, "new_data": {"idle_timeout_seconds": seconds}}
 
 
-def _result_of(result: sa.CursorResult[Any]) -> SweepResult:
-    rows = result.all()
-    if "claimed" in result.keys():  # noqa: SIM118 - a result is not a mapping
-        (totals,) = rows
+def _result_of(result: Rows) -> SweepResult:
+    if len(result) == 1 and hasattr(result[0], "claimed"):
+        totals = result.one()
         last = totals.last_place if isinstance(totals.last_place, datetime) else None
         return SweepResult(
             claimed=totals.claimed,
@@ -66,5 +64,5 @@ def _result_of(result: sa.CursorResult[Any]) -> SweepResult:
             rearmed=totals.written - totals.ended,
             last_deadline=last,
         )
-    ended = sum(row.ends for row in rows)
-    return SweepResult(claimed=len(rows), ended=ended, rearmed=len(rows) - ended)
+    ended = sum(row.ends for row in result)
+    return SweepResult(claimed=len(result), ended=ended, rearmed=len(result) - ended)

@@ -8,8 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
-
 from lapse.errors import ConversationNotFoundError, DatabaseUnavailableError
 from lapse.lifecycle import (
     ConversationStatus,
@@ -21,9 +19,9 @@ from lapse.lifecycle import (
     status_after_message,
 )
 from lapse.store import statements
+from lapse.store.connection import Connection, Row
 from lapse.store.database import Database
 
-Row = sa.Row[Any]
 MAX_ATTEMPTS = 20
 """How often a pair's conversation may begin and end between two looks before somebody else is to blame."""
 
@@ -80,7 +78,7 @@ def key_of(row: Row) -> dict[str, Any]:
 
 
 def make_transition(
-    connection: sa.Connection,
+    connection: Connection,
     row: Row,
     to_status: ConversationStatus,
     *,
@@ -123,7 +121,7 @@ def make_transition(
     return moved
 
 
-def lock_live(database: Database, connection: sa.Connection, new: NewConversation) -> tuple[Row | None, datetime]:
+def lock_live(database: Database, connection: Connection, new: NewConversation) -> tuple[Row | None, datetime]:
     """Lock the pair's open conversation and return it with the present moment, read after the lock.
 
     One that is past its expiry, and not yet swept, is ended as expired: it is not live, and None is returned.
@@ -144,7 +142,7 @@ def lock_live(database: Database, connection: sa.Connection, new: NewConversatio
     return None, now
 
 
-def apply_message(connection: sa.Connection, row: Row, new: NewConversation, now: datetime) -> Row:
+def apply_message(connection: Connection, row: Row, new: NewConversation, now: datetime) -> Row:
     """Note the message as activity of the locked row, and make the transition that it means, if any."""
     status = ConversationStatus(row.status)
     after = status_after_message(status, new.sender)
@@ -156,7 +154,7 @@ def apply_message(connection: sa.Connection, row: Row, new: NewConversation, now
     return connection.execute(statements.NOTE_ACTIVITY, key_of(row) | activity).one()
 
 
-def lock_by_id(connection: sa.Connection, conv_id: UUID, owner_id: int | None) -> Row:
+def lock_by_id(connection: Connection, conv_id: UUID, owner_id: int | None) -> Row:
     """Lock a conversation and return it.
 
     Raises:
@@ -173,9 +171,9 @@ def lock_by_id(connection: sa.Connection, conv_id: UUID, owner_id: int | None) -
     return locked
 
 
-def last_event_is(connection: sa.Connection, row: Row, reason: str | None, actor: str | None) -> bool:
+def last_event_is(connection: Connection, row: Row, reason: str | None, actor: str | None) -> bool:
     """Tell whether the row's latest transition was made for this reason by this actor."""
-    recorded = connection.execute(statements.EVENTS_OF_CONVERSATION, key_of(row)).all()
+    recorded = connection.execute(statements.EVENTS_OF_CONVERSATION, key_of(row))
     return bool(recorded) and (recorded[-1].reason, recorded[-1].actor) == (reason, actor)
 
 

@@ -1,0 +1,88 @@
+"""Errors of the drivers in lapse's words, without the row values that their details hold."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError
+
+from lapse.addresses import mask_numbers
+from lapse.errors import (
+    ConversationRefusedError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    LapseError,
+    SchemaMissingError,
+    StatementTimeoutError,
+)
+
+# Connection lost, out of resources, shutting down, serialization failure, deadlock: the next try may succeed.
+_TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25006")
+_UNDEFINED_TABLE = "42P01"
+_QUERY_CANCELED = "57014"
+# The value, a constraint, a RAISE, a view's check option: the row's own reason. So is any error inside a function.
+_ROW_SQLSTATES = ("22", "23", "P0", "44")
+
+_BUSY_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED")
+_TRANSIENT_SQLITE = ("SQLITE_FULL", "SQLITE_IOERR")
+_ROW_SQLITE = "SQLITE_CONSTRAINT"
+
+
+class SqliteBusyError(DatabaseUnavailableError):
+    """Another write went on."""
+
+
+def translate(error: Exception, *, is_broken: bool = False) -> LapseError:
+    """Return the driver's error, or SQLAlchemy's around it, as one of lapse's.
+
+    Args:
+        error: what was raised.
+        is_broken: the connection did not survive it.
+    """
+    if isinstance(error, DBAPIError):
+        is_broken = is_broken or error.connection_invalidated
+        origin = error.orig or error
+    else:
+        origin = error
+    if isinstance(origin, sqlite3.Error):
+        return _of_sqlite(origin)
+    return _of_postgresql(origin, is_broken)
+
+
+def _of_sqlite(origin: sqlite3.Error) -> LapseError:
+    name = getattr(origin, "sqlite_errorname", "") or ""
+    reason = _first_line(origin)
+    if reason.startswith("no such table: conversation"):
+        return SchemaMissingError()
+    if name.startswith("SQLITE_CANTOPEN"):
+        reason = "the SQLite file cannot be opened: does its folder exist, and may you write there?"
+    if name.startswith(_BUSY_SQLITE):
+        return SqliteBusyError(f"the database is not available: {reason}")
+    if name.startswith(_TRANSIENT_SQLITE):
+        return DatabaseUnavailableError(f"the database is not available: {reason}")
+    return (ConversationRefusedError if name.startswith(_ROW_SQLITE) else DatabaseError)(
+        f"the database refused: {reason}"
+    )
+
+
+def _of_postgresql(origin: BaseException, is_broken: bool) -> LapseError:
+    from psycopg import OperationalError
+
+    sqlstate = getattr(origin, "sqlstate", None) or ""
+    diagnostics = getattr(origin, "diag", None)
+    reason = mask_numbers(getattr(diagnostics, "message_primary", None) or _first_line(origin))
+    context = getattr(diagnostics, "context", None)
+    if sqlstate == _UNDEFINED_TABLE and not context:
+        return SchemaMissingError()
+    # Without an SQLSTATE it was the connection that failed, not a statement.
+    is_broken = is_broken or (not sqlstate and isinstance(origin, OperationalError))
+    if is_broken or sqlstate.startswith(_TRANSIENT_SQLSTATES):
+        return DatabaseUnavailableError(f"the database is not available: {reason}")
+    if sqlstate == _QUERY_CANCELED:
+        return StatementTimeoutError(f"the database gave up: {reason}")
+    kind = ConversationRefusedError if sqlstate.startswith(_ROW_SQLSTATES) or context else DatabaseError
+    return kind(f"the database refused: {reason}")
+
+
+def _first_line(error: BaseException) -> str:
+    return mask_numbers(str(error).strip().partition("\n")[0])
