@@ -160,6 +160,8 @@ def require_utc(moment: datetime) -> datetime:
         NaiveDatetimeError: it has no time zone.
         InvalidInputError: in UTC it lies outside the calendar.
     """
+    if moment.tzinfo is UTC:
+        return moment
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise NaiveDatetimeError(f"{moment.isoformat()} has no time zone; lapse takes aware datetimes only")
     try:

@@ -76,6 +76,8 @@ class NextDeadlines:
 
     idle: datetime | None
     expired: datetime | None
+    longest_idle_timeout_seconds: int | None
+    """The longest idle timeout from which an idle check was computed; a shorter one of today acts at once."""
     now: datetime
 
     @property

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from uuid_utils import compat
 
-from lapse.addresses import WHATSAPP, normalise_address, normalise_channel, session_key
+from lapse.addresses import WHATSAPP, address_pair
 from lapse.arguments import check_bigint, check_json_object, check_limit, check_optional_bigint, check_text, check_uuid
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
@@ -47,6 +47,8 @@ class ConversationService:
             self.database = Database(self.settings.database_url if database is None else database, clock)
         self.conversation_repo = ConversationRepository(self.database)
         self._has_schema = False
+        self._expiration_seconds = round(self.settings.expiration.total_seconds())
+        self._idle_timeout_seconds = round(self.idle_timeout().total_seconds())
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -207,9 +209,8 @@ class ConversationService:
         self, owner_id: int, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
     ) -> list[Conversation]:
         """Return all conversations of a pair of addresses, in either direction, the latest first."""
-        channel = normalise_channel(channel)
-        key = session_key(from_number, to_number, channel)
-        return self._repository.get_history(check_bigint("owner_id", owner_id), channel, key, check_limit(limit))
+        pair, owner_id = address_pair(from_number, to_number, channel), check_bigint("owner_id", owner_id)
+        return self._repository.get_history(owner_id, pair.channel, pair.session_key, check_limit(limit))
 
     def find_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> list[Conversation]:
         """Return conversations that are idle now (default: for the idle timeout setting), the longest idle first."""
@@ -283,17 +284,17 @@ class ConversationService:
         user_id: int | None,
         **documents: dict[str, Any] | None,
     ) -> NewConversation:
-        channel = normalise_channel(channel)
+        pair = address_pair(from_number, to_number, channel)
         return NewConversation(
             conv_id=compat.uuid7(),
             owner_id=check_bigint("owner_id", owner_id),
-            channel=channel,
-            session_key=session_key(from_number, to_number, channel),
-            from_number=normalise_address(from_number, channel),
-            to_number=normalise_address(to_number, channel),
+            channel=pair.channel,
+            session_key=pair.session_key,
+            from_number=pair.from_number,
+            to_number=pair.to_number,
             sender=parse_sender(sender),
-            expiration_seconds=round(self.settings.expiration.total_seconds()),
-            idle_timeout_seconds=round(self.idle_timeout().total_seconds()),
+            expiration_seconds=self._expiration_seconds,
+            idle_timeout_seconds=self._idle_timeout_seconds,
             user_id=check_optional_bigint("user_id", user_id),
             **{name: check_json_object(name, value) for name, value in documents.items()},
         )

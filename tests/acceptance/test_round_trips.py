@@ -27,10 +27,10 @@ def round_trips(service: ConversationService, trace: Path, call: Callable[[], An
 
 
 def pooled_connection(service: ConversationService) -> psycopg.Connection[Any]:
-    """Return the connection that the next call will use: the only one in the pool."""
-    with closing(service.database.engine.raw_connection()) as borrowed:
-        assert isinstance(borrowed.driver_connection, psycopg.Connection)
-        return borrowed.driver_connection
+    """Return the connection that the next call will use: there is only one."""
+    driver = service.database.autocommit(lambda connection: connection.driver)
+    assert isinstance(driver, psycopg.Connection)
+    return driver
 
 
 def test_a_message_that_opens_a_conversation_or_keeps_it_alive_is_one_round_trip(

@@ -90,11 +90,11 @@ class Statements:
 class Connection:
     """One connection of the driver, in autocommit mode except inside `transaction`."""
 
-    __slots__ = ("_driver", "_statements")
+    __slots__ = ("_statements", "driver")
 
     def __init__(self, driver: Any, statements: Statements) -> None:
         """Use this driver's connection."""
-        self._driver = driver
+        self.driver = driver
         self._statements = statements
 
     def execute(self, statement: Any, parameters: Mapping[str, Any] | None = None) -> Rows:
@@ -105,17 +105,17 @@ class Connection:
             parameters: values of its bound parameters by name; more may be there.
         """
         compiled = self._statements.compiled(statement)
-        return compiled.rows(self._driver.execute(compiled.sql, compiled.values(parameters or {})))
+        return compiled.rows(self.driver.execute(compiled.sql, compiled.values(parameters or {})))
 
     def transaction(self, begin: str, work: Callable[[Connection], T]) -> T:
         """Run `work` between `begin` and COMMIT, or ROLLBACK when it raises."""
-        self._driver.execute(begin)
+        self.driver.execute(begin)
         try:
             result = work(self)
-            self._driver.execute("COMMIT")
+            self.driver.execute("COMMIT")
         except Exception:
             # The connection may be gone, or the database have rolled back already: the first error is the one to tell.
             with suppress(Exception):
-                self._driver.execute("ROLLBACK")
+                self.driver.execute("ROLLBACK")
             raise
         return result

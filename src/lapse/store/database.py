@@ -13,12 +13,13 @@ import stamina
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from lapse.errors import DatabaseUnavailableError, LapseError
+from lapse.errors import DatabaseUnavailableError
 from lapse.lifecycle import require_utc
 from lapse.store import statements
 from lapse.store.connection import Connection, Statements
 from lapse.store.driver_errors import SqliteBusyError, translate
-from lapse.store.engines import READS_ONLY, make_engine
+from lapse.store.engines import BUSY_LOOK_SECONDS, READS_ONLY, make_engine
+from lapse.store.pool import Pool
 from lapse.store.urls import parse_url, safe_url
 
 Clock = Callable[[], datetime]
@@ -54,11 +55,13 @@ class Database:
         """Ends the wait for SQLite's write lock; a worker puts its stop flag here."""
         self.path = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
         self.engine = make_engine(parsed)
+        self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
+        self._pool = Pool(self.engine)
         self._statements = Statements(self.engine.dialect)
 
     def close(self) -> None:
         """Close all connections."""
-        self.engine.dispose()
+        self._pool.close()
 
     @property
     def now_expression(self) -> statements.Now:
@@ -94,11 +97,19 @@ class Database:
             DatabaseUnavailableError: transient failures went on.
             DatabaseError: the database refused.
         """
-        return self._run(lambda connection: connection.transaction(_BEGIN[self.dialect], work), retry=retry)
+
+        def attempt(driver: Any) -> T:
+            return Connection(driver, self._statements).transaction(_BEGIN[self.dialect], work)
+
+        return self._run(lambda: self._pool.lend(attempt), retry=retry)
 
     def autocommit(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
         """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`."""
-        return self._run(work, retry=retry)
+
+        def attempt(driver: Any) -> T:
+            return work(Connection(driver, self._statements))
+
+        return self._run(lambda: self._pool.lend(attempt), retry=retry)
 
     def schema_transaction(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction on a connection of SQLAlchemy, as migrations need it; otherwise the same."""
@@ -118,50 +129,11 @@ class Database:
             with engine.begin() as connection:
                 return work(connection)
 
-        return self._retried(lambda: self._patient(attempt), retry=retry)
+        return self._run(attempt, retry=retry)
 
-    def _run(self, work: Callable[[Connection], T], *, retry: bool) -> T:
-        return self._retried(lambda: self._patient(lambda: self._on_a_connection(work)), retry=retry)
-
-    def _on_a_connection(self, work: Callable[[Connection], T]) -> T:
-        pooled = self.engine.raw_connection()
+    def _run(self, attempt: Callable[[], T], *, retry: bool) -> T:
         try:
-            return work(Connection(pooled.driver_connection, self._statements))
-        except Exception as error:
-            if not _is_broken(pooled.driver_connection):
-                raise
-            pooled.invalidate(error)
-            # What cut this connection has cut the others, too.
-            self.engine.dispose()
-            raise (error if isinstance(error, LapseError) else translate(error, is_broken=True)) from None
-        except BaseException as error:
-            # A stop in the middle of a statement: nobody knows what the connection would say next.
-            pooled.invalidate(error)
-            raise
-        finally:
-            pooled.close()
-
-    def _patient(self, attempt: Callable[[], T]) -> T:
-        """Wait for SQLite's write lock, in small pieces that a stop can come between."""
-        give_up_at = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        while True:
-            try:
-                return self._translated(attempt)
-            except SqliteBusyError:
-                if time.monotonic() >= give_up_at or self.is_stopping():
-                    raise
-
-    def _translated(self, attempt: Callable[[], T]) -> T:
-        try:
-            return attempt()
-        except PoolTimeoutError:
-            raise DatabaseUnavailableError("no database connection became free in time") from None
-        except (DBAPIError, self.engine.dialect.loaded_dbapi.Error) as error:
-            raise translate(error) from None
-
-    def _retried(self, attempt: Callable[[], T], *, retry: bool) -> T:
-        try:
-            return attempt()
+            return self._patient(attempt)
         except DatabaseUnavailableError:
             if not retry:
                 raise
@@ -172,10 +144,22 @@ class Database:
             wait_max=2,
         ):
             with again:
-                return attempt()
+                return self._patient(attempt)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-
-def _is_broken(driver_connection: Any) -> bool:
-    """Tell whether a connection is lost; a SQLite file has none to lose."""
-    return bool(getattr(driver_connection, "closed", False) or getattr(driver_connection, "broken", False))
+    def _patient(self, attempt: Callable[[], T]) -> T:
+        """Translate errors, and wait for SQLite's write lock in small pieces that a stop can come between."""
+        give_up_at: float | None = None
+        while True:
+            try:
+                return attempt()
+            except PoolTimeoutError:
+                raise DatabaseUnavailableError("no database connection became free in time") from None
+            except (DBAPIError, self._driver_error) as error:
+                translated = translate(error)
+            if not isinstance(translated, SqliteBusyError):
+                raise translated
+            now = time.monotonic()
+            give_up_at = give_up_at or now + BUSY_TIMEOUT_SECONDS - BUSY_LOOK_SECONDS
+            if now >= give_up_at or self.is_stopping():
+                raise translated

@@ -32,21 +32,10 @@ class SqliteBusyError(DatabaseUnavailableError):
     """Another write went on."""
 
 
-def translate(error: Exception, *, is_broken: bool = False) -> LapseError:
-    """Return the driver's error, or SQLAlchemy's around it, as one of lapse's.
-
-    Args:
-        error: what was raised.
-        is_broken: the connection did not survive it.
-    """
-    if isinstance(error, DBAPIError):
-        is_broken = is_broken or error.connection_invalidated
-        origin = error.orig or error
-    else:
-        origin = error
-    if isinstance(origin, sqlite3.Error):
-        return _of_sqlite(origin)
-    return _of_postgresql(origin, is_broken)
+def translate(error: Exception) -> LapseError:
+    """Return the driver's error, or SQLAlchemy's around it, as one of lapse's."""
+    origin = (error.orig or error) if isinstance(error, DBAPIError) else error
+    return _of_sqlite(origin) if isinstance(origin, sqlite3.Error) else _of_postgresql(origin)
 
 
 def _of_sqlite(origin: sqlite3.Error) -> LapseError:
@@ -65,8 +54,8 @@ def _of_sqlite(origin: sqlite3.Error) -> LapseError:
     )
 
 
-def _of_postgresql(origin: BaseException, is_broken: bool) -> LapseError:
-    from psycopg import OperationalError
+def _of_postgresql(origin: BaseException) -> LapseError:
+    from psycopg import InterfaceError, OperationalError
 
     sqlstate = getattr(origin, "sqlstate", None) or ""
     diagnostics = getattr(origin, "diag", None)
@@ -75,8 +64,8 @@ def _of_postgresql(origin: BaseException, is_broken: bool) -> LapseError:
     if sqlstate == _UNDEFINED_TABLE and not context:
         return SchemaMissingError()
     # Without an SQLSTATE it was the connection that failed, not a statement.
-    is_broken = is_broken or (not sqlstate and isinstance(origin, OperationalError))
-    if is_broken or sqlstate.startswith(_TRANSIENT_SQLSTATES):
+    is_lost = not sqlstate and isinstance(origin, (OperationalError, InterfaceError))
+    if is_lost or sqlstate.startswith(_TRANSIENT_SQLSTATES):
         return DatabaseUnavailableError(f"the database is not available: {reason}")
     if sqlstate == _QUERY_CANCELED:
         return StatementTimeoutError(f"the database gave up: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -130,8 +131,8 @@ class ConversationRepository:
         return conversation_of(self.database.transaction(work))
 
     def sweep_expired(self, limit: int, after: datetime = sweep_statements.BEGINNING_OF_TIME) -> SweepResult:
-        """End up to `limit` expired conversations; see `Sweeper`."""
-        return self.sweeper.expired(limit, after)
+        """End up to `limit` expired conversations; see `BoundSweep`."""
+        return self.sweeper.expired().sweep(limit, after)
 
     def sweep_idle(
         self,
@@ -140,10 +141,10 @@ class ConversationRepository:
         after: datetime = sweep_statements.BEGINNING_OF_TIME,
     ) -> SweepResult:
         """Pause up to `limit` idle conversations; where that leaves room, also those armed with a longer timeout."""
-        result = self.sweeper.idle(idle_timeout, limit, after)
+        result = self.sweeper.idle(idle_timeout).sweep(limit, after)
         if result.claimed == limit:
             return result
-        longer = self.sweeper.armed_longer(idle_timeout, limit - result.claimed)
+        longer = self.sweeper.armed_longer(idle_timeout).sweep(limit - result.claimed)
         return SweepResult(
             claimed=result.claimed + longer.claimed,
             ended=result.ended + longer.ended,
@@ -187,10 +188,15 @@ class ConversationRepository:
         """Return open conversations that are past their expiry, the longest first; nothing is locked or changed."""
         return self._conversations(self._find_expired, self._now({"limit": limit}))
 
-    def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
-        """Return when the next sweep has work: two looks at the ends of two indexes."""
-        (row,) = self._rows(self._next_deadlines, self._now({}), retry=retry)
-        return NextDeadlines(idle=row.idle, expired=row.expired, now=row.now)
+    def next_deadlines(
+        self, without_idle: Sequence[UUID] = (), without_expired: Sequence[UUID] = (), *, retry: bool = True
+    ) -> NextDeadlines:
+        """Return when the next sweep has work, not counting these: looks at the ends of three indexes."""
+        parameters = {"without_idle": list(without_idle), "without_expired": list(without_expired)}
+        row = self._rows(self._next_deadlines, self._now(parameters), retry=retry).one()
+        return NextDeadlines(
+            idle=row.idle, expired=row.expired, longest_idle_timeout_seconds=row.armed_seconds, now=row.now
+        )
 
     def count_open_by_status(self) -> dict[str, int]:
         """Return how many conversations are in each open status; zeros included."""

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from lapse.lifecycle import Sender, unmoved_statuses
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, is_active, is_open, status_in
-from lapse.store.types import UtcDateTime, greatest, plus_seconds
+from lapse.store.types import ConversationIds, UtcDateTime, greatest, is_one_of, plus_seconds
 
 Now = sa.ColumnElement[datetime]
 
@@ -163,9 +163,15 @@ LIFETIMES = sa.select(c.started_at, c.ended_at)
 
 
 def next_deadlines(now: Now) -> sa.Select[Any]:
-    """Select when a sweep has work again, with the present moment: a look at the ends of two partial indexes."""
-    return sa.select(
-        sa.select(sa.func.min(c.idle_check_at)).where(is_active).scalar_subquery().label("idle"),
-        sa.select(sa.func.min(c.expires_at)).where(is_open).scalar_subquery().label("expired"),
-        now.label("now"),
-    )
+    """Select when a sweep has work again, with the present moment: a look at the ends of three partial indexes."""
+
+    def end_of(end: sa.ColumnElement[Any], name: str, among: sa.ColumnElement[bool], without: str) -> sa.Subquery:
+        left_out = is_one_of(c.conv_id, sa.bindparam(without, type_=ConversationIds))
+        return sa.select(end.label(name)).where(among, ~left_out).subquery(f"{name}_end")
+
+    idle = end_of(sa.func.min(c.idle_check_at), "idle", is_active, "without_idle")
+    armed = end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_active, "without_idle")
+    expired = end_of(sa.func.min(c.expires_at), "expired", is_open, "without_expired")
+    # Joined, not nested: a distributed database asks each of them of all its nodes.
+    ends = idle.join(armed, sa.true()).join(expired, sa.true())
+    return sa.select(idle.c.idle, armed.c.armed_seconds, expired.c.expired, now.label("now")).select_from(ends)

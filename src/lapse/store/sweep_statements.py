@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -12,12 +13,15 @@ from lapse.lifecycle import ConversationStatus, EventType
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, is_active, is_open
 from lapse.store.statements import IDLE_TIMEOUT, LIMIT, Now
-from lapse.store.types import UtcDateTime, plus_seconds
+from lapse.store.types import ConversationIds, UtcDateTime, is_one_of, plus_seconds
 
 c = conversations.c
 BEGINNING_OF_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Where a sweep starts that follows no other."""
 AFTER: sa.BindParameter[datetime] = sa.bindparam("after", type_=UtcDateTime)
+IDS: sa.BindParameter[list[UUID]] = sa.bindparam("ids", type_=ConversationIds)
+AMONG_IDS = is_one_of(c.conv_id, IDS)
+"""The one condition by which a batch that leaves some out and one that takes only some differ."""
 WORKER = "worker"
 """The actor of every transition that a sweep makes."""
 
@@ -102,14 +106,14 @@ def idle_sweep(now: Now, *, armed_longer: bool = False) -> Sweep:
     )
 
 
-def sweep_statements(dialect: str, sweep: Sweep, now: Now) -> list[Any]:
-    """Return the statements of one batch: one on PostgreSQL, two in one transaction on SQLite.
+def sweep_statements(dialect: str, sweep: Sweep, now: Now, scope: sa.ColumnElement[bool]) -> list[Any]:
+    """Return the statements of one batch among `scope`: one on PostgreSQL, two in one transaction on SQLite.
 
     The last one returns, per conversation that was looked at, whether it made the transition, its deadline and the
     place in the order. SQLite has no writing CTEs; there nothing can come between the statements.
     """
     if dialect == "postgresql":
-        claimed = _claim(sweep).with_for_update(key_share=True, skip_locked=True).cte("claimed")
+        claimed = _claim(sweep, scope).with_for_update(key_share=True, skip_locked=True).cte("claimed")
         swept = (
             _update_claimed(sweep, claimed)
             .returning(
@@ -131,14 +135,19 @@ def sweep_statements(dialect: str, sweep: Sweep, now: Now) -> list[Any]:
         )
         return [totals.add_cte(recorded)]
     # The same rows twice: the order is total, and the transaction holds the only write lock.
-    claimed = _claim(sweep).order_by(c.conv_id).cte("claimed")
+    claimed = _claim(sweep, scope).order_by(c.conv_id).cte("claimed")
     return [
         _record(sweep, claimed, now, claimed.c.version + 1),
         _update_claimed(sweep, claimed).returning((c.status == sweep.to_status).label("ends")),
     ]
 
 
-def _claim(sweep: Sweep) -> sa.Select[Any]:
+def look_at(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Select the ids that a batch would claim; nothing is locked."""
+    return sa.select(c.conv_id).where(sweep.look, scope).order_by(sweep.order).limit(LIMIT)
+
+
+def _claim(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
     return (
         sa.select(
             c.owner_id,
@@ -149,7 +158,7 @@ def _claim(sweep: Sweep) -> sa.Select[Any]:
             sweep.ends.label("ends"),
             sweep.deadline.label("deadline"),
         )
-        .where(sweep.look)
+        .where(sweep.look, scope)
         .order_by(sweep.order)
         .limit(LIMIT)
     )

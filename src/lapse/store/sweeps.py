@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
 
 from lapse.models import SweepResult
 from lapse.store import sweep_statements
 from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
+from lapse.store.sweep_statements import AMONG_IDS, BEGINNING_OF_TIME
 
 
 class Sweeper:
@@ -16,28 +22,81 @@ class Sweeper:
 
     def __init__(self, database: Database) -> None:
         """Build the statements once: they are the same for every batch."""
-        self._database = database
         now = database.now_expression
-        self._expired = self._statements(sweep_statements.expired_sweep(now))
-        self._idle = self._statements(sweep_statements.idle_sweep(now))
-        self._armed_longer = self._statements(sweep_statements.idle_sweep(now, armed_longer=True))
+        self._database = database
+        self._expired = _Statements.of(database, sweep_statements.expired_sweep(now))
+        self._idle = _Statements.of(database, sweep_statements.idle_sweep(now))
+        self._armed_longer = _Statements.of(database, sweep_statements.idle_sweep(now, armed_longer=True))
 
-    def expired(self, limit: int, after: datetime) -> SweepResult:
-        """End up to `limit` conversations whose expiry has passed, from the expiry `after` on."""
-        return self._sweep(self._expired, {"limit": limit, "after": after, "new_data": {}})
+    def expired(self) -> BoundSweep:
+        """Return the sweep that ends what is past its expiry."""
+        return BoundSweep(self._database, self._expired, {"new_data": {}})
 
-    def idle(self, idle_timeout: timedelta, limit: int, after: datetime) -> SweepResult:
-        """Pause or re-arm up to `limit` active conversations whose idle check has passed, from `after` on."""
-        return self._sweep(self._idle, _idle_parameters(idle_timeout, limit) | {"after": after})
+    def idle(self, idle_timeout: timedelta) -> BoundSweep:
+        """Return the sweep that pauses or re-arms active conversations whose idle check has passed."""
+        return BoundSweep(self._database, self._idle, _idle_parameters(idle_timeout))
 
-    def armed_longer(self, idle_timeout: timedelta, limit: int) -> SweepResult:
-        """Pause or re-arm up to `limit` active conversations that were armed with a longer idle timeout."""
-        return self._sweep(self._armed_longer, _idle_parameters(idle_timeout, limit))
+    def armed_longer(self, idle_timeout: timedelta) -> BoundSweep:
+        """Return the sweep that pauses or re-arms active conversations armed with a longer idle timeout."""
+        return BoundSweep(self._database, self._armed_longer, _idle_parameters(idle_timeout))
 
-    def _statements(self, sweep: sweep_statements.Sweep) -> list[Any]:
-        return sweep_statements.sweep_statements(self._database.dialect, sweep, self._database.now_expression)
 
-    def _sweep(self, batch: list[Any], parameters: dict[str, Any]) -> SweepResult:
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """One kind of sweep: a batch that leaves some conversations out, one of certain ones only, and a look."""
+
+    without: list[Any]
+    only: list[Any]
+    look: sa.Select[Any]
+
+    @classmethod
+    def of(cls, database: Database, sweep: sweep_statements.Sweep) -> _Statements:
+        def batch(scope: sa.ColumnElement[bool]) -> list[Any]:
+            return sweep_statements.sweep_statements(database.dialect, sweep, database.now_expression, scope)
+
+        return cls(batch(~AMONG_IDS), batch(AMONG_IDS), sweep_statements.look_at(sweep, ~AMONG_IDS))
+
+
+class BoundSweep:
+    """One kind of sweep in one database, with its parameters."""
+
+    def __init__(self, database: Database, statements: _Statements, parameters: dict[str, Any]) -> None:
+        """Bind them; nothing is run."""
+        self._database = database
+        self._statements = statements
+        self._parameters = parameters
+
+    def sweep(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> SweepResult:
+        """Sweep up to `limit` conversations, from the deadline `after` on, in one transaction.
+
+        Args:
+            limit: conversations at most.
+            after: the last deadline of the batch before, so that dead index entries aren't walked again.
+            without: conversations to leave out.
+
+        Raises:
+            ConversationRefusedError: a trigger or a constraint refused one of them; nothing was changed.
+            StatementTimeoutError: it took too long; nothing was changed.
+            DatabaseError: the database refused, or cannot be reached.
+        """
+        return self._run(self._statements.without, self._scope(limit, after, without))
+
+    def sweep_only(self, ids: Sequence[UUID]) -> SweepResult:
+        """Sweep those of these conversations that are due, in one transaction; errors as `sweep`."""
+        return self._run(self._statements.only, self._scope(len(ids), BEGINNING_OF_TIME, ids))
+
+    def look(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> list[UUID]:
+        """Return what `sweep` would claim; nothing is locked or changed."""
+        values = self._scope(limit, after, without) | self._database.now_parameters
+        rows = self._database.autocommit(
+            lambda connection: connection.execute(self._statements.look, values), retry=False
+        )
+        return [row.conv_id for row in rows]
+
+    def _scope(self, limit: int, after: datetime, ids: Sequence[UUID]) -> dict[str, Any]:
+        return self._parameters | {"limit": limit, "after": after, "ids": list(ids)}
+
+    def _run(self, batch: list[Any], parameters: dict[str, Any]) -> SweepResult:
         def work(connection: Connection) -> SweepResult:
             # The clock is read inside the transaction: on SQLite the wait for the write lock may have been long.
             values = parameters | self._database.now_parameters
@@ -49,9 +108,9 @@ class Sweeper:
         return run(work, retry=False)
 
 
-def _idle_parameters(idle_timeout: timedelta, limit: int) -> dict[str, Any]:
+def _idle_parameters(idle_timeout: timedelta) -> dict[str, Any]:
     seconds = round(idle_timeout.total_seconds())
-    return {"limit": limit, "idle_timeout": seconds, "new_data": {"idle_timeout_seconds": seconds}}
+    return {"idle_timeout": seconds, "new_data": {"idle_timeout_seconds": seconds}}
 
 
 def _result_of(result: Rows) -> SweepResult:

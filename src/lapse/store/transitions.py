@@ -26,7 +26,7 @@ MAX_ATTEMPTS = 20
 """How often a pair's conversation may begin and end between two looks before somebody else is to blame."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class NewConversation:
     """A conversation that a message (or a caller) would open; durations in seconds."""
 
