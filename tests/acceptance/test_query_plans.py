@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from lapse import ConversationService
 from lapse.store.connection import CompiledStatement
-from tests.backlog import BUSINESS, customer
+from tests.backlog import BUSINESS, IDLE_TIMEOUT, customer
 from tests.sql import run_sql
 
 ROWS = 100_000
@@ -92,12 +92,16 @@ def assert_no_whole_table_is_read(plan: dict[str, Any]) -> None:
 
 
 def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
-    service, explainer = filled, Explainer(filled)
+    service, explainer, sweeper = filled, Explainer(filled), filled.conversation_repo.sweeper
     expected: dict[str, tuple[Callable[[], Any], list[str]]] = {
-        "expired sweep": (service.sweep_expired, ["ix_conversations_expires_at_open"]),
+        "expired sweep": (lambda: sweeper.expired().sweep(100), ["ix_conversations_expires_at_open"]),
         "idle sweep": (
-            lambda: service.sweep_idle(None, 10_000),
-            ["ix_conversations_idle_check_at_active", "ix_conversations_idle_timeout_seconds_active"],
+            lambda: sweeper.idle(IDLE_TIMEOUT).sweep(10_000),
+            ["ix_conversations_idle_check_at_active"],
+        ),
+        "sweep of what was armed longer": (
+            lambda: sweeper.armed_longer(IDLE_TIMEOUT).sweep(10_000),
+            ["ix_conversations_idle_timeout_seconds_active"],
         ),
         "first message": (
             lambda: service.record_message(1, customer(0), BUSINESS),

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from lapse.errors import ConversationExpiredError, InvalidInputError, InvalidTransitionError
 from lapse.lifecycle import ConversationStatus, Sender, is_due
-from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
+from lapse.models import Conversation, ConversationEvent, NextDeadlines
 from lapse.store import statements, sweep_statements
 from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
@@ -129,28 +129,6 @@ class ConversationRepository:
             ).one()
 
         return conversation_of(self.database.transaction(work))
-
-    def sweep_expired(self, limit: int, after: datetime = sweep_statements.BEGINNING_OF_TIME) -> SweepResult:
-        """End up to `limit` expired conversations; see `BoundSweep`."""
-        return self.sweeper.expired().sweep(limit, after)
-
-    def sweep_idle(
-        self,
-        idle_timeout: timedelta,
-        limit: int,
-        after: datetime = sweep_statements.BEGINNING_OF_TIME,
-    ) -> SweepResult:
-        """Pause up to `limit` idle conversations; where that leaves room, also those armed with a longer timeout."""
-        result = self.sweeper.idle(idle_timeout).sweep(limit, after)
-        if result.claimed == limit:
-            return result
-        longer = self.sweeper.armed_longer(idle_timeout).sweep(limit - result.claimed)
-        return SweepResult(
-            claimed=result.claimed + longer.claimed,
-            ended=result.ended + longer.ended,
-            rearmed=result.rearmed + longer.rearmed,
-            last_deadline=result.last_deadline,
-        )
 
     # --- questions ----------------------------------------------------------------------------------------------
 
