@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
 from unittest import mock
 from uuid import UUID
 
@@ -22,8 +21,8 @@ from tests.backlog import customer, insert_conversations
 from tests.commands import running_lapse
 from tests.invariants import check_invariants
 from tests.sql import run_sql
+from tests.workers import EXPIRED, counts, worker_on
 
-EXPIRED = "expired_conversations"
 MINUTE = timedelta(minutes=1)
 
 # Only a transition of certain conversations is refused: those whose customer's number ends in the digits given.
@@ -42,17 +41,6 @@ HEAL = {"sqlite": "DROP TRIGGER poison", "postgresql": "DROP TRIGGER poison ON c
 
 def overdue(database: Database, number: int) -> list[UUID]:
     return insert_conversations(database, range(number), expires_in=-MINUTE, step=timedelta(milliseconds=1))
-
-
-def counts(database: Database) -> dict[str, int]:
-    rows = run_sql(database, "SELECT status, count(*) AS number FROM conversations GROUP BY status")
-    return {row.status: row.number for row in rows}
-
-
-@contextmanager
-def worker_on(url: str, **options: Any) -> Iterator[BackgroundWorker]:
-    with closing(ConversationService(url)) as service:
-        yield BackgroundWorker(service=service, **options)
 
 
 @contextmanager

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,19 +21,14 @@ from tests.commands import running_lapse
 from tests.invariants import check_invariants
 from tests.proxy import Proxy
 from tests.sql import run_sql
+from tests.workers import EXPIRED, IDLE, counts, in_background
 
-IDLE, EXPIRED = "idle_conversations", "expired_conversations"
 AGO = timedelta(minutes=40)
 
 
 def make_due(database: Database, idle: int = 3, expired: int = 2) -> None:
     insert_conversations(database, range(idle), silent_for=AGO)
     insert_conversations(database, range(1_000, 1_000 + expired), expires_in=-timedelta(minutes=1))
-
-
-def counts(database: Database) -> dict[str, int]:
-    rows = run_sql(database, "SELECT status, count(*) AS number FROM conversations GROUP BY status")
-    return {row.status: row.number for row in rows}
 
 
 class BrokenSweep:
@@ -54,18 +48,6 @@ class BrokenSweep:
 def worker(database_url: str) -> Iterator[BackgroundWorker]:
     with closing(ConversationService(database_url)) as service:
         yield BackgroundWorker(service=service)
-
-
-@contextmanager
-def in_background(worker: BackgroundWorker) -> Iterator[None]:
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop()
-        thread.join(20)
-    assert not thread.is_alive()
 
 
 def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
