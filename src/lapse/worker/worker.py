@@ -22,6 +22,8 @@ from lapse.worker.runner import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, TaskRunn
 from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks
 
 METRICS_EVERY_CYCLES = 10
+STOP_PATIENCE_SECONDS = 5.0
+"""How long a stop waits for the batch in hand, which may wait for another program's lock itself."""
 
 log = structlog.get_logger("lapse")
 
@@ -169,12 +171,16 @@ class BackgroundWorker:
         """
         if name not in self.tasks:
             raise InvalidInputError(f"there is no task {name!r}: use one of {', '.join(self.tasks)}")
-        begin = time.monotonic()
-        run = self.tasks[name].run(
-            self.cycle_count,
-            deadlines,
-            lambda: self.stop_flag.is_set() or time.monotonic() - begin >= self.interval_seconds,
-        )
+        begin, run = time.monotonic(), TaskRun(task=name, is_drained=False)
+
+        def is_over() -> bool:
+            return self.stop_flag.is_set() or time.monotonic() - begin >= self.interval_seconds
+
+        try:
+            with self.stop_flag.interruptible(STOP_PATIENCE_SECONDS):
+                run = self.tasks[name].run(self.cycle_count, deadlines, is_over)
+        except Interrupted:
+            log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)
         if isinstance(run.error, DatabaseError):
             self._has_schema = False  # it may be another database by now, or the schema of a newer lapse
         return run
