@@ -20,6 +20,7 @@ from lapse.errors import (
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25006")
 _UNDEFINED_TABLE = "42P01"
 _QUERY_CANCELED = "57014"
+_FEATURE_NOT_SUPPORTED = "0A000"
 # The value, a constraint, a RAISE, a view's check option: the row's own reason. So is any error inside a function.
 _ROW_SQLSTATES = ("22", "23", "P0", "44")
 
@@ -30,6 +31,10 @@ _ROW_SQLITE = "SQLITE_CONSTRAINT"
 
 class SqliteBusyError(DatabaseUnavailableError):
     """Another write went on."""
+
+
+class UnsupportedStatementError(DatabaseError):
+    """The database cannot run such a statement: Citus refuses some that PostgreSQL takes."""
 
 
 def translate(error: Exception) -> LapseError:
@@ -69,6 +74,8 @@ def _of_postgresql(origin: BaseException) -> LapseError:
         return DatabaseUnavailableError(f"the database is not available: {reason}")
     if sqlstate == _QUERY_CANCELED:
         return StatementTimeoutError(f"the database gave up: {reason}")
+    if sqlstate == _FEATURE_NOT_SUPPORTED and not context:
+        return UnsupportedStatementError(f"the database refused: {reason}")
     kind = ConversationRefusedError if sqlstate.startswith(_ROW_SQLSTATES) or context else DatabaseError
     return kind(f"the database refused: {reason}")
 
