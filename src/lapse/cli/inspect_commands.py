@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,16 +17,27 @@ if TYPE_CHECKING:
     from lapse.store import Database
 
 
-def migrate(database_url: DatabaseUrl = None) -> None:
+def migrate(
+    database_url: DatabaseUrl = None,
+    distribute: Annotated[
+        bool,
+        typer.Option("--distribute", help="Citus: then spread the tables over the cluster's nodes, by owner."),
+    ] = False,
+) -> None:
     """Create or upgrade the schema. Safe to run again, and from several places at once."""
     from lapse.store import migrate as migrate_schema
     from lapse.store import schema_version
+    from lapse.store.distribute import check_distributable
+    from lapse.store.distribute import distribute as distribute_tables
 
     database, _ = _open(database_url)
     try:
         # Who waits at a prompt is told at once that the server is away; only what comes later is tried again.
+        if distribute:
+            check_distributable(database, retry=False)
         schema_version(database, retry=False)
         result = migrate_schema(database)
+        distributed = distribute_tables(database) if distribute else []
     finally:
         database.close()
     if not result.changed:
@@ -35,6 +46,10 @@ def migrate(database_url: DatabaseUrl = None) -> None:
         done = f"created the schema, version {result.after}"
     else:
         done = f"upgraded the schema from version {result.before} to {result.after}"
+    if distributed:
+        done += f"; distributed {' and '.join(distributed)} by owner"
+    elif distribute:
+        done += "; the tables are distributed already"
     typer.echo(f"{database.safe_url}: {done}")
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lapse.errors import DatabaseUnavailableError
 from lapse.lifecycle import require_utc
-from lapse.store import statements
+from lapse.store import citus, statements
 from lapse.store.connection import Connection, Statements
 from lapse.store.driver_errors import SqliteBusyError, translate
 from lapse.store.engines import BUSY_LOOK_SECONDS, READS_ONLY, make_engine
@@ -58,6 +58,7 @@ class Database:
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._pool = Pool(self.engine)
         self._statements = Statements(self.engine.dialect)
+        self._is_distributed: bool | None = None
 
     def close(self) -> None:
         """Close all connections."""
@@ -85,6 +86,20 @@ class Database:
             moment: datetime = connection.execute(statements.SERVER_CLOCK).one()[0]
             return moment
         return datetime.now(UTC)
+
+    def is_distributed(self, *, look_again: bool = False) -> bool:
+        """Tell whether Citus keeps the conversations on several shards.
+
+        Asked of the database once; `look_again` asks again, for they may have been distributed since.
+
+        Raises:
+            DatabaseError: the database refused, or cannot be reached.
+        """
+        if self.dialect != "postgresql":
+            return False
+        if self._is_distributed is None or look_again:
+            self._is_distributed = self.autocommit(citus.is_distributed, retry=False)
+        return self._is_distributed
 
     def transaction(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction that may write, and return what it returns.
