@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-import stamina
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -20,6 +19,7 @@ from lapse.store.connection import Connection, Statements
 from lapse.store.driver_errors import SqliteBusyError, translate
 from lapse.store.engines import BUSY_LOOK_SECONDS, READS_ONLY, make_engine
 from lapse.store.pool import Pool
+from lapse.store.retries import retry_pauses
 from lapse.store.urls import parse_url, safe_url
 
 Clock = Callable[[], datetime]
@@ -27,8 +27,6 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 10
 """How long a write waits for another one on SQLite."""
-RETRY_ATTEMPTS = 6
-RETRY_TIMEOUT_SECONDS = 10
 
 # Whatever the server's default isolation is: lapse's statements are written for this one.
 _BEGIN = {"postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED", "sqlite": "BEGIN IMMEDIATE"}
@@ -132,20 +130,15 @@ class Database:
         return self._run(attempt, retry=retry)
 
     def _run(self, attempt: Callable[[], T], *, retry: bool) -> T:
-        try:
-            return self._patient(attempt)
-        except DatabaseUnavailableError:
-            if not retry:
-                raise
-        for again in stamina.retry_context(
-            on=DatabaseUnavailableError,
-            attempts=RETRY_ATTEMPTS,
-            timeout=RETRY_TIMEOUT_SECONDS,
-            wait_max=2,
-        ):
-            with again:
+        pauses = retry_pauses() if retry else iter(())
+        while True:
+            try:
                 return self._patient(attempt)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            except DatabaseUnavailableError:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
     def _patient(self, attempt: Callable[[], T]) -> T:
         """Translate errors, and wait for SQLite's write lock in small pieces that a stop can come between."""
