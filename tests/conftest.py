@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.chaos import scale
 from tests.clock import ManualClock
 from tests.postgres import NoServerError, Server, Servers
 
@@ -40,10 +41,15 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    scale.seed()  # drawn before there are workers of pytest-xdist, which inherit it
     servers = config.stash[SERVERS] = Servers()
     if handed_down := getattr(config, "workerinput", {}).get("lapse_servers"):
         servers.run_id = handed_down["run_id"]
         servers.by_name = {name: Server(name, url) for name, url in handed_down["urls"].items()}
+
+
+def pytest_report_header() -> str:
+    return scale.described()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lapse.store.retries import MAX_PAUSE_SECONDS, MAX_RETRIES, RETRY_TIMEOUT_SECONDS, retry_pauses
+from tests.clock import START, ManualClock
 
 
 def test_the_first_retry_is_at_once_and_the_pauses_grow_to_their_longest() -> None:
@@ -19,10 +20,9 @@ def test_no_two_callers_wait_for_the_same_times() -> None:
 
 
 def test_no_attempt_begins_after_the_timeout() -> None:
-    now, begun = 0.0, []
-    for pause in retry_pauses(lambda: now):
-        now += pause
-        begun.append(now)
-        now += 4  # as an attempt takes that finds a silent server
+    clock, begun = ManualClock(), []
+    for pause in retry_pauses(lambda: clock().timestamp()):
+        begun.append(clock.advance(seconds=pause) - START)
+        clock.advance(seconds=4)  # as an attempt takes that finds a silent server
     assert 2 <= len(begun) < MAX_RETRIES
-    assert begun[-1] <= RETRY_TIMEOUT_SECONDS
+    assert begun[-1].total_seconds() <= RETRY_TIMEOUT_SECONDS
