@@ -173,17 +173,26 @@ class ServerProcess:
         """Return what the server has logged."""
         return (self.folder / "log").read_text(errors="replace")
 
+    @property
+    def is_running(self) -> bool:
+        """Tell whether there is a server, be it one that repairs itself."""
+        try:
+            self._control("status")
+        except NoServerError:
+            return False
+        return True
+
     def start(self) -> None:
         """Start it, on the port that it has.
 
         Raises:
             NoServerError: it does not start.
         """
-        self._control("start", "-t", "60", "-l", self.folder / "log")
+        self._control("start", "-w", "-t", "60", "-l", self.folder / "log")
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; `immediate` leaves it to repair itself at the next start, as after a crash."""
-        self._control("stop", "-m", mode)
+        self._control("stop", "-w", "-m", mode)
 
     def start_anywhere(self) -> int:
         """Start it on a free port; another program may take the port in between, so try again a few times."""
@@ -202,7 +211,7 @@ class ServerProcess:
         return port
 
     def _control(self, verb: str, *options: str | Path) -> None:
-        _run(self.folder, [self.bin_folder / "pg_ctl", verb, "-D", self.data, "-w", *options])
+        _run(self.folder, [self.bin_folder / "pg_ctl", verb, "-D", self.data, *options])
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from lapse import Database
 from tests.backlog import present
-from tests.chaos.fleet import RECOVERY_SECONDS
+from tests.chaos.fleet import RECOVERY_SECONDS, Fleet
 from tests.chaos.ledger import History, check_calls
 from tests.chaos.writers import Call
 from tests.invariants import ACTIVE, check_invariants
@@ -53,3 +53,13 @@ def check_recovery(seconds: Sequence[float]) -> float:
     longest = max(seconds)
     assert longest <= RECOVERY_SECONDS, f"workers worked again after {longest:.1f} seconds: {sorted(seconds)[-5:]}"
     return round(longest, 2)
+
+
+def check_retries(fleet: Fleet, error: str, seconds: float) -> int:
+    """Fail where workers did not try again, or more and more often than rarely; return how often they did.
+
+    They begin at once, and then wait for up to five seconds; chance halves a wait at most.
+    """
+    retries = fleet.retries(error)
+    assert 2 <= retries <= 6 + seconds / 2.5, f"{retries} cycles failed in {seconds} seconds"
+    return retries

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
+import psycopg
 import pytest
 
 from lapse import Database
@@ -36,9 +38,11 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 @pytest.fixture
 def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
     """Collect the outcome of a fault; a full run that has passed is appended to the results."""
-    found, begin = Outcome(request.node.module.__name__.rpartition("test_")[2]), time.monotonic()
+    parameters = getattr(request.node, "callspec", None)
+    fault, begin = request.node.module.__name__.rpartition("test_")[2], time.monotonic()
+    found = Outcome(fault, parameters.id if parameters else "")
     yield found
-    sys.stdout.write(f"{found.fault}: {found.counts}\n")
+    sys.stdout.write(f"{found.fault} {found.case}: {found.counts}\n")
     if scale.is_full() and request.node.stash.get(PASSED, False):
         found.append(time.monotonic() - begin)
 
@@ -54,14 +58,35 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+@contextmanager
+def own_server(settings: Mapping[str, str] | None = None, wal_folder: Path | None = None) -> Iterator[ServerProcess]:
+    """Run a server for one test, which may harm it; where there are no programs for one, the test is skipped."""
+    with ExitStack() as stack:
+        try:
+            process = stack.enter_context(running_server({**DURABLE, **(settings or {})}, wal_folder))
+        except NoServerError as error:
+            pytest.skip(str(error))
+        yield process
+
+
 @pytest.fixture
 def durable_server() -> Iterator[ServerProcess]:
-    """Return a server of this test's own, which may be killed."""
-    try:
-        with running_server(DURABLE) as process:
-            yield process
-    except NoServerError as error:
-        pytest.skip(str(error))
+    """Return a server of this test's own."""
+    with own_server() as process:
+        yield process
+
+
+def wait_for_server(process: ServerProcess, seconds: float) -> None:
+    """Wait until the server answers again, and start it if it gave up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(psycopg.OperationalError):
+            Server("own", process.admin_url).execute("SELECT 1")
+            return
+        assert time.monotonic() < deadline, process.log[-2_000:]
+        time.sleep(0.05)
+        if not process.is_running:
+            process.start()
 
 
 def migrated(process: ServerProcess) -> str:

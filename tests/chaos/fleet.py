@@ -65,6 +65,14 @@ class Fleet:
             assert is_failure == (line["level"] in ("warning", "error")), line
             assert not is_failure or line["error"], line
 
+    def retries(self, error: str) -> int:
+        """Return how many cycles failed for this reason, of the worker that tried most often."""
+        cycles = [
+            {line["cycle"] for line in worker.lines() if error in line.get("error", "") and "cycle" in line}
+            for worker in [*self.ended, *self.running]
+        ]
+        return max(map(len, cycles))
+
     def _start(self, place: int) -> RunningLapse:
         arguments = ["worker", "--database-url", self._urls[place], *self._arguments]
         return self._stacks[place].enter_context(running_lapse(*arguments, env=self._env))

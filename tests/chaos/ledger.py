@@ -39,7 +39,7 @@ class History:
         events: dict[str, list[Any]] = defaultdict(list)
         for event in run_sql(
             database,
-            "SELECT conv_id, version, type, from_status, to_status, reason, actor, occurred_at"
+            "SELECT conv_id, version, type, from_status, to_status, reason, actor, deadline, occurred_at"
             " FROM conversation_events ORDER BY version",
         ):
             events[str(event.conv_id)].append(event)

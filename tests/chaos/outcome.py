@@ -21,8 +21,9 @@ RESULTS = Path(__file__).with_name("results")
 class Outcome:
     """The counts and times of one fault."""
 
-    def __init__(self, fault: str) -> None:
+    def __init__(self, fault: str, case: str = "") -> None:
         self.fault = fault
+        self.case = case
         self.counts: dict[str, float] = {}
         self.server = f"SQLite {sqlite3.sqlite_version}"
 
@@ -37,6 +38,7 @@ class Outcome:
         """Return all of it, JSON-ready."""
         return {
             "fault": self.fault,
+            "case": self.case,
             "date": datetime.now(UTC).date().isoformat(),
             "seed": scale.seed(),
             "seconds": round(seconds),

@@ -7,14 +7,12 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
-
-import psycopg
 
 from lapse import Database
 from tests.chaos.checks import check_all, check_recovery, wait_until_finished
-from tests.chaos.conftest import migrated
+from tests.chaos.conftest import migrated, wait_for_server
 from tests.chaos.fleet import RECOVERY_SECONDS, recovery_seconds, running_fleet
 from tests.chaos.ledger import check_errors
 from tests.chaos.outcome import Outcome
@@ -53,7 +51,7 @@ class Faults:
         self.struck.append(datetime.now(UTC))
         os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
-        self._wait_for_server()
+        wait_for_server(self._process, RECOVERY_SECONDS)
         time.sleep(self._chance.uniform(1, 3))
 
     def restart(self) -> None:
@@ -62,15 +60,6 @@ class Faults:
         self.struck.append(datetime.now(UTC))
         self._process.start()
         time.sleep(self._chance.uniform(1, 3))
-
-    def _wait_for_server(self) -> None:
-        deadline = time.monotonic() + RECOVERY_SECONDS
-        while True:
-            with suppress(psycopg.OperationalError):
-                self._server.execute("SELECT 1")
-                return
-            assert time.monotonic() < deadline, self._process.log[-2_000:]
-            time.sleep(0.05)
 
 
 def test_lost_backends_cost_nothing_but_time(

@@ -28,10 +28,20 @@ from lapse.worker.tasks import (
 MIN_WAIT_SECONDS = 1.0
 """However many deadlines there are: a busier loop would cost the database more than it gains."""
 FIRST_PAUSE_SECONDS = 0.5
-MAX_PAUSE_SECONDS = 30.0
+MAX_PAUSE_SECONDS = 5.0
+"""The longest wait for a database that is away: work goes on within 10 seconds of its return."""
 METRICS_EVERY_CYCLES = 10
 
 log = structlog.get_logger("lapse")
+
+
+def pause_seconds(failures: int) -> float:
+    """Return how long to wait after so many failures in a row: 0 after none, then longer and longer.
+
+    Jittered, so that a fleet does not come back all at once.
+    """
+    longest = min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), MAX_PAUSE_SECONDS) if failures else 0.0
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing secret
 
 
 class BackgroundWorker:
@@ -93,11 +103,16 @@ class BackgroundWorker:
             database=self.conversation_service.database.safe_url,
             **self._configuration(),
         )
+        failures = 0
         try:
             while self._wait_for_database():
                 runs = self.run_cycle()
                 if any(isinstance(run.error, DatabaseUnavailableError) for run in runs):
+                    # At once after a cut connection; not so where the database answers and cannot write.
+                    self.stop_flag.wait(pause_seconds(failures))
+                    failures += 1
                     continue
+                failures = 0
                 self.stop_flag.wait(self._seconds_to_wait(runs))
         finally:
             self.running = False
@@ -211,7 +226,7 @@ class BackgroundWorker:
 
     def _wait_for_database(self) -> bool:
         """Return True once the database answers, False when a stop came first."""
-        pause = FIRST_PAUSE_SECONDS
+        failures = 0
         while not self.stop_flag.is_set():
             try:
                 # A server that says nothing would hold up a stop for as long as a connection may take.
@@ -222,11 +237,10 @@ class BackgroundWorker:
             except DatabaseError as error:
                 if not (isinstance(error, DatabaseUnavailableError) or self.cycle_count):
                     raise  # refused from the start: waiting would hide a wrong setting
-                # Jittered, so that a fleet does not come back all at once.
-                seconds = pause * random.uniform(0.5, 1)  # noqa: S311 - nothing secret
+                failures += 1
+                seconds = pause_seconds(failures)
                 log.warning("waiting for the database", error=str(error), retry_in_seconds=round(seconds, 2))
                 self.stop_flag.wait(seconds)
-                pause = min(pause * 2, MAX_PAUSE_SECONDS)
             else:
                 return True
         return False
