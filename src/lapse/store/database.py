@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-import stamina
+import tenacity
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -27,8 +27,16 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 10
 """How long a write waits for another one on SQLite."""
-RETRY_ATTEMPTS = 6
 RETRY_TIMEOUT_SECONDS = 10
+"""No attempt begins later than this after the first one failed."""
+# At once, since a connection that was cut says nothing about the next one; then with jitter, so that all callers of a
+# lost server do not come back at once.
+_RETRIES = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_type(DatabaseUnavailableError),
+    stop=tenacity.stop_after_attempt(6) | tenacity.stop_before_delay(RETRY_TIMEOUT_SECONDS),
+    wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2, jitter=1),
+    reraise=True,
+)
 
 # Whatever the server's default isolation is: lapse's statements are written for this one.
 _BEGIN = {"postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED", "sqlite": "BEGIN IMMEDIATE"}
@@ -152,15 +160,9 @@ class Database:
         except DatabaseUnavailableError:
             if not retry:
                 raise
-        for again in stamina.retry_context(
-            on=DatabaseUnavailableError,
-            attempts=RETRY_ATTEMPTS,
-            timeout=RETRY_TIMEOUT_SECONDS,
-            wait_max=2,
-        ):
-            with again:
-                return self._patient(attempt)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        # A copy: the state of tenacity's object is one thread's.
+        result: T = _RETRIES.copy()(self._patient, attempt)
+        return result
 
     def _patient(self, attempt: Callable[[], T]) -> T:
         """Translate errors, and wait for SQLite's write lock in small pieces that a stop can come between."""

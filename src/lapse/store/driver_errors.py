@@ -17,7 +17,8 @@ from lapse.errors import (
 )
 
 # Connection lost, out of resources, shutting down, serialization failure, deadlock: the next try may succeed.
-_TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25006")
+_READ_ONLY = "25006"
+_TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", _READ_ONLY)
 _UNDEFINED_TABLE = "42P01"
 _QUERY_CANCELED = "57014"
 _FEATURE_NOT_SUPPORTED = "0A000"
@@ -44,6 +45,11 @@ def translate(error: Exception) -> LapseError:
     """Return the driver's error, or SQLAlchemy's around it, as one of lapse's."""
     origin = (error.orig or error) if isinstance(error, DBAPIError) else error
     return _of_sqlite(origin) if isinstance(origin, sqlite3.Error) else _of_postgresql(origin)
+
+
+def is_read_only(error: Exception) -> bool:
+    """Tell whether the session only reads: it will go on so, while a new one may come to a server that writes."""
+    return getattr(error, "sqlstate", None) == _READ_ONLY
 
 
 def _of_sqlite(origin: sqlite3.Error) -> LapseError:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.pool import PoolProxiedConnection
 
+from lapse.store.driver_errors import is_read_only
+
 T = TypeVar("T")
 
 
@@ -26,7 +28,7 @@ class Pool:
         self._waiting: list[None] = []
 
     def lend(self, work: Callable[[Any], T]) -> T:
-        """Run `work` with a connection. One that is lost, or was left in the middle of a statement, is not lent again.
+        """Run `work` with a connection. One that is lost, only reads, or was left in a statement, is not lent again.
 
         Raises:
             Exception: what `work` raises, what connecting raises, or SQLAlchemy's TimeoutError: none became free.
@@ -35,7 +37,7 @@ class Pool:
         try:
             return work(pooled.driver_connection)
         except Exception as error:
-            if is_broken(pooled.driver_connection):
+            if is_broken(pooled.driver_connection) or is_read_only(error):
                 pooled.invalidate(error)
                 # What cut this connection has cut the others, too.
                 self.close()
