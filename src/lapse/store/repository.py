@@ -13,6 +13,7 @@ from lapse.models import Conversation, ConversationEvent, NextDeadlines
 from lapse.store import statements, sweep_statements
 from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
+from lapse.store.purge import Purger
 from lapse.store.rows import conversation_of, event_of
 from lapse.store.sweeps import Sweeper
 from lapse.store.transitions import (
@@ -34,6 +35,7 @@ class ConversationRepository:
         """Use this database; its schema must be there."""
         self.database = database
         self.sweeper = Sweeper(database)
+        self.purger = Purger(database)
         dialect, now = database.dialect, database.now_expression
         self._message = {sender: statements.message(dialect, now, sender) for sender in Sender}
         self._open = statements.open_conversation(dialect, statements.BOUND_NOW)
