@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 
 from tests.proxy import Proxy
 
+TRANSACTION, STATEMENT = "transaction", "statement"
 PLACES = ("unsent", "sent", "unanswered", "half answered")
 _WRITES = ("INSERT INTO conversation", "UPDATE conversations")
 _LENGTH = struct.Struct("!I")
@@ -31,38 +32,45 @@ class _Link:
     server: socket.socket
     has_started: bool = False
     in_transaction: bool = False
-    commits_at_sync: bool = False
+    commits_at_sync: str | None = None
     cut_answer: str | None = None
     running: int = 2
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def commits(self, kind: bytes, payload: bytes) -> bool:
-        """Tell whether this frame of the client's makes the server commit something written."""
+    def commits(self, kind: bytes, payload: bytes) -> str | None:
+        """Return what this frame of the client's makes the server commit: a transaction, a statement, nothing."""
         if kind == b"S":
-            found, self.commits_at_sync = self.commits_at_sync, False
+            found, self.commits_at_sync = self.commits_at_sync, None
             return found
         if kind not in (b"Q", b"P"):
-            return False
+            return None
         sql = (payload if kind == b"Q" else payload.partition(b"\0")[2]).rstrip(b"\0").decode(errors="replace")
         verb = sql.split(None, 1)[0].upper() if sql.strip() else ""
-        is_commit = verb == "COMMIT" or (not self.in_transaction and any(words in sql for words in _WRITES))
+        found = None
+        if verb == "COMMIT":
+            found = TRANSACTION
+        elif not self.in_transaction and any(words in sql for words in _WRITES):
+            found = STATEMENT
         if verb in ("BEGIN", "COMMIT", "ROLLBACK"):
             self.in_transaction = verb == "BEGIN"
         if kind == b"Q":
-            return is_commit
-        self.commits_at_sync = is_commit
-        return False
+            return found
+        self.commits_at_sync = found
+        return None
 
 
 class CuttingProxy(Proxy):
-    """Forwards, and cuts a share of all commits, up to a number of cuts."""
+    """Forwards, and cuts a share of the commits, up to a number of cuts."""
 
-    def __init__(self, url: str, chance: random.Random, limit: int, share: float = 0.3) -> None:
+    def __init__(
+        self, url: str, chance: random.Random, limit: int, of_transactions: float = 0.3, of_statements: float = 0.3
+    ) -> None:
         plain = make_url(url).update_query_dict({"sslmode": "disable", "gssencmode": "disable"})
         super().__init__(plain.render_as_string(hide_password=False))
         self.cuts: Counter[str] = Counter()
-        self.commits = 0
-        self._chance, self._limit, self._share = chance, limit, share
+        self.commits: Counter[str] = Counter()
+        self._chance, self._limit = chance, limit
+        self._shares = {TRANSACTION: of_transactions, STATEMENT: of_statements}
         self._lock = threading.Lock()
 
     @property
@@ -91,8 +99,8 @@ class CuttingProxy(Proxy):
         place = None
         if not link.has_started:
             link.has_started = True
-        elif link.commits(frame[:1], frame[5:]):
-            place = self._choose()
+        elif committed := link.commits(frame[:1], frame[5:]):
+            place = self._choose(committed)
         if place in PLACES[2:]:
             link.cut_answer = place
         if place != "unsent":
@@ -112,10 +120,10 @@ class CuttingProxy(Proxy):
                 link.client.sendall(data)
         self._end(link)
 
-    def _choose(self) -> str | None:
+    def _choose(self, committed: str) -> str | None:
         with self._lock:
-            self.commits += 1
-            if self.is_done or self._chance.random() >= self._share:
+            self.commits[committed] += 1
+            if self.is_done or self._chance.random() >= self._shares[committed]:
                 return None
             place = self._chance.choice(PLACES)
             self.cuts[place] += 1

@@ -20,6 +20,8 @@ from tests.sql import run_sql
 
 ALLOWED_ERRORS = ("DatabaseUnavailableError",)
 """What may reach a caller, once the library's own retries have run out."""
+LEAST_PATIENCE_SECONDS = 3.1
+"""What the pauses of a call's retries add up to, where chance adds nothing."""
 SHOWN = 5
 
 
@@ -68,7 +70,7 @@ def check_calls(history: History, calls: Sequence[Call], idle_seconds: int) -> N
     problems = [
         *_lost_or_changed(history, acknowledged),
         *_paused_early(history, acknowledged, timedelta(seconds=idle_seconds)),
-        *_closed_twice(history, acknowledged),
+        *_closed_twice(history, calls),
         *_extended_twice(calls),
         *_unknown(history, calls),
     ]
@@ -80,6 +82,8 @@ def check_errors(calls: Iterable[Call], allowed: Sequence[str] = ALLOWED_ERRORS)
     errors = [call for call in calls if call.error]
     wrong = [call for call in errors if call.error not in allowed]
     assert not wrong, wrong[:SHOWN]
+    hasty = [call for call in errors if call.answer and call.answer["seconds"] < LEAST_PATIENCE_SECONDS]
+    assert not hasty, hasty[:SHOWN]
     return len(errors)
 
 
@@ -120,11 +124,14 @@ def _paused_early(history: History, acknowledged: Sequence[Call], idle: timedelt
                 yield f"paused {paused_at - moments[place - 1]} after a message: {conv_id}, {event}"
 
 
-def _closed_twice(history: History, acknowledged: Sequence[Call]) -> Iterable[str]:
+def _closed_twice(history: History, calls: Iterable[Call]) -> Iterable[str]:
+    """Each close is told apart by its reason: made once where the caller was told so, never where it was refused."""
     reasons = Counter(event.reason for events in history.events.values() for event in events)
-    for call in acknowledged:
-        if call.did == "close" and call.answer and reasons[call.answer["reason"]] != 1:
-            yield f"made {reasons[call.answer['reason']]} times: {call}"
+    for call in calls:
+        if call.answer and "reason" in call.answer:
+            made, told = reasons[call.answer["reason"]], int(call.is_acknowledged)
+            if made != told:
+                yield f"made {made} times, and its caller was told {told}: {call}"
 
 
 def _extended_twice(calls: Sequence[Call]) -> Iterable[str]:

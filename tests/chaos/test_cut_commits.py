@@ -17,15 +17,17 @@ from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.writers import running_writers
 
-CUTS_OF_CALLERS = scaled(small=60, full=600)
-CUTS_OF_WORKERS = scaled(small=20, full=400)
-BACKLOG = scaled(small=500, full=10_000)
+CUTS_OF_CALLERS = scaled(small=40, full=600)
+CUTS_OF_WORKERS = scaled(small=15, full=400)
+BACKLOG = scaled(small=300, full=10_000)
 PATIENCE_SECONDS = scaled(small=60, full=300)
+PAIRS = scaled(small=20, full=40)
+WRITERS = scaled(small=2, full=4)
 IDLE_SECONDS = 1
 
 
 def test_cuts_in_commit_double_and_lose_nothing(chaos_url: str, chance: random.Random, outcome: Outcome) -> None:
-    callers_proxy = CuttingProxy(chaos_url, chance, CUTS_OF_CALLERS)
+    callers_proxy = CuttingProxy(chaos_url, chance, CUTS_OF_CALLERS, of_transactions=0.4, of_statements=0.1)
     workers_proxy = CuttingProxy(chaos_url, chance, CUTS_OF_WORKERS)
     with closing(Database(chaos_url)) as database, closing(callers_proxy), closing(workers_proxy):
         insert_conversations(database, range(BACKLOG), silent_for=timedelta(hours=1))
@@ -33,7 +35,7 @@ def test_cuts_in_commit_double_and_lose_nothing(chaos_url: str, chance: random.R
         workers_proxy.open()
         with (
             running_writers(
-                callers_proxy.url, 3, chance, pairs=150, idle_seconds=IDLE_SECONDS, closings=0.2, extensions=0.2
+                callers_proxy.url, WRITERS, chance, pairs=PAIRS, idle_seconds=IDLE_SECONDS, closings=0.2, extensions=0.2
             ) as writers,
             running_fleet(*[workers_proxy.url] * 2, idle_seconds=IDLE_SECONDS, batch_size=5) as fleet,
         ):
@@ -55,7 +57,7 @@ def test_cuts_in_commit_double_and_lose_nothing(chaos_url: str, chance: random.R
             database,
             cuts=cuts.total(),
             **{f"cuts {place}": cuts[place] for place in PLACES},
-            commits=callers_proxy.commits + workers_proxy.commits,
+            commits=(callers_proxy.commits + workers_proxy.commits).total(),
             calls=len(writers.calls),
             errors_to_callers=check_errors(writers.calls),
             events=sum(map(len, history.events.values())),

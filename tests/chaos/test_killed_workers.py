@@ -19,7 +19,7 @@ from tests.chaos.writers import running_writers
 WORKERS = scaled(small=2, full=4)
 KILLS = scaled(small=6, full=100)
 BACKLOG = scaled(small=2_000, full=200_000)
-COMING_SECONDS = scaled(small=3, full=60)
+COMING_SECONDS = scaled(small=3, full=40)
 """Half of the backlog is due at the start, the rest becomes due within this time."""
 IDLE_SECONDS = 2
 

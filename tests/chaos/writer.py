@@ -81,11 +81,16 @@ class Writer:
         try:
             answer = self._do(pair, kind)
         except _TOO_LATE as error:
-            answer = {"refused": type(error).__name__}
+            answer = {"refused": type(error).__name__, "reason": self._reason}
             del self._latest[pair]
         except LapseError as error:
             answer = {"error": type(error).__name__, "text": str(error)}
         write({"did": kind, "pair": pair, "seconds": round(time.monotonic() - begin, 4), **answer})
+
+    @property
+    def _reason(self) -> str:
+        """Return the reason that this call would close with: no other call has it."""
+        return f"{self._orders.name}-{self._calls}"
 
     def _do(self, pair: int, kind: str) -> dict[str, Any]:
         known = self._latest.get(pair)
@@ -96,7 +101,7 @@ class Writer:
             found = self._service.record_message(1, *addresses, "sms", sender)
             more["sender"] = sender
         elif kind == "close":
-            more["reason"] = f"{self._orders.name}-{self._calls}"
+            more["reason"] = self._reason
             status = self._chance.choice(["agent_closed", "support_closed", "user_closed", "failed"])
             found = self._service.close_conversation(known.conv_id, status, more["reason"], self._orders.name)
         else:
