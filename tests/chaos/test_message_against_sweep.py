@@ -82,20 +82,17 @@ class Arena:
 
     def begin(self, meeting: Meeting) -> str:
         """Open the conversation, and return its id."""
-        ahead, idle_ahead, paused = meeting.ahead, meeting.ahead, meeting.due == "expired while paused"
-        if meeting.due == "expired":
-            idle_ahead = IDLE
-        if paused:
-            ahead, idle_ahead = max(ahead, timedelta(0)) + timedelta(milliseconds=10), -timedelta(minutes=1)
-        expires_in = ahead if meeting.is_expired else timedelta(days=1)
+        idle_ahead = {"expired": IDLE, "expired while paused": -timedelta(minutes=1)}.get(meeting.due, meeting.ahead)
+        paused = meeting.due == "expired while paused"
+        expires_in = meeting.ahead if meeting.is_expired and not paused else timedelta(days=1)
         numbers = range(meeting.number, meeting.number + 1)
         (conv_id,) = insert_conversations(
             self.other, numbers, silent_for=IDLE - idle_ahead, expires_in=expires_in, status=meeting.status
         )
         if paused:
             assert self._worker.process_idle_conversations() == 1
-            if meeting.order != "at the deadline":
-                time.sleep(0.01)
+            earlier = f"now() + interval '{meeting.ahead / timedelta(milliseconds=1)} ms'"
+            run_sql(self.other, f"UPDATE conversations SET expires_at = {earlier} WHERE conv_id = :id", id=conv_id)
         return str(conv_id)
 
     def message(self, meeting: Meeting) -> Conversation:
