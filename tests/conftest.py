@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests import citus
 from tests.chaos import scale
 from tests.clock import ManualClock
 from tests.postgres import NoServerError, Server, Servers
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite"
 UNIT_TESTS = Path(__file__).parent / "unit"
+CONFORMANCE_TESTS = Path(__file__).parent / "conformance"
 SERVERS = pytest.StashKey[Servers]()
+CLUSTER = pytest.StashKey[citus.Cluster | None]()
 
 # `ci` finds the same thing on every machine, and judges nothing by a machine's speed. `explore` looks further.
 hypothesis.settings.register_profile(
@@ -43,13 +46,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def pytest_configure(config: pytest.Config) -> None:
     scale.seed()  # drawn before there are workers of pytest-xdist, which inherit it
     servers = config.stash[SERVERS] = Servers()
+    config.stash[CLUSTER] = None
     if handed_down := getattr(config, "workerinput", {}).get("lapse_servers"):
         servers.run_id = handed_down["run_id"]
         servers.by_name = {name: Server(name, url) for name, url in handed_down["urls"].items()}
-
-
-def pytest_report_header() -> str:
-    return scale.described()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -59,9 +59,25 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # A CI that runs out of patience ends the servers too, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        # One database for all tests, so only where one process runs them.
+        config.stash[CLUSTER] = None if _number_of_processes(config) else citus.Cluster.of_environment()
         config.stash[SERVERS].start()
     except NoServerError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say on which databases the tests run, and on which they could but don't."""
+    names = list(config.stash[SERVERS].by_name)
+    if not names:
+        return ["lapse backends: none, unit tests have no database"]
+    if config.stash[CLUSTER]:
+        on_citus = "tests/conformance"
+    elif citus.URL_VARIABLE in os.environ:
+        on_citus = "not run by several processes, run `pytest -m citus`"
+    else:
+        on_citus = f"not run, set {citus.URL_VARIABLE}"
+    return [f"lapse backends: {', '.join([SQLITE, *names])}; citus: {on_citus}", scale.described()]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -77,6 +93,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[SERVERS].stop()
 
 
+def _number_of_processes(config: pytest.Config) -> int:
+    """Return how many processes pytest-xdist runs beside this one."""
+    return len(getattr(config.option, "tx", None) or [])
+
+
 def _only_unit_tests(config: pytest.Config) -> bool:
     asked_for = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
     return all(path.is_relative_to(UNIT_TESTS) for path in asked_for)
@@ -84,8 +105,10 @@ def _only_unit_tests(config: pytest.Config) -> bool:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that uses `backend` or `postgres` once on each."""
-    names = list(metafunc.config.stash[SERVERS].by_name)
-    for argument, values in (("backend", [SQLITE, *names]), ("postgres", names)):
+    names: list[Any] = list(metafunc.config.stash[SERVERS].by_name)
+    is_on_citus = metafunc.config.stash[CLUSTER] and metafunc.definition.path.is_relative_to(CONFORMANCE_TESTS)
+    on_citus = [pytest.param(citus.NAME, marks=pytest.mark.citus)] if is_on_citus else []
+    for argument, values in (("backend", [SQLITE, *names, *on_citus]), ("postgres", names)):
         if argument in metafunc.fixturenames:
             if not names:
                 raise pytest.UsageError(f"{metafunc.definition.nodeid}: tests under tests/unit have no database")
@@ -98,8 +121,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class _Databases:
     """Fresh databases for one test process; a migrated one is a copy of a template that is migrated once."""
 
-    def __init__(self, servers: Servers, folder: Path, worker: str) -> None:
+    def __init__(self, servers: Servers, cluster: citus.Cluster | None, folder: Path, worker: str) -> None:
         self._servers = servers
+        self._cluster = cluster
         self._folder = folder
         self._prefix = f"{servers.database_prefix}{worker}_"
         self._numbers = itertools.count(1)
@@ -125,6 +149,12 @@ class _Databases:
         url = server.create_database(database, self._templates[name] if migrated else "template0")
         return url, lambda: server.drop_database(database)
 
+    def citus(self, *, migrated: bool) -> str:
+        """Return the URL of the cluster's database, emptied: the one before is the same."""
+        assert self._cluster
+        assert migrated, "on Citus there are no databases without tables"
+        return self._cluster.emptied()
+
     def close(self) -> None:
         for name, template in self._templates.items():
             if name != SQLITE:
@@ -144,7 +174,8 @@ def _migrate(url: str) -> None:
 @pytest.fixture(scope="session")
 def _databases(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Databases]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    databases = _Databases(pytestconfig.stash[SERVERS], tmp_path_factory.mktemp("template"), worker)
+    stash = pytestconfig.stash
+    databases = _Databases(stash[SERVERS], stash[CLUSTER], tmp_path_factory.mktemp("template"), worker)
     yield databases
     databases.close()
 
@@ -160,6 +191,8 @@ def new_database(_databases: _Databases, tmp_path: Path, request: pytest.Fixture
     def make(backend: str, *, migrated: bool = True) -> str:
         if backend == SQLITE:
             return _databases.sqlite(next(paths), migrated=migrated)
+        if backend == citus.NAME:
+            return _databases.citus(migrated=migrated)
         url, drop = _databases.postgres(backend, migrated=migrated)
         request.addfinalizer(drop)
         return url

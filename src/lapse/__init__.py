@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         SettingsError,
     )
     from lapse.lifecycle import ConversationStatus, EventType, Sender
-    from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
+    from lapse.models import Conversation, ConversationEvent, NextDeadlines, PurgeResult, SweepResult
     from lapse.service import ConversationService
     from lapse.settings import Settings, load_settings
     from lapse.store import ConversationRepository, Database, migrate
@@ -59,7 +59,7 @@ _MODULES = {
         "SettingsError",
     ),
     "lapse.lifecycle": ("ConversationStatus", "EventType", "Sender"),
-    "lapse.models": ("Conversation", "ConversationEvent", "NextDeadlines", "SweepResult"),
+    "lapse.models": ("Conversation", "ConversationEvent", "NextDeadlines", "PurgeResult", "SweepResult"),
     "lapse.service": ("ConversationService",),
     "lapse.settings": ("Settings", "load_settings"),
     "lapse.store": ("ConversationRepository", "Database", "migrate"),
@@ -89,6 +89,7 @@ __all__ = [
     "LapseError",
     "NaiveDatetimeError",
     "NextDeadlines",
+    "PurgeResult",
     "ReplayError",
     "SameAddressError",
     "SchemaError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,10 @@ from lapse.errors import InvalidInputError
 
 MAX_LIMIT = 10_000
 MAX_TEXT_LENGTH = 500
+MAX_PURGE_BATCH = 1_000
+"""Conversations that one transaction of a purge deletes at most: larger ones gain nothing (decision 4)."""
+MAX_PURGE_DAYS = 36_500
+"""A hundred years: the moment that is so long ago is in every database's calendar."""
 _BIGINT = 2**63
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -44,6 +49,40 @@ def check_limit(limit: int) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
         raise InvalidInputError(f"a limit must be 1 to {MAX_LIMIT}, not {_shown(limit)}")
     return limit
+
+
+def check_purge_days(days: float) -> float:
+    """Return a number of days after which closed conversations may go.
+
+    Raises:
+        InvalidInputError: it is not more than 0 and at most 36,500.
+    """
+    if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days <= MAX_PURGE_DAYS:
+        shown = f"{days:g}" if isinstance(days, int | float) else _shown(days)
+        raise InvalidInputError(f"closed before {shown} days: use more than 0 and at most {MAX_PURGE_DAYS} days")
+    return days
+
+
+def check_purge_batch(batch_size: int) -> int:
+    """Return a batch size of 1 to 1,000.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_PURGE_BATCH:
+        raise InvalidInputError(f"the batch size of a purge must be 1 to {MAX_PURGE_BATCH}, not {_shown(batch_size)}")
+    return batch_size
+
+
+def check_purge_rate(max_rate: float | None) -> float | None:
+    """Return conversations per second at most, or None for no limit.
+
+    Raises:
+        InvalidInputError: it is not a number from 1 on.
+    """
+    if max_rate is not None and (not isinstance(max_rate, int | float) or not 1 <= max_rate < math.inf):
+        raise InvalidInputError(f"the rate of a purge must be at least 1 per second, not {_shown(max_rate)}")
+    return max_rate
 
 
 def check_uuid(conv_id: UUID | str) -> UUID:

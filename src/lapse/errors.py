@@ -74,6 +74,10 @@ class ForeignTableError(SchemaError):
     """The database has a table of that name that lapse did not make."""
 
 
+class DistributionError(SchemaError):
+    """The tables cannot be distributed over the nodes of a Citus cluster."""
+
+
 class DatabaseError(LapseError):
     """The database refused a statement."""
 

@@ -84,3 +84,19 @@ class NextDeadlines:
     def earliest(self) -> datetime | None:
         """Return the earlier of both."""
         return min((moment for moment in (self.idle, self.expired) if moment), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeResult:
+    """What a purge deleted, or would delete."""
+
+    closed_before: datetime
+    """Conversations that ended before this moment were meant."""
+    conversations: int = 0
+    events: int = 0
+    oldest: datetime | None = None
+    """When the first of these conversations ended; None where there are none."""
+    newest: datetime | None = None
+    """When the last of them ended."""
+    is_complete: bool = True
+    """False when a stop came before everything meant was done; what was deleted was deleted whole."""

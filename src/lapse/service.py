@@ -12,7 +12,7 @@ from lapse.addresses import WHATSAPP, address_pair
 from lapse.arguments import check_bigint, check_json_object, check_limit, check_optional_bigint, check_text, check_uuid
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
-from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
+from lapse.models import Conversation, ConversationEvent, NextDeadlines
 from lapse.settings import TEN_YEARS_MINUTES, Settings, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
@@ -221,18 +221,20 @@ class ConversationService:
         return self._repository.find_expired_conversations(check_limit(limit))
 
     def process_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> int:
-        """Pause idle conversations: one batch of at most `limit`. Returns how many were paused.
+        """Pause conversations that are idle: at most `limit`, the longest overdue first. Returns how many were paused.
 
         Any number of processes may do so at once; each conversation is paused once.
         """
-        wanted, ended, after = check_limit(limit), 0, BEGINNING_OF_TIME
-        while ended < wanted:
-            result = self.sweep_idle(idle_minutes, wanted - ended, after)
-            if result.claimed < wanted - ended:
-                return ended + result.ended
-            # Rows that were only re-armed must not use up the caller's limit.
-            ended += result.ended
-            after = result.last_deadline or after
+        wanted, ended, timeout = check_limit(limit), 0, self.idle_timeout(idle_minutes)
+        for sweep in (self._repository.sweeper.idle(timeout), self._repository.sweeper.armed_longer(timeout)):
+            after = BEGINNING_OF_TIME
+            while ended < wanted:
+                result = sweep.sweep(wanted - ended, after)
+                # Rows that were only re-armed must not use up the caller's limit.
+                is_last, ended = result.claimed < wanted - ended, ended + result.ended
+                if is_last:
+                    break
+                after = result.last_deadline or after
         return ended
 
     def process_expired_conversations(self, limit: int = 100) -> int:
@@ -240,17 +242,7 @@ class ConversationService:
 
         Any number of processes may do so at once; each conversation is ended once.
         """
-        return self.sweep_expired(limit).ended
-
-    def sweep_idle(
-        self, idle_minutes: float | None = None, limit: int = 100, after: datetime = BEGINNING_OF_TIME
-    ) -> SweepResult:
-        """Look at up to `limit` conversations whose idle check has passed, in one transaction; see `SweepResult`."""
-        return self._repository.sweep_idle(self.idle_timeout(idle_minutes), check_limit(limit), after)
-
-    def sweep_expired(self, limit: int = 100, after: datetime = BEGINNING_OF_TIME) -> SweepResult:
-        """End up to `limit` conversations that are past their expiry, in one transaction; see `SweepResult`."""
-        return self._repository.sweep_expired(check_limit(limit), after)
+        return self._repository.sweeper.expired().sweep(check_limit(limit)).ended
 
     def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
         """Return when the next sweep has work, by the clock of the database."""

@@ -27,6 +27,8 @@ class StopFlag:
         self._is_set = False
         self._wakers: list[socket.socket] = []
         self._is_interruptible = False
+        self._patience_seconds = 0.0
+        self._has_alarm = False
 
     def set(self) -> None:
         """Raise the flag and wake who waits."""
@@ -52,19 +54,25 @@ class StopFlag:
         return self._is_set
 
     @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let a stop signal end the work inside at once: for work that may wait long and can be left at any point.
+    def interruptible(self, patience_seconds: float = 0.0) -> Iterator[None]:
+        """Let a stop signal end the work inside: for work that may wait long and can be left at any point.
+
+        Args:
+            patience_seconds: how long after the signal the work may still come to its own end.
 
         Raises:
             Interrupted: the flag is up, or a signal raised it meanwhile. Only signals interrupt, not `set`.
         """
-        self._is_interruptible = True
+        self._is_interruptible, self._patience_seconds = True, patience_seconds
         try:
             if self._is_set:
                 raise Interrupted
             yield
         finally:
             self._is_interruptible = False
+            if self._has_alarm:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                self._has_alarm = False
 
     def on_signal(self) -> None:
         """Raise the flag from a signal handler.
@@ -73,6 +81,20 @@ class StopFlag:
             Interrupted: the main thread is inside `interruptible`.
         """
         self.set()
+        if not self._is_interruptible:
+            return
+        if self._patience_seconds:
+            self._has_alarm = True
+            signal.setitimer(signal.ITIMER_REAL, self._patience_seconds)
+        else:
+            raise Interrupted
+
+    def on_alarm(self) -> None:
+        """End the work that a stop signal has waited for, from the handler of SIGALRM.
+
+        Raises:
+            Interrupted: the main thread is inside `interruptible`.
+        """
         if self._is_interruptible:
             raise Interrupted
 
@@ -81,10 +103,10 @@ class StopFlag:
 def stop_on_signals(flag: StopFlag) -> Iterator[None]:
     """Raise the flag on SIGTERM and SIGINT; only for the main thread. The old handlers come back afterwards."""
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        flag.on_signal()
+    def handle(number: int, _frame: FrameType | None) -> None:
+        flag.on_alarm() if number == signal.SIGALRM else flag.on_signal()
 
-    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in (*STOP_SIGNALS, signal.SIGALRM)}
     try:
         yield
     finally:

@@ -15,8 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import Database
+from lapse.worker.worker import STOP_PATIENCE_SECONDS
 from tests.backlog import insert_conversations
 from tests.commands import LAPSE, environment, running_lapse
+from tests.invariants import check_invariants
 from tests.sql import run_sql, transaction
 
 SLOWEST_STOP_SECONDS = 1.0
@@ -79,6 +81,21 @@ def test_a_sqlite_file_that_another_program_holds_does_not_hold_up_a_stop(number
             assert worker.log[-1]["event"] == "worker stopped"
         other.execute("ROLLBACK")
         assert other.execute("SELECT count(*) FROM conversations WHERE status = 'pending'").fetchone() == (3,)
+
+
+def test_a_batch_that_waits_for_another_programs_lock_is_given_up_for_a_stop(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database, transaction(database) as connection:
+        insert_conversations(database, range(3), expires_in=-timedelta(minutes=1))
+        # Readers come through, so the worker finds out what is due; its sweep waits.
+        connection.execute(sa.text("LOCK TABLE conversations IN EXCLUSIVE MODE"))
+        with running_lapse("worker", "--database-url", postgres_url) as worker:
+            worker.wait_for("worker started")
+            time.sleep(1)
+            assert STOP_PATIENCE_SECONDS <= worker.stop(signal.SIGTERM) < STOP_PATIENCE_SECONDS + SLOWEST_STOP_SECONDS
+            assert worker.process.returncode == 0
+            assert [line["event"] for line in worker.log[-2:]] == ["batch given up for the stop", "worker stopped"]
+        connection.rollback()
+        check_invariants(database)
 
 
 @pytest.mark.parametrize("after", [0.05, 0.15, 0.25, 0.4, 0.6])

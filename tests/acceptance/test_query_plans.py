@@ -11,9 +11,9 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 
-from lapse import ConversationService
+from lapse import ConversationService, PurgeResult
 from lapse.store.connection import CompiledStatement
-from tests.backlog import BUSINESS, customer
+from tests.backlog import BUSINESS, IDLE_TIMEOUT, customer
 from tests.sql import run_sql
 
 ROWS = 100_000
@@ -92,12 +92,16 @@ def assert_no_whole_table_is_read(plan: dict[str, Any]) -> None:
 
 
 def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
-    service, explainer = filled, Explainer(filled)
+    service, explainer, sweeper = filled, Explainer(filled), filled.conversation_repo.sweeper
     expected: dict[str, tuple[Callable[[], Any], list[str]]] = {
-        "expired sweep": (service.sweep_expired, ["ix_conversations_expires_at_open"]),
+        "expired sweep": (lambda: sweeper.expired().sweep(100), ["ix_conversations_expires_at_open"]),
         "idle sweep": (
-            lambda: service.sweep_idle(None, 10_000),
-            ["ix_conversations_idle_check_at_active", "ix_conversations_idle_timeout_seconds_active"],
+            lambda: sweeper.idle(IDLE_TIMEOUT).sweep(10_000),
+            ["ix_conversations_idle_check_at_active"],
+        ),
+        "sweep of what was armed longer": (
+            lambda: sweeper.armed_longer(IDLE_TIMEOUT).sweep(10_000),
+            ["ix_conversations_idle_timeout_seconds_active"],
         ),
         "first message": (
             lambda: service.record_message(1, customer(0), BUSINESS),
@@ -159,3 +163,57 @@ def tuples_read(service: ConversationService) -> int:
         "WHERE relname = 'conversations'",
     )
     return int(row.read)
+
+
+# --- purges: their own table, in which conversations ended over the last hundred days -------------------------------
+
+ENDED = f"""
+    INSERT INTO conversations (
+        owner_id, conv_id, channel, session_key, from_number, to_number, status, version, started_at, updated_at,
+        ended_at, expires_at, idle_check_at, idle_timeout_seconds)
+    SELECT n % 50, gen_random_uuid(), 'whatsapp', '{BUSINESS}::+5511' || n, '+5511' || n, '{BUSINESS}',
+        'expired', 2, ended_at, ended_at, ended_at, ended_at, ended_at, 1800
+    FROM generate_series(1, {ROWS}) AS n, LATERAL (
+        SELECT now() - n * interval '100 days' / {ROWS} AS ended_at) AS ends
+"""
+ENDED_EVENTS = """
+    INSERT INTO conversation_events (owner_id, conv_id, version, type, from_status, to_status, occurred_at)
+    SELECT owner_id, conv_id, place, 'expired', 'idle_timeout', 'expired', ended_at
+    FROM conversations, generate_series(1, 2) AS place
+"""
+
+
+@pytest.fixture
+def ended(postgres_url: str) -> Iterator[ConversationService]:
+    with closing(ConversationService(postgres_url)) as service:
+        service.next_deadlines()
+        run_sql(service.database, ENDED)
+        run_sql(service.database, ENDED_EVENTS)
+        with service.database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(sa.text("VACUUM ANALYZE conversations, conversation_events"))
+        yield service
+
+
+def test_every_statement_of_a_purge_goes_by_its_index(ended: ConversationService) -> None:
+    """In batches of a hundred: for a thousand rows of so small a table its planner may read all of it, and rightly."""
+    purger, explainer = ended.conversation_repo.purger, Explainer(ended)
+    for call in (lambda: purger.preview(97), lambda: purger.preview(3), lambda: purger.purge(97, batch_size=100)):
+        for plan in explainer.plans(call):
+            scans = [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
+            assert scans == [], json.dumps(plan, indent=1)
+            assert "ix_conversations_ended_at_closed" in indexes(plan)
+
+
+def test_what_a_purge_reads_follows_what_it_deletes(ended: ConversationService) -> None:
+    """Some three thousand are old enough, so a batch of a hundred must look at little more than a hundred rows."""
+    purger, read = ended.conversation_repo.purger, list[int]()
+    before = tuples_read(ended)
+
+    def note(_done: PurgeResult) -> None:
+        nonlocal before
+        after = tuples_read(ended)
+        read.append(after - before)
+        before = after
+
+    assert purger.purge(97, batch_size=100, on_batch=note).conversations >= 3_000
+    assert max(read) < 500, read

@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 from lapse import Conversation, ConversationAlreadyOpenError, ConversationService, Database
-from tests.backlog import BUSINESS, customer, insert_conversations, present
+from tests.backlog import BUSINESS, IDLE_TIMEOUT, customer, insert_conversations, present
 from tests.invariants import check_invariants
 from tests.sql import count, run_sql
 from tests.together import at_once, services, through_one_door
@@ -125,7 +125,8 @@ def test_a_message_against_an_idle_sweep(postgres_url: str, observer: Database) 
             paused += in_this_round
             mixed_rounds += 0 < in_this_round < PAIRS_PER_ROUND
         assert worker.process_idle_conversations(limit=10_000) == 0
-        assert worker.sweep_idle(limit=10_000).claimed == 0, "every conversation was re-armed, by a sweep or a message"
+        left = worker.conversation_repo.sweeper.idle(IDLE_TIMEOUT)
+        assert left.sweep(10_000).claimed == 0, "every conversation was re-armed, by a sweep or a message"
 
     pauses = run_sql(observer, "SELECT conv_id, occurred_at FROM conversation_events WHERE type = 'paused'")
     assert len(pauses) == paused

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.commands import LAPSE, environment, run_here, run_lapse
+from tests.commands import run_here, run_lapse
+from tests.terminal import run_with_terminal_for_errors
 
 HEADER = "at,owner_id,from_number,to_number,channel,sender\n"
 START = datetime(2020, 1, 31, 12, tzinfo=UTC)
@@ -103,35 +100,3 @@ def test_the_progress_of_a_long_log_is_shown_on_a_terminal_only(long_log: Path) 
 def test_a_short_log_has_no_progress(three_days: Path) -> None:
     code, out, err = run_with_terminal_for_errors("replay", str(three_days), "--json")
     assert (code, json.loads(out)["messages"], err) == (0, 4, "")
-
-
-def run_with_terminal_for_errors(*arguments: str) -> tuple[int, str, str]:
-    """Run the command with a terminal as its standard error."""
-    terminal, end = pty.openpty()
-    shown: list[bytes] = []
-
-    def read() -> None:
-        while True:
-            try:
-                part = os.read(terminal, 65_536)
-            except OSError:  # Linux: the other end was closed
-                return
-            if not part:
-                return
-            shown.append(part)
-
-    with subprocess.Popen(
-        [*LAPSE, *arguments],
-        env=environment({"TERM": "xterm", "COLUMNS": "100"}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=end,
-        encoding="utf-8",
-    ) as process:
-        os.close(end)
-        reader = threading.Thread(target=read)
-        reader.start()
-        out, _ = process.communicate(timeout=60)
-        reader.join(timeout=60)
-    os.close(terminal)
-    return process.returncode, out, b"".join(shown).decode()

@@ -103,8 +103,9 @@ class Arena:
 
     def sweep(self, kinds: tuple[str, ...] = SWEEPS) -> int:
         """Do what a worker's cycle does."""
-        tasks: dict[str, Callable[[], Any]] = {"idle": self._worker.sweep_idle, "expired": self._worker.sweep_expired}
-        return sum(tasks[kind]().ended for kind in kinds)
+        sweeper = self._worker.conversation_repo.sweeper
+        sweeps = {"idle": sweeper.idle(self._worker.idle_timeout()), "expired": sweeper.expired()}
+        return sum(sweeps[kind].sweep(100).ended for kind in kinds)
 
     def start(self, work: Callable[[], T]) -> Future[T]:
         """Run it in a thread."""

@@ -9,10 +9,9 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from lapse import Database
-from lapse.store.database import BUSY_TIMEOUT_SECONDS
+from lapse.store.database import BUSY_TIMEOUT_SECONDS, RETRY_TIMEOUT_SECONDS
 from lapse.store.engines import CONNECT_TIMEOUT_SECONDS, TCP_USER_TIMEOUT_MS
-from lapse.store.retries import RETRY_TIMEOUT_SECONDS
-from lapse.worker.worker import MAX_PAUSE_SECONDS
+from lapse.worker.runner import MAX_PAUSE_SECONDS
 from tests.backlog import insert_conversations
 from tests.chaos.backlog import insert_backlog
 from tests.chaos.checks import check_all, check_recovery, wait_until_finished

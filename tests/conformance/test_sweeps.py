@@ -85,7 +85,7 @@ def test_activity_moves_the_idle_deadline_though_the_look_stays(
     (active,) = open_many(service, 1)
     assert active.idle_check_at == opened.idle_check_at
     clock.now = opened.idle_check_at + TICK
-    result = service.sweep_idle()
+    result = service.conversation_repo.sweeper.idle(HALF_HOUR).sweep(100)
     assert (result.claimed, result.ended, result.rearmed, result.contended) == (1, 0, 1, 0)
     assert service.get_conversation_by_id(opened.conv_id).idle_check_at == active.updated_at + HALF_HOUR
     clock.now = active.updated_at + HALF_HOUR
@@ -157,7 +157,7 @@ def test_a_batch_takes_at_most_its_limit_and_the_longest_overdue_first(
         opened[0].conv_id,
         opened[1].conv_id,
     ]
-    first = service.sweep_expired(2)
+    first = service.conversation_repo.sweeper.expired().sweep(2)
     assert (first.claimed, first.ended) == (2, 2)
     assert statuses(service, opened) == ["expired", "expired", "pending", "pending", "pending"]
     assert service.process_expired_conversations(limit=2) == 2
@@ -180,11 +180,12 @@ def test_many_conversations_with_one_deadline_are_drained_in_batches(
 ) -> None:
     opened = open_many(service, 10)
     clock.now = opened[0].expires_at + TICK
-    after, ended = service.sweep_expired(3), 3
+    sweep = service.conversation_repo.sweeper.expired()
+    after, ended = sweep.sweep(3), 3
     assert after.ended == 3
     while after.claimed == 3:
         assert after.last_deadline in (None, opened[0].expires_at)
-        after = service.sweep_expired(3, after.last_deadline or opened[0].started_at)
+        after = sweep.sweep(3, after.last_deadline or opened[0].started_at)
         ended += after.ended
     assert ended == 10
 

@@ -32,6 +32,7 @@ PUBLIC_NAMES = {
     "LapseError",
     "NaiveDatetimeError",
     "NextDeadlines",
+    "PurgeResult",
     "ReplayError",
     "SameAddressError",
     "SchemaError",

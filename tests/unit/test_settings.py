@@ -14,7 +14,9 @@ DEFAULTS = {
     "DATABASE_URL": ("database_url", "sqlite:///lapse.db"),
     "LOG_LEVEL": ("log_level", "INFO"),
     "BACKGROUND_TASK_INTERVAL": ("interval_seconds", 60),
-    "BACKGROUND_TASK_BATCH_SIZE": ("batch_size", 100),
+    "BACKGROUND_TASK_MIN_WAIT": ("min_wait_seconds", 1),
+    "BACKGROUND_TASK_BATCH_SIZE": ("batch_size", None),
+    "BACKGROUND_TASK_MAX_RATE": ("max_rate", None),
     "BACKGROUND_TASK_ENABLE_METRICS": ("enable_metrics", True),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("idle_timeout_minutes", 30),
     "CONVERSATION_EXPIRATION_MINUTES": ("expiration_minutes", 1440),
@@ -23,7 +25,9 @@ USABLE = {
     "DATABASE_URL": ("postgresql://db/chat", "postgresql://db/chat"),
     "LOG_LEVEL": ("debug", "DEBUG"),
     "BACKGROUND_TASK_INTERVAL": ("0.5", 0.5),
+    "BACKGROUND_TASK_MIN_WAIT": ("0", 0),
     "BACKGROUND_TASK_BATCH_SIZE": ("10000", 10_000),
+    "BACKGROUND_TASK_MAX_RATE": ("0.5", 0.5),
     "BACKGROUND_TASK_ENABLE_METRICS": ("false", False),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("0.5", 0.5),
     "CONVERSATION_EXPIRATION_MINUTES": ("5256000", 5_256_000),
@@ -36,9 +40,12 @@ UNUSABLE = [
     ("BACKGROUND_TASK_INTERVAL", "inf"),
     ("BACKGROUND_TASK_INTERVAL", "86401"),
     ("BACKGROUND_TASK_INTERVAL", "soon"),
+    ("BACKGROUND_TASK_MIN_WAIT", "-1"),
     ("BACKGROUND_TASK_BATCH_SIZE", "0"),
     ("BACKGROUND_TASK_BATCH_SIZE", "10001"),
     ("BACKGROUND_TASK_BATCH_SIZE", "1.5"),
+    ("BACKGROUND_TASK_MAX_RATE", "0"),
+    ("BACKGROUND_TASK_MAX_RATE", "inf"),
     ("BACKGROUND_TASK_ENABLE_METRICS", "maybe"),
     ("CONVERSATION_IDLE_TIMEOUT_MINUTES", "0"),
     ("CONVERSATION_IDLE_TIMEOUT_MINUTES", "-30"),
@@ -65,10 +72,11 @@ def test_a_setting_comes_from_the_call_the_environment_or_the_file_in_this_order
     text, value = USABLE[variable]
     Path(".env").write_text(f"{variable}={text}\nSOMETHING_ELSE=1\n", encoding="utf-8")
     assert getattr(load_settings(), name) == value
-    monkeypatch.setenv(variable, str(default))
-    assert getattr(load_settings(), name) == default
+    other = 7 if default is None else default
+    monkeypatch.setenv(variable, str(other))
+    assert getattr(load_settings(), name) == other
     assert getattr(load_settings(**{name: value}), name) == value
-    assert getattr(load_settings(**{name: None}), name) == default
+    assert getattr(load_settings(**{name: None}), name) == other
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +89,7 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
 def test_variables_that_only_look_alike_are_somebody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_SIZE", "7")
     monkeypatch.setenv("INTERVAL_SECONDS", "7")
-    assert load_settings().batch_size == 100
+    assert load_settings().batch_size is None
     assert load_settings().interval_seconds == 60
 
 

@@ -64,3 +64,24 @@ def test_a_signal_interrupts_only_what_may_be_interrupted() -> None:
         signal.raise_signal(signal.SIGTERM)  # outside of it nothing is raised
         with pytest.raises(Interrupted), flag.interruptible():
             pytest.fail("a stop that came before is not worked against")
+
+
+def test_work_that_a_stop_is_patient_with_may_come_to_its_end() -> None:
+    flag = StopFlag()
+    with stop_on_signals(flag):
+        with flag.interruptible(patience_seconds=30):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0), "no alarm is left behind"
+
+
+def test_patience_has_an_end() -> None:
+    flag, begin = StopFlag(), time.monotonic()
+    with stop_on_signals(flag):
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(Interrupted), flag.interruptible(patience_seconds=0.1):
+            time.sleep(30)
+        assert 0.1 <= time.monotonic() - begin < 5
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL

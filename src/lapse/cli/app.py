@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
-from lapse.cli import inspect_commands, replay_command, worker_command
+from lapse.cli import inspect_commands, purge_command, replay_command, worker_command
 from lapse.errors import InvalidInputError, LapseError, SettingsError
 
 FAILURE = 1
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("worker")(worker_command.worker)
 app.command("migrate")(inspect_commands.migrate)
 app.command("status")(inspect_commands.status)
+app.command("purge")(purge_command.purge)
 app.command("replay")(replay_command.replay)
 
 

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lapse.cli.databases import open_database, require_file
 from lapse.cli.options import AsJson, DatabaseUrl
-from lapse.errors import SchemaMissingError
 
 if TYPE_CHECKING:
     from lapse.service import ConversationService
-    from lapse.settings import Settings
-    from lapse.store import Database
 
 
-def migrate(database_url: DatabaseUrl = None) -> None:
+def migrate(
+    database_url: DatabaseUrl = None,
+    distribute: Annotated[
+        bool,
+        typer.Option("--distribute", help="Citus: then spread the tables over the cluster's nodes, by owner."),
+    ] = False,
+) -> None:
     """Create or upgrade the schema. Safe to run again, and from several places at once."""
     from lapse.store import migrate as migrate_schema
     from lapse.store import schema_version
+    from lapse.store.distribute import check_distributable
+    from lapse.store.distribute import distribute as distribute_tables
 
-    database, _ = _open(database_url)
+    database, _ = open_database(database_url)
     try:
         # Who waits at a prompt is told at once that the server is away; only what comes later is tried again.
+        if distribute:
+            check_distributable(database, retry=False)
         schema_version(database, retry=False)
         result = migrate_schema(database)
+        distributed = distribute_tables(database) if distribute else []
     finally:
         database.close()
     if not result.changed:
@@ -35,6 +43,10 @@ def migrate(database_url: DatabaseUrl = None) -> None:
         done = f"created the schema, version {result.after}"
     else:
         done = f"upgraded the schema from version {result.before} to {result.after}"
+    if distributed:
+        done += f"; distributed {' and '.join(distributed)} by owner"
+    elif distribute:
+        done += "; the tables are distributed already"
     typer.echo(f"{database.safe_url}: {done}")
 
 
@@ -42,24 +54,13 @@ def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Show what is open, what is due now and when the next deadline is. Reads only."""
     from lapse.service import ConversationService
 
-    database, settings = _open(database_url)
+    database, settings = open_database(database_url)
     try:
-        if database.path is not None and not database.path.exists():
-            raise SchemaMissingError(f"there is no database {database.safe_url} yet: run `lapse migrate`")
+        require_file(database)
         found = _read_status(ConversationService(database, settings=settings))
     finally:
         database.close()
     typer.echo(json.dumps(found) if as_json else _as_text(found))
-
-
-def _open(database_url: str | None) -> tuple[Database, Settings]:
-    from lapse.logs import configure_logging
-    from lapse.settings import load_settings
-    from lapse.store import Database
-
-    settings = load_settings(database_url=database_url)
-    configure_logging(settings.log_level, sys.stderr)
-    return Database(settings.database_url), settings
 
 
 def _read_status(service: ConversationService) -> dict[str, Any]:

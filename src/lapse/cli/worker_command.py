@@ -29,12 +29,34 @@ def worker(
             ),
         ),
     ] = None,
+    min_wait: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            show_default=False,
+            help=help_with_variable("Shortest time between two cycles.", "BACKGROUND_TASK_MIN_WAIT", "1"),
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             show_default=False,
-            help=help_with_variable("Conversations per transaction, 1 to 10000.", "BACKGROUND_TASK_BATCH_SIZE", "100"),
+            help=help_with_variable(
+                "Conversations per transaction, 1 to 10000.",
+                "BACKGROUND_TASK_BATCH_SIZE",
+                "what fits into 0.1 seconds, 10 to 5000",
+            ),
+        ),
+    ] = None,
+    max_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            show_default=False,
+            help=help_with_variable(
+                "Conversations a second at most, to protect a shared database.", "BACKGROUND_TASK_MAX_RATE", "no limit"
+            ),
         ),
     ] = None,
     no_metrics: Annotated[
@@ -59,7 +81,9 @@ def worker(
                     flag,
                     database_url=database_url,
                     interval_seconds=interval,
+                    min_wait_seconds=min_wait,
                     batch_size=batch_size,
+                    max_rate=max_rate,
                     enable_metrics=False if no_metrics else None,
                 )
         except Interrupted:

@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from lapse.arguments import MAX_LIMIT
 from lapse.replay.message_log import LoggedMessage
 from lapse.service import ConversationService
-from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks, drain
+from lapse.worker.batch_size import BatchSize
+from lapse.worker.drain import Drain
+from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks
 
 # Deadlines are strict: the first moment at which one has passed.
 _TICK = timedelta(microseconds=1)
@@ -61,7 +63,7 @@ class _Deadlines:
     def __init__(self, service: ConversationService, clock: VirtualClock) -> None:
         self._service = service
         self._clock = clock
-        self._tasks = build_tasks(service)
+        self._drains = {name: Drain(task, BatchSize(MAX_LIMIT)) for name, task in build_tasks(service).items()}
         settings = service.settings
         self._shortest = timedelta(minutes=min(settings.idle_timeout_minutes, settings.expiration_minutes))
         self._none_before = clock.now
@@ -82,4 +84,6 @@ class _Deadlines:
                 (EXPIRED_CONVERSATIONS, deadlines.expired),
             ):
                 if deadline is not None and deadline < self._clock.now:
-                    drain(self._tasks[name], MAX_LIMIT, lambda: False)
+                    run = self._drains[name].run(lambda: False)
+                    if run.error is not None:
+                        raise run.error

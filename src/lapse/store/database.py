@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import tenacity
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lapse.errors import DatabaseUnavailableError
 from lapse.lifecycle import require_utc
-from lapse.store import statements
+from lapse.store import citus, statements
 from lapse.store.connection import Connection, Statements
 from lapse.store.driver_errors import SqliteBusyError, translate
 from lapse.store.engines import BUSY_LOOK_SECONDS, READS_ONLY, make_engine
 from lapse.store.pool import Pool
-from lapse.store.retries import retry_pauses
 from lapse.store.urls import parse_url, safe_url
 
 Clock = Callable[[], datetime]
@@ -27,6 +27,16 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 10
 """How long a write waits for another one on SQLite."""
+RETRY_TIMEOUT_SECONDS = 10
+"""No attempt begins later than this after the first one failed."""
+# At once, since a connection that was cut says nothing about the next one; then with jitter, so that all callers of a
+# lost server do not come back at once.
+_RETRIES = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_type(DatabaseUnavailableError),
+    stop=tenacity.stop_after_attempt(6) | tenacity.stop_before_delay(RETRY_TIMEOUT_SECONDS),
+    wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2, jitter=1),
+    reraise=True,
+)
 
 # Whatever the server's default isolation is: lapse's statements are written for this one.
 _BEGIN = {"postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED", "sqlite": "BEGIN IMMEDIATE"}
@@ -56,6 +66,7 @@ class Database:
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._pool = Pool(self.engine)
         self._statements = Statements(self.engine.dialect)
+        self._is_distributed: bool | None = None
 
     def close(self) -> None:
         """Close all connections."""
@@ -83,6 +94,20 @@ class Database:
             moment: datetime = connection.execute(statements.SERVER_CLOCK).one()[0]
             return moment
         return datetime.now(UTC)
+
+    def is_distributed(self, *, look_again: bool = False) -> bool:
+        """Tell whether Citus keeps the conversations on several shards.
+
+        Asked of the database once; `look_again` asks again, for they may have been distributed since.
+
+        Raises:
+            DatabaseError: the database refused, or cannot be reached.
+        """
+        if self.dialect != "postgresql":
+            return False
+        if self._is_distributed is None or look_again:
+            self._is_distributed = self.autocommit(citus.is_distributed, retry=False)
+        return self._is_distributed
 
     def transaction(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction that may write, and return what it returns.
@@ -130,15 +155,14 @@ class Database:
         return self._run(attempt, retry=retry)
 
     def _run(self, attempt: Callable[[], T], *, retry: bool) -> T:
-        pauses = retry_pauses() if retry else iter(())
-        while True:
-            try:
-                return self._patient(attempt)
-            except DatabaseUnavailableError:
-                pause = next(pauses, None)
-                if pause is None:
-                    raise
-            time.sleep(pause)
+        try:
+            return self._patient(attempt)
+        except DatabaseUnavailableError:
+            if not retry:
+                raise
+        # A copy: the state of tenacity's object is one thread's.
+        result: T = _RETRIES.copy()(self._patient, attempt)
+        return result
 
     def _patient(self, attempt: Callable[[], T]) -> T:
         """Translate errors, and wait for SQLite's write lock in small pieces that a stop can come between."""

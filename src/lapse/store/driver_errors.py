@@ -21,8 +21,12 @@ _READ_ONLY = "25006"
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", _READ_ONLY)
 _UNDEFINED_TABLE = "42P01"
 _QUERY_CANCELED = "57014"
+_FEATURE_NOT_SUPPORTED = "0A000"
 # The value, a constraint, a RAISE, a view's check option: the row's own reason. So is any error inside a function.
 _ROW_SQLSTATES = ("22", "23", "P0", "44")
+
+_CITUS_CONTEXT = "while executing command on"
+"""Where Citus says on which node it was; no function's."""
 
 _BUSY_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _TRANSIENT_SQLITE = ("SQLITE_FULL", "SQLITE_IOERR")
@@ -31,6 +35,10 @@ _ROW_SQLITE = "SQLITE_CONSTRAINT"
 
 class SqliteBusyError(DatabaseUnavailableError):
     """Another write went on."""
+
+
+class UnsupportedStatementError(DatabaseError):
+    """The database cannot run such a statement: Citus refuses some that PostgreSQL takes."""
 
 
 def translate(error: Exception) -> LapseError:
@@ -66,7 +74,9 @@ def _of_postgresql(origin: BaseException) -> LapseError:
     sqlstate = getattr(origin, "sqlstate", None) or ""
     diagnostics = getattr(origin, "diag", None)
     reason = mask_numbers(getattr(diagnostics, "message_primary", None) or _first_line(origin))
-    context = getattr(diagnostics, "context", None)
+    context = getattr(diagnostics, "context", None) or ""
+    if context.startswith(_CITUS_CONTEXT):
+        context = ""
     if sqlstate == _UNDEFINED_TABLE and not context:
         return SchemaMissingError()
     # Without an SQLSTATE it was the connection that failed, not a statement.
@@ -75,6 +85,8 @@ def _of_postgresql(origin: BaseException) -> LapseError:
         return DatabaseUnavailableError(f"the database is not available: {reason}")
     if sqlstate == _QUERY_CANCELED:
         return StatementTimeoutError(f"the database gave up: {reason}")
+    if sqlstate == _FEATURE_NOT_SUPPORTED and not context:
+        return UnsupportedStatementError(f"the database refused: {reason}")
     kind = ConversationRefusedError if sqlstate.startswith(_ROW_SQLSTATES) or context else DatabaseError
     return kind(f"the database refused: {reason}")
 

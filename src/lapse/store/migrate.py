@@ -18,7 +18,8 @@ from lapse.store.schema import metadata
 
 VERSION_TABLE = "lapse_schema_version"
 """Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
-_LOCK_KEY = 0x6C61707365  # "lapse" in ASCII
+LOCK_SCHEMA = sa.select(sa.func.pg_advisory_xact_lock(0x6C61707365))  # "lapse" in ASCII
+"""PostgreSQL: one change of the schema at a time. Of a transaction: a session's would be lost in a pooler."""
 _alembic_lock = threading.Lock()
 """Alembic keeps the running migration in its modules' globals: one at a time in a process."""
 
@@ -76,8 +77,7 @@ def migrate(database: Database) -> MigrationResult:
 
     def upgrade(connection: sa.Connection) -> MigrationResult:
         if database.dialect == "postgresql":
-            # Transaction-scoped, since a session lock would be lost in a transaction pooler.
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
+            connection.execute(LOCK_SCHEMA)
         before, head = _current_version(connection), head_version()
         if before is None:
             _refuse_foreign_tables(connection)

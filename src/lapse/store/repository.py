@@ -9,10 +9,11 @@ from uuid import UUID
 
 from lapse.errors import ConversationExpiredError, InvalidInputError, InvalidTransitionError
 from lapse.lifecycle import ConversationStatus, Sender, is_due
-from lapse.models import Conversation, ConversationEvent, NextDeadlines, SweepResult
+from lapse.models import Conversation, ConversationEvent, NextDeadlines
 from lapse.store import statements, sweep_statements
 from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
+from lapse.store.purge import Purger
 from lapse.store.rows import conversation_of, event_of
 from lapse.store.sweeps import Sweeper
 from lapse.store.transitions import (
@@ -34,6 +35,7 @@ class ConversationRepository:
         """Use this database; its schema must be there."""
         self.database = database
         self.sweeper = Sweeper(database)
+        self.purger = Purger(database)
         dialect, now = database.dialect, database.now_expression
         self._message = {sender: statements.message(dialect, now, sender) for sender in Sender}
         self._open = statements.open_conversation(dialect, statements.BOUND_NOW)
@@ -129,28 +131,6 @@ class ConversationRepository:
             ).one()
 
         return conversation_of(self.database.transaction(work))
-
-    def sweep_expired(self, limit: int, after: datetime = sweep_statements.BEGINNING_OF_TIME) -> SweepResult:
-        """End up to `limit` expired conversations; see `BoundSweep`."""
-        return self.sweeper.expired().sweep(limit, after)
-
-    def sweep_idle(
-        self,
-        idle_timeout: timedelta,
-        limit: int,
-        after: datetime = sweep_statements.BEGINNING_OF_TIME,
-    ) -> SweepResult:
-        """Pause up to `limit` idle conversations; where that leaves room, also those armed with a longer timeout."""
-        result = self.sweeper.idle(idle_timeout).sweep(limit, after)
-        if result.claimed == limit:
-            return result
-        longer = self.sweeper.armed_longer(idle_timeout).sweep(limit - result.claimed)
-        return SweepResult(
-            claimed=result.claimed + longer.claimed,
-            ended=result.ended + longer.ended,
-            rearmed=result.rearmed + longer.rearmed,
-            last_deadline=result.last_deadline,
-        )
 
     # --- questions ----------------------------------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ conversation_events = sa.Table(
 
 is_active = status_in(conversations.c.status, ConversationStatus.active_statuses())
 is_open = status_in(conversations.c.status, ConversationStatus.open_statuses())
+is_closed = status_in(conversations.c.status, ConversationStatus.closed_statuses())
 
 
 def _partial(name: str, *columns: str, where: sa.ColumnElement[bool], unique: bool = False) -> sa.Index:
@@ -97,6 +98,7 @@ open_session = _partial(
 expires_at_index = _partial("ix_conversations_expires_at_open", "expires_at", where=is_open)
 idle_check_index = _partial("ix_conversations_idle_check_at_active", "idle_check_at", where=is_active)
 idle_timeout_index = _partial("ix_conversations_idle_timeout_seconds_active", "idle_timeout_seconds", where=is_active)
+ended_at_index = _partial("ix_conversations_ended_at_closed", "ended_at", where=is_closed)
 history_index = sa.Index(
     "ix_conversations_session_history",
     conversations.c.owner_id,

@@ -106,14 +106,22 @@ def idle_sweep(now: Now, *, armed_longer: bool = False) -> Sweep:
     )
 
 
-def sweep_statements(dialect: str, sweep: Sweep, now: Now, scope: sa.ColumnElement[bool]) -> list[Any]:
+def sweep_statements(
+    dialect: str, sweep: Sweep, now: Now, scope: sa.ColumnElement[bool], *, is_distributed: bool = False
+) -> list[Any]:
     """Return the statements of one batch among `scope`: one on PostgreSQL, two in one transaction on SQLite.
 
     The last one returns, per conversation that was looked at, whether it made the transition, its deadline and the
     place in the order. SQLite has no writing CTEs; there nothing can come between the statements.
+
+    On a distributed table `now` must be a bound value: Citus refuses `now()` where rows are written, in CASE and in
+    RETURNING.
     """
     if dialect == "postgresql":
-        claimed = _claim(sweep, scope).with_for_update(key_share=True, skip_locked=True).cte("claimed")
+        claim = _claim(sweep, scope)
+        if not is_distributed:  # Citus has no row locks over several shards; the update's recheck is enough
+            claim = claim.with_for_update(key_share=True, skip_locked=True)
+        claimed = claim.cte("claimed")
         swept = (
             _update_claimed(sweep, claimed)
             .returning(

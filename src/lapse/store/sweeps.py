@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,8 @@ from lapse.models import SweepResult
 from lapse.store import sweep_statements
 from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
+from lapse.store.driver_errors import UnsupportedStatementError
+from lapse.store.statements import BOUND_NOW, Now
 from lapse.store.sweep_statements import AMONG_IDS, BEGINNING_OF_TIME
 
 
@@ -22,11 +25,10 @@ class Sweeper:
 
     def __init__(self, database: Database) -> None:
         """Build the statements once: they are the same for every batch."""
-        now = database.now_expression
         self._database = database
-        self._expired = _Statements.of(database, sweep_statements.expired_sweep(now))
-        self._idle = _Statements.of(database, sweep_statements.idle_sweep(now))
-        self._armed_longer = _Statements.of(database, sweep_statements.idle_sweep(now, armed_longer=True))
+        self._expired = _forms(database, sweep_statements.expired_sweep)
+        self._idle = _forms(database, sweep_statements.idle_sweep)
+        self._armed_longer = _forms(database, partial(sweep_statements.idle_sweep, armed_longer=True))
 
     def expired(self) -> BoundSweep:
         """Return the sweep that ends what is past its expiry."""
@@ -50,20 +52,32 @@ class _Statements:
     look: sa.Select[Any]
 
     @classmethod
-    def of(cls, database: Database, sweep: sweep_statements.Sweep) -> _Statements:
+    def of(cls, database: Database, make: _MakeSweep, *, is_distributed: bool) -> _Statements:
+        now = BOUND_NOW if is_distributed else database.now_expression
+        sweep = make(now)
+
         def batch(scope: sa.ColumnElement[bool]) -> list[Any]:
-            return sweep_statements.sweep_statements(database.dialect, sweep, database.now_expression, scope)
+            return sweep_statements.sweep_statements(database.dialect, sweep, now, scope, is_distributed=is_distributed)
 
         return cls(batch(~AMONG_IDS), batch(AMONG_IDS), sweep_statements.look_at(sweep, ~AMONG_IDS))
+
+
+_MakeSweep = Callable[[Now], sweep_statements.Sweep]
+_Forms = dict[bool, _Statements]
+"""The statements by whether the tables are distributed."""
+
+
+def _forms(database: Database, make: _MakeSweep) -> _Forms:
+    return {form: _Statements.of(database, make, is_distributed=form) for form in (False, True)}
 
 
 class BoundSweep:
     """One kind of sweep in one database, with its parameters."""
 
-    def __init__(self, database: Database, statements: _Statements, parameters: dict[str, Any]) -> None:
+    def __init__(self, database: Database, forms: _Forms, parameters: dict[str, Any]) -> None:
         """Bind them; nothing is run."""
         self._database = database
-        self._statements = statements
+        self._forms = forms
         self._parameters = parameters
 
     def sweep(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> SweepResult:
@@ -79,33 +93,47 @@ class BoundSweep:
             StatementTimeoutError: it took too long; nothing was changed.
             DatabaseError: the database refused, or cannot be reached.
         """
-        return self._run(self._statements.without, self._scope(limit, after, without))
+        return self._run(lambda form: form.without, self._scope(limit, after, without))
 
     def sweep_only(self, ids: Sequence[UUID]) -> SweepResult:
         """Sweep those of these conversations that are due, in one transaction; errors as `sweep`."""
-        return self._run(self._statements.only, self._scope(len(ids), BEGINNING_OF_TIME, ids))
+        return self._run(lambda form: form.only, self._scope(len(ids), BEGINNING_OF_TIME, ids))
 
     def look(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> list[UUID]:
         """Return what `sweep` would claim; nothing is locked or changed."""
-        values = self._scope(limit, after, without) | self._database.now_parameters
-        rows = self._database.autocommit(
-            lambda connection: connection.execute(self._statements.look, values), retry=False
-        )
-        return [row.conv_id for row in rows]
+        is_distributed = self._database.is_distributed()
+
+        def work(connection: Connection) -> Rows:
+            values = self._scope(limit, after, without) | self._now(connection, is_distributed)
+            return connection.execute(self._forms[is_distributed].look, values)
+
+        return [row.conv_id for row in self._database.autocommit(work, retry=False)]
 
     def _scope(self, limit: int, after: datetime, ids: Sequence[UUID]) -> dict[str, Any]:
         return self._parameters | {"limit": limit, "after": after, "ids": list(ids)}
 
-    def _run(self, batch: list[Any], parameters: dict[str, Any]) -> SweepResult:
+    def _run(self, choose: Callable[[_Statements], list[Any]], parameters: dict[str, Any]) -> SweepResult:
+        is_distributed = self._database.is_distributed()
+        batch = choose(self._forms[is_distributed])
+
         def work(connection: Connection) -> SweepResult:
             # The clock is read inside the transaction: on SQLite the wait for the write lock may have been long.
-            values = parameters | self._database.now_parameters
+            values = parameters | self._now(connection, is_distributed)
             results = [connection.execute(statement, values) for statement in batch]
             return _result_of(results[-1])
 
         # A single statement is a transaction already, and one round trip instead of three.
         run = self._database.autocommit if len(batch) == 1 else self._database.transaction
-        return run(work, retry=False)
+        try:
+            return run(work, retry=False)
+        except UnsupportedStatementError:
+            if self._database.is_distributed(look_again=True) == is_distributed:
+                raise
+        # The tables were distributed while the worker ran.
+        return self._run(choose, parameters)
+
+    def _now(self, connection: Connection, is_distributed: bool) -> dict[str, Any]:
+        return {"now": self._database.read_clock(connection)} if is_distributed else self._database.now_parameters
 
 
 def _idle_parameters(idle_timeout: timedelta) -> dict[str, Any]:

@@ -148,8 +148,10 @@ def _greatest_sqlite(element: greatest, compiler: Any, **options: Any) -> str:
 
 @compiles(plus_seconds, "postgresql")
 def _plus_seconds_postgresql(element: plus_seconds, compiler: Any, **options: Any) -> str:
+    # `timestamptz + interval` is only STABLE, for a day's length is a matter of the session's zone; Citus refuses that
+    # where it writes rows. Without a zone it is IMMUTABLE, and seconds are the same in either.
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({moment} + make_interval(secs => {seconds}))"
+    return f"timezone('UTC', timezone('UTC', {moment}) + make_interval(secs => {seconds}))"
 
 
 @compiles(plus_seconds, "sqlite")

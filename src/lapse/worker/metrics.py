@@ -17,6 +17,8 @@ class TaskMetrics:
     total_items_processed: int = 0
     last_run_at: datetime | None = None
     total_execution_time_seconds: float = 0.0
+    total_items_refused: int = 0
+    """How often the database refused to end a conversation, which was then set aside."""
     last_error: str | None = None
     """Why the latest run failed; None when it succeeded."""
 
@@ -26,9 +28,10 @@ class TaskMetrics:
         self.total_items_processed += items
         self._record(seconds, None)
 
-    def record_failure(self, error: str, seconds: float) -> None:
-        """Count a run that raised after `seconds`."""
+    def record_failure(self, error: str, seconds: float, items: int = 0) -> None:
+        """Count a run that failed after `seconds`, when it had ended `items` conversations."""
         self.failed_runs += 1
+        self.total_items_processed += items
         self._record(seconds, error)
 
     def as_dict(self) -> dict[str, Any]:

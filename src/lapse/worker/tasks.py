@@ -1,13 +1,14 @@
-"""The tasks: each is a name and one bounded sweep; draining what is due is the same for all."""
+"""The tasks: each is a name and the sweeps that it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
-from lapse.models import SweepResult
+from lapse.models import NextDeadlines, SweepResult
 from lapse.service import ConversationService
 from lapse.store.sweep_statements import BEGINNING_OF_TIME
 
@@ -15,56 +16,45 @@ IDLE_CONVERSATIONS = "idle_conversations"
 EXPIRED_CONVERSATIONS = "expired_conversations"
 
 
+class Sweep(Protocol):
+    """One bounded batch of one kind of work, in one transaction: `lapse.store.sweeps.BoundSweep`."""
+
+    def sweep(self, limit: int, after: datetime = ..., without: Sequence[UUID] = ...) -> SweepResult:
+        """Sweep up to `limit` conversations, from the deadline `after` on, but not those of `without`."""
+
+    def sweep_only(self, ids: Sequence[UUID]) -> SweepResult:
+        """Sweep those of these conversations that are due."""
+
+    def look(self, limit: int, after: datetime = ..., without: Sequence[UUID] = ...) -> list[UUID]:
+        """Return what `sweep` would claim; nothing is changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One kind of work: `sweep(limit, after)` does one bounded batch of it, in one transaction."""
+    """One kind of work: sweeps that are drained one after the other, and when they have something to do."""
 
     name: str
-    sweep: Callable[[int, datetime], SweepResult]
+    sweeps: Sequence[Sweep]
+    due_at: Callable[[NextDeadlines], datetime | None]
     log_fields: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRun:
-    """What one run of a task did: one or more batches."""
-
-    task: str
-    ended: int = 0
-    rearmed: int = 0
-    batches: int = 0
-    seconds: float = 0.0
-    is_drained: bool = True
-    """False when the time budget ran out, or a stop came, before everything due was done."""
-    error: Exception | None = None
 
 
 def build_tasks(service: ConversationService) -> dict[str, Task]:
     """Return the tasks by name; expiry comes first where both deadlines have passed, in whatever order they run."""
-    idle_minutes = service.settings.idle_timeout_minutes
+    sweeper, idle_timeout = service.conversation_repo.sweeper, service.idle_timeout()
+
+    def idle_due_at(deadlines: NextDeadlines) -> datetime | None:
+        # Armed with a longer timeout than today's: it may be idle already, whatever its idle check says.
+        longest = deadlines.longest_idle_timeout_seconds or 0
+        return BEGINNING_OF_TIME if longest > idle_timeout.total_seconds() else deadlines.idle
+
     tasks = (
         Task(
             IDLE_CONVERSATIONS,
-            lambda limit, after: service.sweep_idle(None, limit, after),
-            {"idle_minutes": idle_minutes},
+            (sweeper.idle(idle_timeout), sweeper.armed_longer(idle_timeout)),
+            idle_due_at,
+            {"idle_minutes": service.settings.idle_timeout_minutes},
         ),
-        Task(EXPIRED_CONVERSATIONS, service.sweep_expired),
+        Task(EXPIRED_CONVERSATIONS, (sweeper.expired(),), lambda deadlines: deadlines.expired),
     )
     return {task.name: task for task in tasks}
-
-
-def drain(task: Task, batch_size: int, is_over: Callable[[], bool]) -> TaskRun:
-    """Sweep batch after batch until nothing due is left or `is_over()` says so between two batches.
-
-    Raises:
-        LapseError: a batch failed; the batches before it stay done.
-    """
-    ended = rearmed = batches = 0
-    after = BEGINNING_OF_TIME
-    while True:
-        result = task.sweep(batch_size, after)
-        ended, rearmed, batches = ended + result.ended, rearmed + result.rearmed, batches + 1
-        is_drained = result.claimed < batch_size
-        if is_drained or is_over():
-            return TaskRun(task=task.name, ended=ended, rearmed=rearmed, batches=batches, is_drained=is_drained)
-        # From the last deadline on: what was ended before it still stands in the index, as dead entries.
-        after = result.last_deadline or after

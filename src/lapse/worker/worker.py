@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,36 +10,22 @@ import structlog
 
 from lapse.arguments import check_limit
 from lapse.errors import DatabaseError, DatabaseUnavailableError, InvalidInputError
+from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
 from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
-from lapse.worker.metrics import TaskMetrics
-from lapse.worker.tasks import (
-    EXPIRED_CONVERSATIONS,
-    IDLE_CONVERSATIONS,
-    TaskRun,
-    build_tasks,
-    drain,
-)
+from lapse.worker.batch_size import BatchSize
+from lapse.worker.drain import Drain, TaskRun
+from lapse.worker.pauses import Backoff, RateLimit
+from lapse.worker.runner import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, TaskRunner
+from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks
 
-MIN_WAIT_SECONDS = 1.0
-"""However many deadlines there are: a busier loop would cost the database more than it gains."""
-FIRST_PAUSE_SECONDS = 0.5
-MAX_PAUSE_SECONDS = 5.0
-"""The longest wait for a database that is away: work goes on within 10 seconds of its return."""
 METRICS_EVERY_CYCLES = 10
+STOP_PATIENCE_SECONDS = 5.0
+"""How long a stop waits for the batch in hand, which may wait for another program's lock itself."""
 
 log = structlog.get_logger("lapse")
-
-
-def pause_seconds(failures: int) -> float:
-    """Return how long to wait after so many failures in a row: 0 after none, then longer and longer.
-
-    Jittered, so that a fleet does not come back all at once.
-    """
-    longest = min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), MAX_PAUSE_SECONDS) if failures else 0.0
-    return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing secret
 
 
 class BackgroundWorker:
@@ -53,6 +37,8 @@ class BackgroundWorker:
         batch_size: int | None = None,
         enable_metrics: bool | None = None,
         *,
+        min_wait_seconds: float | None = None,
+        max_rate: float | None = None,
         service: ConversationService | None = None,
         settings: Settings | None = None,
         stop_flag: StopFlag | None = None,
@@ -60,9 +46,13 @@ class BackgroundWorker:
         """Prepare a worker; `run()` starts it.
 
         Args:
-            interval_seconds: the longest wait between two cycles; default is the setting (60).
-            batch_size: conversations per transaction; default is the setting (100).
+            interval_seconds: the longest wait between two cycles, and the longest that one run of a task may take;
+                default is the setting (60).
+            batch_size: conversations per transaction; default is the setting (None: what fits into 0.1 seconds).
             enable_metrics: write a metrics line every ten cycles; default is the setting (True).
+            min_wait_seconds: the shortest time between the beginnings of two cycles, unless a cycle ran out of time;
+                default is the setting (1).
+            max_rate: conversations a second, over all tasks; default is the setting (None: no limit).
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
             stop_flag: what stops it besides `stop()`; default is one of its own.
@@ -73,23 +63,35 @@ class BackgroundWorker:
         """
         self.settings = settings or (service.settings if service else load_settings())
         self.conversation_service = service or ConversationService(settings=self.settings)
-        self.interval_seconds = self.settings.interval_seconds if interval_seconds is None else interval_seconds
+        self.interval_seconds = self._chosen("interval_seconds", interval_seconds)
         if not 0 < self.interval_seconds <= 24 * 60 * 60:
             raise InvalidInputError(
                 f"an interval must be more than 0 and at most 86400 seconds, not {interval_seconds!r}"
             )
-        self.batch_size = check_limit(self.settings.batch_size if batch_size is None else batch_size)
-        self.enable_metrics = self.settings.enable_metrics if enable_metrics is None else enable_metrics
-        self.tasks = build_tasks(self.conversation_service)
+        self.batch_size = self._chosen("batch_size", batch_size)
+        if self.batch_size is not None:
+            check_limit(self.batch_size)
+        self.enable_metrics = self._chosen("enable_metrics", enable_metrics)
+        self.min_wait_seconds = self._chosen("min_wait_seconds", min_wait_seconds)
+        self.max_rate = self._chosen("max_rate", max_rate)
+        if self.min_wait_seconds < 0 or (self.max_rate is not None and not self.max_rate > 0):
+            raise InvalidInputError("min_wait_seconds must be 0 or more, and max_rate more than 0")
+        self.stop_flag = stop_flag or StopFlag()
+        self.conversation_service.database.is_stopping = self.stop_flag.is_set
+        rate_limit = RateLimit(self.max_rate)
+        self.tasks = {
+            name: TaskRunner(Drain(task, BatchSize(self.batch_size), rate_limit, self.stop_flag.wait))
+            for name, task in build_tasks(self.conversation_service).items()
+        }
         self.task_config: dict[str, dict[str, Any]] = {
             name: {"enabled": True, "interval_multiplier": 1} for name in self.tasks
         }
-        self.metrics = {name: TaskMetrics() for name in self.tasks}
+        self.metrics = {name: task.metrics for name, task in self.tasks.items()}
         self.started_at: datetime | None = None
         self.running = False
         self.cycle_count = 0
-        self.stop_flag = stop_flag or StopFlag()
-        self.conversation_service.database.is_stopping = self.stop_flag.is_set
+        self._outage = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
+        self._has_schema = False
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.
@@ -103,24 +105,21 @@ class BackgroundWorker:
             database=self.conversation_service.database.safe_url,
             **self._configuration(),
         )
-        failures = 0
         try:
-            while self._wait_for_database():
-                runs = self.run_cycle()
-                if any(isinstance(run.error, DatabaseUnavailableError) for run in runs):
-                    # At once after a cut connection; not so where the database answers and cannot write.
-                    self.stop_flag.wait(pause_seconds(failures))
-                    failures += 1
-                    continue
-                failures = 0
-                self.stop_flag.wait(self._seconds_to_wait(runs))
+            while self._wait_for_schema():
+                began = time.monotonic()
+                deadlines = self._next_deadlines()
+                if deadlines is None and not self._has_schema:
+                    continue  # the database is away
+                runs = self.run_cycle(deadlines)
+                self.stop_flag.wait(self._seconds_to_wait(runs, deadlines, began))
         finally:
             self.running = False
             self.conversation_service.close()
             log.info("worker stopped", cycles=self.cycle_count)
 
     def run_once(self) -> bool:
-        """Run one cycle, draining what is due; tell whether every task succeeded. Closes the connections.
+        """Run one cycle, draining what is due; tell whether all of it succeeded. Closes the connections.
 
         Raises:
             DatabaseError: the database cannot be reached.
@@ -129,7 +128,7 @@ class BackgroundWorker:
         self.started_at, self.running = datetime.now(UTC), True
         try:
             ensure_schema(self.conversation_service.database, retry=False)
-            return all(run.error is None for run in self.run_cycle())
+            return all(run.error is None and not run.refused for run in self.run_cycle())
         finally:
             self.running = False
             self.conversation_service.close()
@@ -138,17 +137,23 @@ class BackgroundWorker:
         """Ask the worker to stop: the batch in hand is finished, every wait ends at once. Safe from any thread."""
         self.stop_flag.set()
 
-    def run_cycle(self) -> list[TaskRun]:
+    def run_cycle(self, deadlines: NextDeadlines | None = None) -> list[TaskRun]:
         """Run every task whose turn it is; one that fails does not stop the others.
+
+        Args:
+            deadlines: what the database says is next: a task that has nothing due succeeds without a sweep. Without
+                it every task sweeps.
 
         Raises:
             InvalidInputError: `task_config` has a task or a multiplier that there cannot be.
         """
         self.cycle_count += 1
         runs = [
-            self.run_task(name)
+            self.run_task(name, deadlines)
             for name in self.task_config
-            if self._is_in_this_cycle(name) and not self.stop_flag.is_set()
+            if self._is_in_cycle(name, self.cycle_count)
+            and not self.tasks[name].is_resting
+            and not self.stop_flag.is_set()
         ]
         if self.enable_metrics and self.cycle_count % METRICS_EVERY_CYCLES == 0:
             log.info(
@@ -158,7 +163,7 @@ class BackgroundWorker:
             )
         return runs
 
-    def run_task(self, name: str) -> TaskRun:
+    def run_task(self, name: str, deadlines: NextDeadlines | None = None) -> TaskRun:
         """Run one task now, at most for the interval's time. A failure is logged, counted and returned, not raised.
 
         Raises:
@@ -166,29 +171,19 @@ class BackgroundWorker:
         """
         if name not in self.tasks:
             raise InvalidInputError(f"there is no task {name!r}: use one of {', '.join(self.tasks)}")
-        task, begin = self.tasks[name], time.monotonic()
+        begin, run = time.monotonic(), TaskRun(task=name, is_drained=False)
 
         def is_over() -> bool:
             return self.stop_flag.is_set() or time.monotonic() - begin >= self.interval_seconds
 
-        fields = {"task": name, "cycle": self.cycle_count, **task.log_fields}
         try:
-            run = drain(task, self.batch_size, is_over)
-        except Exception as error:
-            seconds = time.monotonic() - begin
-            self.metrics[name].record_failure(str(error), seconds)
-            log.exception("task failed", error=str(error), execution_time_seconds=round(seconds, 3), **fields)
-            return TaskRun(task=name, seconds=seconds, is_drained=False, error=error)
-        seconds = time.monotonic() - begin
-        self.metrics[name].record_success(run.ended, seconds)
-        if run.ended:
-            log.info(
-                "task processed",
-                count=run.ended,
-                execution_time_seconds=round(seconds, 3),
-                **fields,
-            )
-        return replace(run, seconds=seconds)
+            with self.stop_flag.interruptible(STOP_PATIENCE_SECONDS):
+                run = self.tasks[name].run(self.cycle_count, deadlines, is_over)
+        except Interrupted:
+            log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)
+        if isinstance(run.error, DatabaseError):
+            self._has_schema = False  # it may be another database by now, or the schema of a newer lapse
+        return run
 
     def get_health_status(self) -> dict[str, Any]:
         """Return the worker's health, JSON-ready: status, running, uptime_seconds, cycle_count, tasks.
@@ -212,64 +207,93 @@ class BackgroundWorker:
             return "stopped" if self.started_at else "not_started"
         return "degraded" if any(metrics.last_error for metrics in self.metrics.values()) else "healthy"
 
-    def _is_enabled(self, name: str) -> bool:
-        return name in self.task_config and bool(self.task_config[name].get("enabled", True))
+    def _chosen(self, name: str, argument: Any) -> Any:
+        return getattr(self.settings, name) if argument is None else argument
 
-    def _is_in_this_cycle(self, name: str) -> bool:
-        multiplier = self.task_config[name].get("interval_multiplier", 1)
+    def _is_in_cycle(self, name: str, cycle: int) -> bool:
+        if name not in self.tasks:
+            raise InvalidInputError(f"there is no task {name!r}: use one of {', '.join(self.tasks)}")
+        config = self.task_config.get(name, {"enabled": False})
+        multiplier = config.get("interval_multiplier", 1)
         if not isinstance(multiplier, int) or multiplier < 1:
             raise InvalidInputError(
                 f"interval_multiplier of {name} must be a whole number from 1 on, not {multiplier!r}"
             )
         # The first cycle runs them all.
-        return self._is_enabled(name) and (self.cycle_count - 1) % multiplier == 0
+        return bool(config.get("enabled", True)) and (cycle - 1) % multiplier == 0
 
-    def _wait_for_database(self) -> bool:
-        """Return True once the database answers, False when a stop came first."""
-        failures = 0
+    def _wait_for_schema(self) -> bool:
+        """Return True once the database answers and has the right schema, False when a stop came first."""
+        database = self.conversation_service.database
         while not self.stop_flag.is_set():
+            if self._has_schema:
+                return True
             try:
                 # A server that says nothing would hold up a stop for as long as a connection may take.
                 with self.stop_flag.interruptible():
-                    ensure_schema(self.conversation_service.database, retry=False)
+                    ensure_schema(database, retry=False)
             except Interrupted:
                 return False
             except DatabaseError as error:
                 if not (isinstance(error, DatabaseUnavailableError) or self.cycle_count):
                     raise  # refused from the start: waiting would hide a wrong setting
-                failures += 1
-                seconds = pause_seconds(failures)
-                log.warning("waiting for the database", error=str(error), retry_in_seconds=round(seconds, 2))
-                self.stop_flag.wait(seconds)
+                self.stop_flag.wait(self._note_outage("waiting for the database", error))
             else:
-                return True
+                self._has_schema = True
         return False
 
-    def _seconds_to_wait(self, runs: list[TaskRun]) -> float:
+    def _next_deadlines(self) -> NextDeadlines | None:
+        """Return what the database says is next, or None when it does not say."""
+        aside = {name: task.drain.set_aside.ids for name, task in self.tasks.items()}
+        repository = self.conversation_service.conversation_repo
+        try:
+            with self.stop_flag.interruptible():
+                deadlines = repository.next_deadlines(
+                    aside[IDLE_CONVERSATIONS], aside[EXPIRED_CONVERSATIONS], retry=False
+                )
+        except Interrupted:
+            return None
+        except DatabaseUnavailableError as error:
+            self._has_schema = False
+            self.stop_flag.wait(self._note_outage("waiting for the database", error))
+            return None
+        except DatabaseError as error:
+            self._note_outage("next deadlines unknown", error)
+            return None
+        self._outage.succeeded()
+        return deadlines
+
+    def _note_outage(self, event: str, error: DatabaseError) -> float:
+        """Log and count that the database did not say what is due; returns the pause before the next try."""
+        seconds = self._outage.failed()
+        log.warning(event, error=str(error), retry_in_seconds=round(seconds, 2))
+        for name, metrics in self.metrics.items():
+            if self._is_in_cycle(name, self.cycle_count + 1):
+                metrics.record_failure(str(error), 0.0)
+        return seconds
+
+    def _seconds_to_wait(self, runs: list[TaskRun], deadlines: NextDeadlines | None, began: float) -> float:
         """Return how long nothing can become due: at most the interval."""
         if any(run.error is None and not run.is_drained for run in runs):
             return 0.0
-        try:
-            deadlines = self.conversation_service.next_deadlines(retry=False)
-        except DatabaseUnavailableError:
-            return 0.0
-        except DatabaseError as error:
-            log.warning("next deadlines unknown", error=str(error))
-            return min(self.interval_seconds, MIN_WAIT_SECONDS)
-        moments = {IDLE_CONVERSATIONS: deadlines.idle, EXPIRED_CONVERSATIONS: deadlines.expired}
-        waits = [
-            (moment - deadlines.now).total_seconds()
-            for name, moment in moments.items()
-            if moment is not None and self._is_enabled(name)
-        ]
+        if any(run.batches or run.error for run in runs):
+            deadlines = self._next_deadlines()  # what was due when the cycle began is done
         # A conversation that opens meanwhile is due no sooner than the shorter of both timeouts from now.
         soonest_new = 60 * min(self.settings.idle_timeout_minutes, self.settings.expiration_minutes)
-        return min(self.interval_seconds, max(MIN_WAIT_SECONDS, min([soonest_new, *waits])))
+        known = [
+            task.seconds_to_next(deadlines)
+            for name, task in self.tasks.items()
+            if self._is_in_cycle(name, self.cycle_count + 1)
+        ]
+        least = max(self.min_wait_seconds - (time.monotonic() - began), self._outage.seconds_left)
+        return float(max(least, min(self.interval_seconds, soonest_new, *known)))
 
     def _configuration(self) -> dict[str, Any]:
         return {
             "interval_seconds": self.interval_seconds,
-            "batch_size": self.batch_size,
+            "min_wait_seconds": self.min_wait_seconds,
+            "batch_size": self.batch_size or "adaptive",
+            "max_rate": self.max_rate,
             "idle_minutes": self.settings.idle_timeout_minutes,
             "expiration_minutes": self.settings.expiration_minutes,
         }

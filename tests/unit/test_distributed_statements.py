@@ -1,0 +1,168 @@
+"""Every statement that runs on distributed tables keeps the rules of Citus, and each rule can be broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from lapse import ConversationRepository, Database
+from lapse.store.schema import conversation_events as events
+from lapse.store.schema import conversations
+from lapse.store.statements import OF_ID, OF_OWNER
+from tests import citus_rules
+from tests.citus_rules import RULES, Rule, broken_by, broken_by_tables, statements_of
+
+c = conversations.c
+NOW = sa.func.now()
+REPOSITORY = ConversationRepository(Database("postgresql://nobody@127.0.0.1/never-connected"))
+STATEMENTS = statements_of(REPOSITORY)
+BY_RULE = {rule.__name__: rule for rule in RULES}
+
+
+def test_the_statements_of_modules_repository_and_sweeper_are_found() -> None:
+    for name in (
+        "lapse.store.statements[LOCK_BY_ID]",
+        "lapse.store.statements[TRANSITIONS]",
+        "ConversationRepository._next_deadlines",
+        "ConversationRepository._message[user]",
+        "ConversationRepository.sweeper._idle[True].without[0]",
+        "ConversationRepository.sweeper._armed_longer[True].only[0]",
+        "ConversationRepository.sweeper._expired[True].look",
+    ):
+        assert name in STATEMENTS
+    assert not [name for name in STATEMENTS if "[False]" in name]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_keeps_the_rule(name: str, rule: Rule) -> None:
+    assert broken_by(STATEMENTS[name], rule) == []
+
+
+def test_what_runs_on_one_server_would_be_refused() -> None:
+    """The rules tell the difference between the two forms of a sweep."""
+    local = statements_of(REPOSITORY, distributed=False)
+    sweep = local["ConversationRepository.sweeper._idle[False].without[0]"]
+    assert broken_by(sweep, citus_rules.locks_are_on_one_shard) == ["a lock on conversations without owner_id"]
+    assert broken_by(sweep, citus_rules.what_is_written_is_immutable) == ["now() is written"]
+
+
+def test_every_key_begins_with_the_owner() -> None:
+    assert broken_by_tables() == []
+
+
+# --- the rules can be broken ----------------------------------------------------------------------------------------
+
+
+def _upsert(**options: Any) -> Any:
+    return insert(conversations).values(owner_id=sa.bindparam("o")).on_conflict_do_update(**options)
+
+
+def _claimed(*, by_owner: bool, **values: Any) -> Any:
+    claim = sa.select(c.owner_id, c.conv_id).cte("claimed")
+    conditions = [c.owner_id == claim.c.owner_id] if by_owner else []
+    return sa.update(conversations).where(*conditions, c.conv_id == claim.c.conv_id).values(**values)
+
+
+KEY = [c.owner_id, c.conv_id]
+BROKEN = [
+    ("locks_are_on_one_shard", sa.select(conversations).with_for_update(), "a lock on conversations"),
+    ("locks_are_on_one_shard", sa.select(conversations).where(OF_ID).with_for_update(read=True), "a lock"),
+    ("locks_are_on_one_shard", sa.select(conversations).where(OF_OWNER | OF_ID).with_for_update(), "a lock"),
+    (
+        "locks_are_on_one_shard",
+        sa.select(sa.select(c.conv_id).with_for_update(skip_locked=True).cte("inner").c.conv_id),
+        "a lock",
+    ),
+    (
+        "joins_are_by_owner",
+        sa.select(c.channel).join(events, c.conv_id == events.c.conv_id),
+        "conversation_events is not joined",
+    ),
+    ("joins_are_by_owner", sa.select(c.channel, events.c.type).where(c.conv_id == events.c.conv_id), "is not joined"),
+    ("joins_are_by_owner", _claimed(by_owner=False, version=1), "claimed is not joined"),
+    ("what_is_written_is_immutable", _upsert(index_elements=KEY, set_={"updated_at": NOW}), "now() is written"),
+    (
+        "what_is_written_is_immutable",
+        _upsert(index_elements=KEY, set_={"updated_at": sa.text("now()")}),
+        "now() is written",
+    ),
+    (
+        "what_is_written_is_immutable",
+        _upsert(index_elements=KEY, set_={"updated_at": sa.literal_column("now()")}),
+        "now() is written",
+    ),
+    (
+        "what_is_written_is_immutable",
+        _upsert(index_elements=KEY, set_={"version": 1}, where=c.expires_at > NOW),
+        "now() is written",
+    ),
+    ("what_is_written_is_immutable", _claimed(by_owner=True, ended_at=NOW), "now() is written"),
+    (
+        "what_is_written_is_immutable",
+        sa.update(conversations).where(OF_OWNER, c.expires_at < sa.func.clock_timestamp()).values(version=1),
+        "clock_timestamp() is written",
+    ),
+    (
+        "what_is_written_is_immutable",
+        sa.update(conversations).where(OF_OWNER).values(version=1).returning(NOW),
+        "now() is written",
+    ),
+    (
+        "what_is_selected_to_insert_is_not_volatile",
+        sa.insert(events).from_select(
+            ["owner_id", "occurred_at"], sa.select(c.owner_id, sa.func.clock_timestamp().label("at"))
+        ),
+        "clock_timestamp() is inserted",
+    ),
+    (
+        "an_update_finds_its_shard_and_leaves_it_there",
+        sa.update(conversations).where(OF_ID).values(version=1),
+        "an update without owner_id",
+    ),
+    (
+        "an_update_finds_its_shard_and_leaves_it_there",
+        sa.update(conversations).where(OF_OWNER).values(owner_id=2),
+        "owner_id is set",
+    ),
+    ("an_insert_names_its_owner", insert(conversations).values(conv_id=sa.bindparam("i")), "an insert without"),
+    (
+        "an_insert_names_its_owner",
+        sa.insert(events).from_select(["conv_id"], sa.select(c.conv_id)),
+        "an insert without",
+    ),
+    ("conflicts_are_of_one_shard", _upsert(index_elements=[c.conv_id], set_={"version": 1}), "a conflict without"),
+]
+
+
+@pytest.mark.parametrize(("rule", "statement", "problem"), BROKEN)
+def test_a_statement_that_breaks_the_rule_is_found(rule: str, statement: Any, problem: str) -> None:
+    (found,) = broken_by(statement, BY_RULE[rule])
+    assert problem in found
+
+
+def test_each_rule_is_shown_to_be_breakable() -> None:
+    assert {rule for rule, _, _ in BROKEN} == set(BY_RULE)
+
+
+def test_a_table_that_cannot_be_distributed_is_found() -> None:
+    bad = sa.MetaData()
+    owners = sa.Table("owners", bad, sa.Column("id", sa.BigInteger, primary_key=True))
+    sa.Table(
+        "bad",
+        bad,
+        sa.Column("conv_id", sa.Uuid, primary_key=True),
+        sa.Column("owner_id", sa.BigInteger, sa.ForeignKey(owners.c.id), primary_key=True),
+        sa.Column("channel", sa.Text, unique=True),
+        sa.Index("uq_bad", "channel", "owner_id", unique=True),
+    )
+    assert broken_by_tables(bad) == [
+        "a key of owners begins with id",
+        "a key of bad begins with conv_id",
+        "a key of bad begins with channel",
+        "a key of bad begins with channel",
+        "a foreign key of bad without owner_id",
+    ]
