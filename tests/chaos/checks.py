@@ -56,10 +56,10 @@ def check_recovery(seconds: Sequence[float]) -> float:
 
 
 def check_retries(fleet: Fleet, error: str, seconds: float) -> int:
-    """Fail where workers did not try again, or more and more often than rarely; return how often they did.
+    """Fail where workers did not try again, or did so too often; return how often one of them did.
 
-    They begin at once, and then wait for up to five seconds; chance halves a wait at most.
+    Their waits grow to five seconds; chance halves a wait at most.
     """
     retries = fleet.retries(error)
-    assert 2 <= retries <= 6 + seconds / 2.5, f"{retries} cycles failed in {seconds} seconds"
+    assert 2 <= retries <= 6 + seconds / 2.5, f"a task failed {retries} times in {seconds} seconds"
     return retries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -14,7 +15,13 @@ from tests.commands import RunningLapse, running_lapse
 RECOVERY_SECONDS = 10
 """So long after a fault, workers work again."""
 # What a worker says when something did not work.
-COMPLAINTS = ("task failed", "waiting for the database", "next deadlines unknown")
+COMPLAINTS = (
+    "task failed",
+    "batch timed out",
+    "conversation refused",
+    "waiting for the database",
+    "next deadlines unknown",
+)
 
 
 class Fleet:
@@ -66,12 +73,14 @@ class Fleet:
             assert not is_failure or line["error"], line
 
     def retries(self, error: str) -> int:
-        """Return how many cycles failed for this reason, of the worker that tried most often."""
-        cycles = [
-            {line["cycle"] for line in worker.lines() if error in line.get("error", "") and "cycle" in line}
+        """Return how often a task failed for this reason, the one of the worker that tried most often."""
+        tries = Counter(
+            (worker.process.pid, line["task"])
             for worker in [*self.ended, *self.running]
-        ]
-        return max(map(len, cycles))
+            for line in worker.lines()
+            if line["event"] == "task failed" and error in line["error"]
+        )
+        return max(tries.values(), default=0)
 
     def _start(self, place: int) -> RunningLapse:
         arguments = ["worker", "--database-url", self._urls[place], *self._arguments]

@@ -17,12 +17,12 @@ from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.writers import running_writers
 
-CUTS_OF_CALLERS = scaled(small=40, full=600)
-CUTS_OF_WORKERS = scaled(small=15, full=400)
+CUTS_OF_CALLERS = scaled(small=40, full=850)
+CUTS_OF_WORKERS = scaled(small=10, full=150)
 BACKLOG = scaled(small=300, full=10_000)
 PATIENCE_SECONDS = scaled(small=60, full=300)
 PAIRS = scaled(small=20, full=40)
-WRITERS = scaled(small=2, full=4)
+WRITERS, WORKERS = scaled(small=(2, 2), full=(4, 4))
 IDLE_SECONDS = 1
 
 
@@ -37,7 +37,7 @@ def test_cuts_in_commit_double_and_lose_nothing(chaos_url: str, chance: random.R
             running_writers(
                 callers_proxy.url, WRITERS, chance, pairs=PAIRS, idle_seconds=IDLE_SECONDS, closings=0.2, extensions=0.2
             ) as writers,
-            running_fleet(*[workers_proxy.url] * 2, idle_seconds=IDLE_SECONDS, batch_size=5) as fleet,
+            running_fleet(*[workers_proxy.url] * WORKERS, idle_seconds=IDLE_SECONDS, batch_size=5) as fleet,
         ):
             begin = time.monotonic()
             while not (callers_proxy.is_done and workers_proxy.is_done):

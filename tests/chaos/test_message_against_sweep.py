@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from lapse import Conversation, ConversationService, Database
-from tests.backlog import BUSINESS, customer, insert_conversations, present
+from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.chaos.holding import PATIENCE_SECONDS, Hold, HoldingDatabase
 from tests.chaos.ledger import History, moment
 from tests.chaos.outcome import Outcome
@@ -27,7 +27,6 @@ T = TypeVar("T")
 INTERLEAVINGS = scaled(small=300, full=10_000)
 IDLE = timedelta(minutes=30)
 SWEEPS = ("idle", "expired")
-SET_EXPIRY = "UPDATE conversations SET expires_at = :expires_at WHERE conv_id = :conv_id"
 DUE = ("idle", "expired", "both", "expired while paused")
 
 
@@ -84,20 +83,17 @@ class Arena:
 
     def begin(self, meeting: Meeting) -> str:
         """Open the conversation, and return its id."""
-        ahead, idle_ahead, paused = meeting.ahead, meeting.ahead, meeting.due == "expired while paused"
-        if meeting.due == "expired":
-            idle_ahead = IDLE
-        if paused:
-            idle_ahead = -timedelta(minutes=1)
-        # One that is paused first gets its expiry afterwards: a pause takes its time.
-        expires_in = ahead if meeting.is_expired and not paused else timedelta(days=1)
+        idle_ahead = {"expired": IDLE, "expired while paused": -timedelta(minutes=1)}.get(meeting.due, meeting.ahead)
+        paused = meeting.due == "expired while paused"
+        expires_in = meeting.ahead if meeting.is_expired and not paused else timedelta(days=1)
         numbers = range(meeting.number, meeting.number + 1)
         (conv_id,) = insert_conversations(
             self.other, numbers, silent_for=IDLE - idle_ahead, expires_in=expires_in, status=meeting.status
         )
         if paused:
             assert self._worker.process_idle_conversations() == 1
-            run_sql(self.other, SET_EXPIRY, conv_id=conv_id, expires_at=present(self.other) + ahead)
+            earlier = f"now() + interval '{meeting.ahead / timedelta(milliseconds=1)} ms'"
+            run_sql(self.other, f"UPDATE conversations SET expires_at = {earlier} WHERE conv_id = :id", id=conv_id)
         return str(conv_id)
 
     def message(self, meeting: Meeting) -> Conversation:
@@ -156,6 +152,8 @@ def message_while_the_sweep_holds_its_lock(arena: Arena, meeting: Meeting) -> Co
     place = {("idle", "expired"): (1, 2), ("expired", "idle"): (2, 1)}[meeting.sweeps]
     number = place[1] if meeting.is_expired else place[0]
     with arena.held(arena.sweeps, number, lambda: arena.sweep(meeting.sweeps)) as sweep:
+        assert arena.sweeps.hold is not None
+        assert arena.sweeps.hold.is_held
         message = arena.start(lambda: arena.message(meeting))
         time.sleep(abs(meeting.head_start))
     assert result_of(sweep) == 1

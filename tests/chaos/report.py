@@ -1,0 +1,173 @@
+"""The table of docs/reliability.md, made from the results of the full runs: `python -m tests.chaos.report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.outcome import RESULTS
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- made by `python -m tests.chaos.report` -->", "<!-- end -->"
+HEAD = """| fault | what was done | what was seen | working again after |
+| --- | --- | --- | --- |
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault in words; `{…}` is filled from the counts of its latest run."""
+
+    fault: str
+    title: str
+    done: str
+    seen: str
+    case: str = ""
+
+
+_CALLERS = "{calls} calls, {errors_to_callers} errors to callers"
+ROWS = (
+    Row(
+        "killed_workers",
+        "`kill -9` of workers",
+        "{kills} kills over 4 workers, {backlog} due conversations, messages all the while",
+        "{paused} pauses, {expired} expiries; {calls} calls, no error to a caller",
+    ),
+    Row(
+        "lost_backends",
+        "The database loses backends",
+        "{terminations} terminated, {kills} killed with `kill -9`, {restarts} immediate restarts, under load",
+        f"{{events}} transitions; {_CALLERS}; {{worker_complaints}} failures of workers, each in their log",
+    ),
+    Row(
+        "cut_commits",
+        "Connections cut in COMMIT",
+        "{cuts} of {commits} commits: {cuts unsent} before it was sent, {cuts sent} on its way, {cuts unanswered} "
+        "before the answer, {cuts half answered} within it",
+        f"{{events}} transitions, none doubled, none lost; {_CALLERS}",
+    ),
+    Row(
+        "message_against_sweep",
+        "A message against a sweep",
+        "{interleavings} interleavings in 7 orders of their locks",
+        "the message won or the sweep did, each wholly; {events} transitions",
+    ),
+    Row(
+        "stopped_worker",
+        "SIGSTOP of workers",
+        "{short_stops} stops of up to a second, one of {long_stop_seconds} seconds, longer than every time limit",
+        f"{{events}} transitions; {_CALLERS}",
+    ),
+    Row(
+        "full_disk",
+        "Disk full: tables",
+        "no room for {full_seconds} seconds",
+        "{retries} tries by the worker, each in its log; then {events} transitions",
+        "tables",
+    ),
+    Row(
+        "full_disk",
+        "Disk full: write-ahead log",
+        "no room for {full_seconds} seconds; the server crashed {crashes_of_the_server} times",
+        "{retries} failures of the worker, each in its log; then {events} transitions",
+        "write-ahead log",
+    ),
+    Row(
+        "full_disk",
+        "Disk full: SQLite",
+        "no room for {full_seconds} seconds",
+        "{retries} tries by the worker, each in its log; then {events} transitions",
+        "sqlite",
+    ),
+    Row(
+        "read_only",
+        "Read-only, sessions ended",
+        "{read_only_seconds} seconds",
+        "{retries} tries by a worker, each in its log; then {events} transitions",
+        "ended",
+    ),
+    Row(
+        "read_only",
+        "Read-only, sessions kept",
+        "{read_only_seconds} seconds; the sessions of that time would stay read-only",
+        "{retries} tries by a worker, each in its log; then {events} transitions",
+        "kept",
+    ),
+    Row(
+        "sqlite_processes",
+        "SQLite, many processes",
+        "{processes} processes for {seconds} seconds, {kills} of them ended with `kill -9`",
+        "{calls} calls, none told that the database is locked, the slowest {slowest_call_seconds} seconds; "
+        "{events} transitions; `PRAGMA integrity_check` is ok",
+    ),
+    Row(
+        "pinned_snapshot",
+        "A pinned snapshot",
+        "an open transaction of another session while {conversations} conversations end, in batches of {batch}",
+        "a batch took {batch_milliseconds_pinned} ms, without the snapshot {batch_milliseconds_free} ms",
+    ),
+    Row(
+        "wrong_clocks",
+        "Wrong clocks",
+        "a worker an hour fast, one an hour slow, one right; {conversations} conversations",
+        "the same transitions; the latest {latest_seconds fast}, {latest_seconds slow} and {latest_seconds right} "
+        "seconds after its deadline",
+        "alone",
+    ),
+    Row(
+        "wrong_clocks",
+        "Wrong clocks together",
+        "the same three workers on one database; {conversations} conversations",
+        "the latest {latest_seconds all} seconds after its deadline",
+        "together",
+    ),
+)
+
+
+def latest_runs() -> dict[tuple[str, str], dict[str, Any]]:
+    """Return each fault's latest run by its name and case."""
+    runs = [run for file in sorted(RESULTS.glob("*.json")) for run in json.loads(file.read_text())]
+    return {(run["fault"], run["case"]): run for run in runs}
+
+
+def table() -> str:
+    """Return the table and what the runs were made on."""
+    runs = latest_runs()
+    return HEAD + "".join(_row(row, runs[row.fault, row.case]) for row in ROWS) + "\n" + _made_on(runs.values())
+
+
+def text_with_table(text: str) -> str:
+    """Return the document's text with the table of today in its place."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
+
+
+def _row(row: Row, run: dict[str, Any]) -> str:
+    counts = {name: _spelled(value) for name, value in run["counts"].items()}
+    again = counts.get("longest_recovery_seconds")
+    cells = (row.title, row.done.format_map(counts), row.seen.format_map(counts), f"{again} s" if again else "")
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _made_on(runs: Iterable[dict[str, Any]]) -> str:
+    found = list(runs)
+    machines = {f"{run['machine']['cores']} cores, {run['machine']['memory_gb']} GB" for run in found}
+    databases = {run["versions"]["database"] for run in found}
+    dates, seeds = {run["date"] for run in found}, {str(run["seed"]) for run in found}
+    minutes = sum(run["seconds"] for run in found) / 60
+    return (
+        f"Made on {', '.join(sorted(dates))} with {', '.join(sorted(databases))} on {', '.join(sorted(machines))}, "
+        f"in {minutes:.0f} minutes altogether; seeds {', '.join(sorted(seeds))}.\n"
+    )
+
+
+def _spelled(value: float) -> str:
+    return f"{value:,}"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(text_with_table(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
