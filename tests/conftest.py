@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from tests.clock import ManualClock
+from tests.pgbouncer import PROGRAM, running_pgbouncer, through_pooler
 from tests.postgres import NoServerError, Server, Servers
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from lapse.store import Database
 
 SQLITE = "sqlite"
+POOLED = "-pgbouncer"
 UNIT_TESTS = Path(__file__).parent / "unit"
+CONFORMANCE_TESTS = Path(__file__).parent / "conformance"
 SERVERS = pytest.StashKey[Servers]()
 
 # `ci` finds the same thing on every machine, and judges nothing by a machine's speed. `explore` looks further.
@@ -44,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if handed_down := getattr(config, "workerinput", {}).get("lapse_servers"):
         servers.run_id = handed_down["run_id"]
         servers.by_name = {name: Server(name, url) for name, url in handed_down["urls"].items()}
+        servers.pooler_url = handed_down["pooler_url"]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -54,6 +58,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config.stash[SERVERS].start()
+        if PROGRAM is not None:
+            config.stash[SERVERS].start_pooler(running_pgbouncer)
     except NoServerError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
@@ -63,7 +69,7 @@ def pytest_configure_node(node: Any) -> None:
     """Hand the running servers down to a worker of pytest-xdist."""
     servers = node.config.stash[SERVERS]
     urls = {server.name: server.admin_url for server in servers.by_name.values()}
-    node.workerinput["lapse_servers"] = {"run_id": servers.run_id, "urls": urls}
+    node.workerinput["lapse_servers"] = {"run_id": servers.run_id, "urls": urls, "pooler_url": servers.pooler_url}
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -77,9 +83,12 @@ def _only_unit_tests(config: pytest.Config) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that uses `backend` or `postgres` once on each."""
-    names = list(metafunc.config.stash[SERVERS].by_name)
-    for argument, values in (("backend", [SQLITE, *names]), ("postgres", names)):
+    """Run a test that uses `backend` or `postgres` once on each; conformance also through a pooler, if there is one."""
+    servers = metafunc.config.stash[SERVERS]
+    names = list(servers.by_name)
+    is_pooled_too = servers.pooler_url and metafunc.definition.path.is_relative_to(CONFORMANCE_TESTS)
+    pooled = [f"{names[0]}{POOLED}"] if is_pooled_too else []
+    for argument, values in (("backend", [SQLITE, *names, *pooled]), ("postgres", names)):
         if argument in metafunc.fixturenames:
             if not names:
                 raise pytest.UsageError(f"{metafunc.definition.nodeid}: tests under tests/unit have no database")
@@ -111,12 +120,15 @@ class _Databases:
 
     def postgres(self, name: str, *, migrated: bool) -> tuple[str, Callable[[], None]]:
         """Return a new database's URL and what drops it."""
+        is_pooled, name = name.endswith(POOLED), name.removesuffix(POOLED)
         server = self._servers.by_name[name]
         if migrated and name not in self._templates:
             self._templates[name] = f"{self._prefix}template"
             _migrate(server.create_database(self._templates[name]))
         database = f"{self._prefix}{next(self._numbers)}"
         url = server.create_database(database, self._templates[name] if migrated else "template0")
+        if is_pooled and self._servers.pooler_url:
+            url = through_pooler(self._servers.pooler_url, url)
         return url, lambda: server.drop_database(database)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ SETTINGS = {
     "full_page_writes": "off",
     "timezone": "America/Sao_Paulo",
 }
+
+
+Prepare = Callable[[Path], dict[str, str]]
+"""Puts files into the folder of a server before it starts, and returns settings."""
 
 
 class NoServerError(Exception):
@@ -85,6 +89,8 @@ class Servers:
 
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))
     by_name: dict[str, Server] = field(default_factory=dict)
+    pooler_url: str | None = None
+    """PgBouncer in front of the first of them."""
     _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -116,6 +122,11 @@ class Servers:
                 "may create databases"
             )
 
+    def start_pooler(self, running: Callable[[str], contextlib.AbstractContextManager[str]]) -> None:
+        """Start one in front of the first server."""
+        first = next(iter(self.by_name.values()))
+        self.pooler_url = self._exit.enter_context(running(first.admin_url))
+
     def stop(self) -> None:
         """Stop what `start` started; a second call does nothing."""
         self._exit.close()
@@ -137,7 +148,7 @@ def _bin_folders() -> Iterator[Path]:
 
 def _major_in(bin_folder: Path) -> int:
     """Return the major version of the server there, 0 if there is none that can be run."""
-    user = {} if _is_wheel(bin_folder) else _server_user()
+    user = {} if _is_wheel(bin_folder) else server_user()
     try:
         for program in ("initdb", "pg_ctl", "postgres"):
             command = [str(bin_folder / program), "--version"]
@@ -154,7 +165,34 @@ def _major_of(url: str) -> int:
 
 
 @contextlib.contextmanager
-def _running(bin_folder: Path) -> Iterator[str]:
+def running_with_tls(prepare: Prepare) -> Iterator[str]:
+    """Run a server of its own that can speak TLS, and yield its admin URL.
+
+    Args:
+        prepare: puts certificates into the server's data folder, and returns the settings that name them.
+
+    Raises:
+        NoServerError: none was built with TLS.
+    """
+    for bin_folder in _bin_folders():
+        if _major_in(bin_folder) >= OLDEST_MAJOR and _speaks_tls(bin_folder):
+            with _running(bin_folder, prepare) as url:
+                yield url
+            return
+    raise NoServerError("no PostgreSQL on this machine was built with TLS")
+
+
+def _speaks_tls(bin_folder: Path) -> bool:
+    """Ask how it was built; the wheel's was built without, and brings no program to ask."""
+    try:
+        command = [str(bin_folder / "pg_config"), "--configure"]
+        return "ssl" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+@contextlib.contextmanager
+def _running(bin_folder: Path, prepare: Prepare = lambda _data: {}) -> Iterator[str]:
     """Run a new server in a temporary folder and yield its admin URL."""
     with tempfile.TemporaryDirectory(prefix="lapse-postgres-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -163,7 +201,7 @@ def _running(bin_folder: Path) -> Iterator[str]:
         password = secrets.token_hex(16)
         (folder / "password").write_text(password)
         (folder / "password").chmod(0o600)
-        _give_to_server_user(folder)
+        give_to_server_user(folder)
         data = str(folder / "data")
         _run(
             folder,
@@ -181,19 +219,21 @@ def _running(bin_folder: Path) -> Iterator[str]:
                 "--no-locale",
             ],
         )
-        port = _start(bin_folder, folder)
+        settings = SETTINGS | prepare(folder / "data")
+        give_to_server_user(folder)
+        port = _start(bin_folder, folder, settings)
         try:
             yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
         finally:
             _run(folder, [bin_folder / "pg_ctl", "stop", "-D", data, "-m", "immediate", "-w"])
 
 
-def _start(bin_folder: Path, folder: Path) -> int:
+def _start(bin_folder: Path, folder: Path, settings: dict[str, str]) -> int:
     """Start the server on a free port; another program may take the port in between, so try again a few times."""
     for attempts_left in (2, 1, 0):
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
-        lines = [f"{name} = '{value}'\n" for name, value in {**SETTINGS, "port": str(port)}.items()]
+        lines = [f"{name} = '{value}'\n" for name, value in {**settings, "port": str(port)}.items()]
         (folder / "data" / "postgresql.auto.conf").write_text("".join(lines))
         try:
             log = ["-l", str(folder / "log")]
@@ -234,7 +274,7 @@ def _is_wheel(bin_folder: Path) -> bool:
     return bin_folder.parent.name == "pginstall"
 
 
-def _server_user() -> dict[str, Any]:
+def server_user() -> dict[str, Any]:
     """Return what makes subprocess run a program of the server as `nobody`, if this is root."""
     if os.geteuid() != 0:
         return {}
@@ -242,8 +282,8 @@ def _server_user() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _give_to_server_user(folder: Path) -> None:
-    if user := _server_user():
+def give_to_server_user(folder: Path) -> None:
+    if user := server_user():
         for path in (folder, *folder.rglob("*")):
             os.chown(path, user["user"], user["group"], follow_symlinks=False)
 
@@ -261,7 +301,7 @@ def _run(folder: Path, command: list[Any]) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             check=False,
-            **_server_user(),
+            **server_user(),
         ).returncode
         if status:
             output.seek(0)
