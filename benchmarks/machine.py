@@ -28,6 +28,7 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "disk": _disk(),
         "fdatasync_ms": _fdatasync_ms(),
+        "load_before": round(os.getloadavg()[0], 2),
     }
 
 

@@ -20,6 +20,7 @@ NAMES = (
     "message_postgresql",
     "message_sqlite",
     "wal",
+    "message_statements",
     "drain_latency",
     "lag",
     "replay",

@@ -82,9 +82,8 @@ def filled(template: str, parts: dict[str, str], records: dict[str, Record]) -> 
         name, colon, figure = found[1].partition(": ")
         if not colon:
             return parts[name]
-        if name not in records:
-            return "(not measured)"
-        return measured(records[name].figure(figure))
+        measured_one = records[name].figure(figure) if name in records else None
+        return measured(measured_one) if measured_one else "(not measured)"
 
     return re.sub(r"\{\{(.+?)\}\}", value, template)
 
@@ -125,7 +124,8 @@ def _circumstances_of(record: Record) -> str:
     lines = [
         f"- **Date**: {record.date}",
         f"- **Machine**: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; "
-        f"{machine['disk']}, where an `fdatasync` of a page takes {machine['fdatasync_ms']} ms (median)",
+        f"{machine['disk']}, where an `fdatasync` of a page takes {machine['fdatasync_ms']} ms (median); "
+        f"load average before the run: {machine['load_before']}",
         "- **Versions**: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     if record.server_settings:

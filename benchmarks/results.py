@@ -62,9 +62,9 @@ class Record:
     server_settings: dict[str, str]
     outcome: Outcome
 
-    def figure(self, name: str) -> Figure:
-        """Return the figure of this name."""
-        return next(figure for figure in self.outcome.figures if figure.name == name)
+    def figure(self, name: str) -> Figure | None:
+        """Return the figure of this name, None where this run has none."""
+        return next((figure for figure in self.outcome.figures if figure.name == name), None)
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -21,11 +21,20 @@ SETTINGS = {
     "full_page_writes": "on",
     "shared_buffers": "1GB",
     "max_wal_size": "4GB",
+    "min_wal_size": "2GB",
     "maintenance_work_mem": "512MB",
     "autovacuum": "on",
     "shared_preload_libraries": "pg_stat_statements",
 }
-STATED = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size", "autovacuum")
+STATED = (
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "shared_buffers",
+    "max_wal_size",
+    "min_wal_size",
+    "autovacuum",
+)
 
 
 class NoServerError(Exception):

@@ -30,7 +30,7 @@ def run(bench: Bench) -> Outcome:
     backlog = bench.backlog(due=1_000_000, live=10_000)
     latencies: dict[str, list[list[float]]] = {"quiet": [], "drain": []}
     drains: list[float] = []
-    for number in bench.rounds(2):
+    for number in bench.rounds(3):
         with bench.filled(backlog) as url:
             latencies["quiet"].append(in_quiet(url, backlog, bench.seconds(QUIET_SECONDS, least=1)))
             during, seconds = in_a_drain(url, backlog)
@@ -52,7 +52,7 @@ def run(bench: Bench) -> Outcome:
             ),
             *(Figure(f"99th percentile, {name}", median(map(p99, found)), "ms") for name, found in latencies.items()),
             *(Figure(f"median, {name}", median(map(median, found)), "ms") for name, found in latencies.items()),
-            Figure("the drain, conversations a second", median(backlog.due / seconds for seconds in drains), "1/s"),
+            Figure("the drain, conversations", median(backlog.due / seconds for seconds in drains), "1/s"),
         ],
         parameters={"due": backlog.due, "rows": backlog.rows, "messages_per_second": RATE},
         raw={

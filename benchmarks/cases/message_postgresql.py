@@ -36,4 +36,6 @@ def run(bench: Bench) -> Outcome:
             return cursor.execute(sql, parameters).fetchone()
 
         both = sides(service, customers, execute)
-        return compare(bench, both, len(customers), 0.8, "against the same upsert in plain psycopg")
+        return compare(
+            bench, both, len(customers), 0.8, "a message on PostgreSQL, against the same upsert in plain psycopg"
+        )

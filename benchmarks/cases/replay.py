@@ -34,7 +34,7 @@ def run(bench: Bench) -> Outcome:
         rates.append(len(messages) / seconds_of_replay(path, messages))
         bench.say(f"round {number}: {rates[-1]:,.0f} messages a second")
     return Outcome(
-        figures=[Figure("replay on SQLite in a temporary file, messages a second", median(rates), "1/s", Goal(3_000))],
+        figures=[Figure("replay on SQLite in a temporary file, messages", median(rates), "1/s", Goal(3_000))],
         parameters={"messages": len(messages)},
         raw={"messages_per_second": rates},
     )

@@ -14,7 +14,7 @@ from benchmarks.peers.rate import Rate
 FIND = """
     SELECT * FROM conversations WHERE status IN ('pending', 'progress') AND expires_at < now() LIMIT 100
 """
-END = "UPDATE conversations SET status = 'expired', ended_at = now() WHERE conv_id = %s"
+END = "UPDATE conversations SET status = 'expired', ended_at = now() WHERE conv_id = %s RETURNING *"
 
 
 def end_some(url: str, seconds: float) -> Rate:
@@ -28,6 +28,6 @@ def end_some(url: str, seconds: float) -> Rate:
             if not due:
                 break
             for row in due:
-                connection.execute(END, [row[1]])
+                connection.execute(END, [row[1]]).fetchone()
             ended += len(due)
         return Rate(ended, time.perf_counter() - begin, curve)

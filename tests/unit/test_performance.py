@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plots, report
+from benchmarks.registry import NAMES
 from benchmarks.results import Figure, Goal, Outcome, Record, quantile, quantiles, read_records, write_record
 
 RECORD = Record(
@@ -15,7 +16,15 @@ RECORD = Record(
     date="2026-11-25",
     scale={"rows": 1.0, "seconds": 1.0, "rounds": 1.0},
     seconds=1.0,
-    machine={"cpu": "a", "cores": 2, "memory_gib": 1.0, "system": "Linux", "disk": "ext4", "fdatasync_ms": 0.2},
+    machine={
+        "cpu": "a",
+        "cores": 2,
+        "memory_gib": 1.0,
+        "system": "Linux",
+        "disk": "ext4",
+        "fdatasync_ms": 0.2,
+        "load_before": 0.1,
+    },
     versions={"lapse": "0"},
     server_settings={"fsync": "on"},
     outcome=Outcome(
@@ -34,6 +43,11 @@ def test_the_document_is_what_the_committed_results_say() -> None:
 def test_every_committed_result_that_is_drawn_has_its_picture() -> None:
     pictures = {path.stem for path in plots.FOLDER.glob("*.svg")}
     assert pictures == {found.name for found in plots.drawn()} & set(read_records())
+
+
+def test_every_figure_that_a_text_speaks_of_is_among_the_committed_results() -> None:
+    unknown = report.text_of().count("(not measured)")
+    assert unknown == 0 or set(NAMES) - set(read_records())
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
