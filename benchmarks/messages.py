@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import cProfile
-import io
 import itertools
-import pstats
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from typing import Any
 
 from benchmarks.backlogs import CHANNEL, owner_of
 from benchmarks.bench import Bench
+from benchmarks.profiles import profile_of
 from benchmarks.results import Figure, Goal, Outcome, median
 from benchmarks.statements import Sent, statements_of
 from lapse import ConversationService
@@ -61,6 +59,7 @@ def compare(bench: Bench, both: Sides, conversations: int, goal: float, name: st
     """Let slices of either side alternate."""
     order = [number * 7919 % conversations for number in range(conversations)]
     turns = {"lapse": (both.lapse, itertools.cycle(order)), "plain": (both.plain, itertools.cycle(order))}
+    profiled = bench.rows(PROFILED)
     rates: dict[str, list[float]] = {side: [] for side in turns}
     seconds = bench.seconds(SLICE_SECONDS, least=0.05)
     for _ in bench.rounds(SLICES):
@@ -78,7 +77,7 @@ def compare(bench: Bench, both: Sides, conversations: int, goal: float, name: st
         ],
         parameters={"conversations": conversations, "slice_seconds": seconds},
         raw={"per_second": {side: [round(rate, 1) for rate in found] for side, found in rates.items()}},
-        texts={"profile": profile_of(both.lapse, order, bench.rows(PROFILED))},
+        texts={"profile": profile_of(lambda: send_some(both.lapse, order, profiled), f"{profiled} messages")},
     )
 
 
@@ -92,14 +91,7 @@ def rate_of(send: Callable[[int], Any], numbers: Any, seconds: float) -> float:
     return sent / passed
 
 
-def profile_of(send: Callable[[int], Any], order: Sequence[int], number: int) -> str:
-    """Return where Python spends its time for so many messages, by function, its own time first."""
-    profile = cProfile.Profile()
-    numbers = itertools.cycle(order)
-    profile.enable()
-    for _ in range(number):
-        send(next(numbers))
-    profile.disable()
-    text = io.StringIO()
-    pstats.Stats(profile, stream=text).strip_dirs().sort_stats("tottime").print_stats(25)
-    return f"{number} messages under cProfile, which itself takes time for each call\n{text.getvalue().strip()}"
+def send_some(send: Callable[[int], Any], order: Sequence[int], number: int) -> None:
+    """Send so many messages."""
+    for place in itertools.islice(itertools.cycle(order), number):
+        send(place)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.bench import Bench
+from benchmarks.profiles import profile_of
 from benchmarks.results import Figure, Goal, Outcome, median
 from lapse import ConversationService
 from lapse.lifecycle import Sender
@@ -22,12 +23,14 @@ from lapse.store import migrate
 from tests.backlog import BUSINESS, customer
 
 TITLE = "Replay"
+PROFILED = 5_000
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def run(bench: Bench) -> Outcome:
     """Replay the log a few times."""
     messages = made_up_log(bench.rows(30_000), bench.rows(3_000, least=20))
+    some = messages[:PROFILED]
     rates: list[float] = []
     for number in bench.rounds(3):
         path = bench.folder / f"replay{number}.db"
@@ -37,6 +40,11 @@ def run(bench: Bench) -> Outcome:
         figures=[Figure("replay on SQLite in a temporary file, messages", median(rates), "1/s", Goal(3_000))],
         parameters={"messages": len(messages)},
         raw={"messages_per_second": rates},
+        texts={
+            "profile": profile_of(
+                lambda: seconds_of_replay(bench.folder / "profiled.db", some), f"{len(some)} messages"
+            )
+        },
     )
 
 
