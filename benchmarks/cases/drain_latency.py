@@ -3,13 +3,15 @@
 One process sends 200 messages a second on 10,000 conversations, whatever becomes of them; the latency of each is
 counted from the moment at which it was to be sent. First in quiet, then from the first to the last transition of a
 drain by `lapse worker` with default settings; and, to compare, on another copy while one bare `UPDATE` and `INSERT` end
-all of them in one transaction. The ratio of the 99th percentiles is the median over the rounds.
+all of them in one transaction. The ratio of the 99th percentiles is the median over the rounds. Fifty times a second a
+look at `pg_stat_activity` notes what a message's session is waiting for, if it is at work.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.backlogs import Backlog, live_customers
@@ -17,6 +19,7 @@ from benchmarks.bench import Bench, connect
 from benchmarks.peers import bare_pair
 from benchmarks.processes import Process, running, running_worker
 from benchmarks.results import Figure, Goal, Outcome, median, quantile, quantiles
+from benchmarks.waits import WaitSampler
 
 TITLE = "Messages during a drain"
 RATE = 200
@@ -30,50 +33,82 @@ Window = tuple[float, float]
 """From when until when, in seconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """The latencies of messages in ms, in how many seconds, and what their sessions waited for."""
+
+    latencies: list[float]
+    seconds: float
+    waits: WaitSampler
+
+    @property
+    def p99(self) -> float:
+        """Return the 99th percentile."""
+        return quantile(sorted(self.latencies), 0.99)
+
+
+Phases = dict[str, list[Phase]]
+
+
 def run(bench: Bench) -> Outcome:
     """Let quiet, drain and bare pair alternate."""
     backlog = bench.backlog(due=1_000_000, live=10_000)
     seconds = bench.seconds(QUIET_SECONDS, least=1)
-    latencies: dict[str, list[list[float]]] = {QUIET: [], DRAIN: [], BARE: []}
-    drains: list[float] = []
+    phases: Phases = {QUIET: [], DRAIN: [], BARE: []}
     for number in bench.rounds(3):
         with bench.filled(backlog) as url:
-            latencies[QUIET].append(latencies_while(url, backlog, lambda _: quiet(seconds))[0])
-            during, drain_seconds = latencies_while(url, backlog, lambda url: drain(url, backlog.due))
+            phases[QUIET].append(messages_while(url, backlog, lambda _: quiet(seconds)))
+            phases[DRAIN].append(messages_while(url, backlog, lambda url: drain(url, backlog.due)))
         with bench.filled(backlog) as url:
-            latencies[BARE].append(latencies_while(url, backlog, bare)[0])
-        latencies[DRAIN].append(during)
-        drains.append(drain_seconds)
-        shown = ", ".join(f"{name} {p99(found[-1]):.2f} ms" for name, found in latencies.items())
-        bench.say(f"round {number}: 99th percentile {shown}; the drain took {drain_seconds:.0f} s")
-    ratio = median(p99(during) / p99(before) for before, during in zip(latencies[QUIET], latencies[DRAIN], strict=True))
-    name = "99th percentile of the message path during a drain of 1,000,000, against quiet"
+            phases[BARE].append(messages_while(url, backlog, bare))
+        shown = ", ".join(f"{name} {found[-1].p99:.2f} ms" for name, found in phases.items())
+        bench.say(f"round {number}: 99th percentile {shown}; the drain took {phases[DRAIN][-1].seconds:.0f} s")
     return Outcome(
-        figures=[
-            Figure(name, ratio, "times", Goal(2, at_most=True)),
-            *(Figure(f"99th percentile {name}", median(map(p99, found)), "ms") for name, found in latencies.items()),
-            *(Figure(f"median {name}", median(map(median, found)), "ms") for name, found in latencies.items()),
-            Figure("the drain, conversations", median(backlog.due / seconds for seconds in drains), "1/s"),
-        ],
+        figures=figures(phases, backlog.due),
         parameters={"due": backlog.due, "rows": backlog.rows, "messages_per_second": RATE},
         raw={
-            "latency_ms_by_per_mille": {name: [quantiles(one) for one in found] for name, found in latencies.items()},
-            "messages": {name: [len(one) for one in found] for name, found in latencies.items()},
-            "drain_seconds": drains,
+            "latency_ms_by_per_mille": of_each(phases, lambda phase: quantiles(phase.latencies)),
+            "messages": of_each(phases, lambda phase: len(phase.latencies)),
+            "seconds": of_each(phases, lambda phase: phase.seconds),
+            "waits": of_each(phases, lambda phase: dict(phase.waits.counts.most_common())),
         },
     )
 
 
-def latencies_while(url: str, backlog: Backlog, work: Callable[[str], Window]) -> tuple[list[float], float]:
-    """Send messages while `work` goes on; return the latencies in its window, and how many seconds that was."""
-    with load(url, backlog) as process:
+def figures(phases: Phases, due: int) -> list[Figure]:
+    """Return the ratio, and for each phase how long messages took and for how much of it they waited for the log."""
+    ratio = median(during.p99 / before.p99 for before, during in zip(phases[QUIET], phases[DRAIN], strict=True))
+    p99 = of_each(phases, lambda phase: phase.p99)
+    middle = of_each(phases, lambda phase: median(phase.latencies))
+    log = of_each(phases, lambda phase: 100 * phase.waits.share_of_the_log)
+    name = "99th percentile of the message path during a drain of 1,000,000, against quiet"
+    return [
+        Figure(name, ratio, "times", Goal(2, at_most=True)),
+        *(Figure(f"99th percentile {name}", median(found), "ms") for name, found in p99.items()),
+        *(Figure(f"median {name}", median(found), "ms") for name, found in middle.items()),
+        *(Figure(f"waiting for the log {name}", median(found), "%") for name, found in log.items()),
+        Figure("the drain, conversations", median(due / phase.seconds for phase in phases[DRAIN]), "1/s"),
+    ]
+
+
+def of_each(phases: Phases, value: Callable[[Phase], Any]) -> dict[str, list[Any]]:
+    """Return this of every phase."""
+    return {name: [value(phase) for phase in found] for name, found in phases.items()}
+
+
+def messages_while(url: str, backlog: Backlog, work: Callable[[str], Window]) -> Phase:
+    """Send messages while `work` goes on, and return what became of those in its window."""
+    customers = live_customers(backlog)
+    command = ["benchmarks.helpers.load", f"--rate={RATE}", "--customers", str(customers.start), str(customers.stop)]
+    with running(*command, url=url) as process:
         process.hear()
         process.tell("go")
-        begin, end = work(url)
+        with WaitSampler(url, "INSERT INTO conversations ") as waits:
+            begin, end = work(url)
         process.tell("stop")
         found = process.hear()
     sent = zip(found["moments"], found["latencies"], strict=True)
-    return [latency for moment, latency in sent if begin <= moment <= end], end - begin
+    return Phase([latency for moment, latency in sent if begin <= moment <= end], end - begin, waits)
 
 
 def quiet(seconds: float) -> Window:
@@ -100,29 +135,11 @@ def bare(url: str) -> Window:
     return begin, time.time()
 
 
-def load(url: str, backlog: Backlog) -> Any:
-    """Start the process that sends messages."""
-    customers = live_customers(backlog)
-    return running(
-        "benchmarks.helpers.load",
-        f"--rate={RATE}",
-        "--customers",
-        str(customers.start),
-        str(customers.stop),
-        url=url,
-    )
-
-
 def wait_until_ended(worker: Process, number: int) -> None:
     """Read the worker's log until so many conversations have ended."""
     ended = 0
     while ended < number:
         ended += worker.hear_event("task processed")["count"]
-
-
-def p99(latencies: list[float]) -> float:
-    """Return the 99th percentile."""
-    return quantile(sorted(latencies), 0.99)
 
 
 def plot(axes: Any, raw: dict[str, Any]) -> None:
@@ -131,4 +148,4 @@ def plot(axes: Any, raw: dict[str, Any]) -> None:
         times = rounds[-1]
         axes.plot(times, [1 - place / (len(times) - 1) for place in range(len(times))], label=name)
     axes.set(xscale="log", yscale="log", xlabel="ms", ylabel="share of messages that took longer", ylim=(0.001, 1))
-    axes.legend()
+    axes.legend(fontsize="small")
