@@ -1,0 +1,41 @@
+"""Messages of customers on existing conversations, by one thread on one connection, 10,000 conversations in turn.
+
+`ConversationService.record_message` (addresses, session key, a new id, statement, row, result) and the very same SQL
+with parameters prepared beforehand, by `cursor.execute(…)` and `fetchone()` of psycopg on a connection in autocommit
+without prepared statements. Slices of half a second alternate; the ratio is the median over pairs of slices.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import psycopg
+
+from benchmarks.backlogs import live_customers
+from benchmarks.bench import Bench
+from benchmarks.messages import compare, sides
+from benchmarks.results import Outcome
+from lapse import ConversationService
+
+TITLE = "The message path on PostgreSQL"
+
+
+def run(bench: Bench) -> Outcome:
+    """Compare with psycopg."""
+    backlog = bench.backlog(between=90_000, live=10_000)
+    customers = live_customers(backlog)
+    with (
+        bench.filled(backlog) as url,
+        closing(ConversationService(url)) as service,
+        psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection,
+    ):
+        cursor = connection.cursor()
+
+        def execute(sql: str, parameters: Any) -> Any:
+            return cursor.execute(sql, parameters).fetchone()
+
+        both = sides(service, customers, execute)
+        return compare(
+            bench, both, len(customers), 0.8, "a message on PostgreSQL, against the same upsert in plain psycopg"
+        )
