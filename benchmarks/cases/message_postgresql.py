@@ -1,8 +1,10 @@
 """Messages of customers on existing conversations, by one thread on one connection, 10,000 conversations in turn.
 
-`ConversationService.record_message` (addresses, session key, a new id, statement, row, result) and the very same SQL
-with parameters prepared beforehand, by `cursor.execute(…)` and `fetchone()` of psycopg on a connection in autocommit
-without prepared statements. Slices of half a second alternate; the ratio is the median over pairs of slices.
+`ConversationService.record_message` (addresses, session key, a new id, statement, row, result), and the bare driver:
+`cursor.execute(…)` and `fetchone()` of psycopg, on a connection in autocommit without prepared statements, parameters
+made beforehand. The bare driver sends the upsert that notes any message, and, for comparison, the `UPDATE` that lapse
+sends where it knows that the pair had an open conversation a moment ago. Slices of half a second alternate; a ratio is
+the median over pairs of slices.
 """
 
 from __future__ import annotations

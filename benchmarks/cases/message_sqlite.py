@@ -1,8 +1,8 @@
 """The same on SQLite: `record_message` against `sqlite3`.
 
-The same SQL and parameters, on one file in WAL mode with `synchronous = NORMAL`, in slices that alternate. The present
-moment is a parameter there, and either side reads and spells it for each message: with the same moment again SQLite
-would find nothing changed, and write nothing.
+On one file in WAL mode with `synchronous = NORMAL`, in slices that alternate. The present moment is a parameter there,
+and each side reads and spells it for each message: with the same moment again SQLite would find nothing changed, and
+write nothing.
 """
 
 from __future__ import annotations

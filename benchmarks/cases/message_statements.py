@@ -1,8 +1,8 @@
-"""Other statements that would note a message, beside the one that lapse sends: what was tried.
+"""The statements that could note a message: what was tried.
 
-- **Insert first**: lapse's, `INSERT … ON CONFLICT DO UPDATE`.
+- **Insert first**: `INSERT … ON CONFLICT DO UPDATE`, lapse's for a pair that it does not know.
 - **Update first**: an `UPDATE`, and in the same statement an `INSERT … ON CONFLICT` where it found nothing.
-- **Bare update**: an `UPDATE` alone, which cannot open a conversation: the least that any of them writes.
+- **Bare update**: an `UPDATE` alone, which cannot open a conversation; like lapse's for a pair that it knows.
 
 All on plain psycopg, without prepared statements, on 10,000 existing conversations, in turns of 2,000 messages; the
 bytes of the log are counted as above.
@@ -24,7 +24,7 @@ from benchmarks.wal import WalMeter
 from lapse import ConversationService
 from lapse.store.schema import conversations
 
-TITLE = "Other statements for a message"
+TITLE = "Statements for a message"
 TURN = 2_000
 _COLUMNS = ", ".join(conversations.c.keys())
 _UPDATE = f"""
