@@ -112,8 +112,10 @@ def address_pair(from_address: str, to_address: str, channel: str = WHATSAPP) ->
         InvalidInputError: the channel is not a channel's name.
     """
     try:
-        return _cached_pair(from_address, to_address, channel)
-    except TypeError:  # what cannot be hashed is no text, and refused by name
+        # What is too long for an address may still become one, by its blanks; it must not fill the memory.
+        is_long = len(from_address) + len(to_address) + len(channel) > 2 * MAX_ADDRESS_LENGTH
+        return (_cached_pair.__wrapped__ if is_long else _cached_pair)(from_address, to_address, channel)
+    except TypeError:  # what has no length, or cannot be hashed, is no text, and refused by name
         return _cached_pair.__wrapped__(from_address, to_address, channel)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import signal
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+_LONGEST_POLL_SECONDS = 24 * 60 * 60
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -49,7 +51,10 @@ class StopFlag:
             self._wakers.append(waker)
             # Looked at after the waker is in its place: a flag raised in between is not missed.
             if not self._is_set:
-                select.select([waiter], [], [], max(seconds, 0))
+                # Not `select`, which knows no file descriptors from 1024 on.
+                poll = select.poll()
+                poll.register(waiter, select.POLLIN)
+                poll.poll(math.ceil(1_000 * min(max(seconds, 0), _LONGEST_POLL_SECONDS)))
             self._wakers.remove(waker)
         return self._is_set
 
@@ -84,6 +89,8 @@ class StopFlag:
         if not self._is_interruptible:
             return
         if self._patience_seconds:
+            if self._has_alarm:
+                return  # an impatient second signal must not begin the patience anew
             self._has_alarm = True
             signal.setitimer(signal.ITIMER_REAL, self._patience_seconds)
         else:

@@ -17,6 +17,7 @@ import structlog
 
 from lapse import BackgroundWorker, ConversationService, Database, load_settings
 from lapse.worker import set_aside
+from lapse.worker.drain import RETRIES_PER_RUN
 from tests.backlog import customer, insert_conversations
 from tests.commands import running_lapse
 from tests.invariants import check_invariants
@@ -81,7 +82,7 @@ def test_refused_conversations_do_not_stop_the_others(
             assert worker.run_task(EXPIRED).ended == 0, "the pause has begun anew"
         with later(3 * set_aside.FIRST_PAUSE_SECONDS):
             assert worker.run_task(EXPIRED).ended == 3
-        assert worker.tasks[EXPIRED].drain.set_aside.ids == []
+        assert worker.tasks[EXPIRED].drain.set_aside_ids == []
     assert counts(database) == {"expired": 309}
     check_invariants(database)
 
@@ -114,12 +115,72 @@ def test_a_run_that_is_only_refused_fails_and_the_next_one_gets_further(database
     with worker_on(database_url) as worker, structlog.testing.capture_logs() as logged:
         run = worker.run_task(EXPIRED)
         assert (run.refused, type(run.error).__name__) == (101, "ConversationRefusedError")
-        assert len(worker.tasks[EXPIRED].drain.set_aside.ids) == 100
+        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 100
         assert worker.metrics[EXPIRED].failed_runs == 1
         worker.run_task(EXPIRED)
-        assert len(worker.tasks[EXPIRED].drain.set_aside.ids) == 200
+        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 200
     assert counts(database) == {"pending": 250}
     assert len(logged) == 100 + 1 + 100 + 1
+
+
+SLOW_ONE = """
+    CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN IF old.from_number LIKE ''%03'' THEN PERFORM pg_sleep(2); END IF; RETURN new; END';
+    CREATE TRIGGER poison BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION poison();
+    ALTER DATABASE {database} SET statement_timeout = '300ms'"""
+LOCKED_ONE = """
+    CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN IF old.from_number LIKE ''%03'' THEN RAISE EXCEPTION ''busy'' USING ERRCODE = ''55P03''; END IF;
+        RETURN new; END';
+    CREATE TRIGGER poison BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION poison()"""
+SKIPPED_ONE = """
+    CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN IF old.from_number LIKE ''%03'' THEN RETURN NULL; END IF; RETURN new; END';
+    CREATE TRIGGER poison BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION poison()"""
+
+
+@pytest.mark.parametrize("poison", [SLOW_ONE, LOCKED_ONE, SKIPPED_ONE])
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_a_conversation_that_is_slow_or_locked_or_skipped_is_set_aside(
+    postgres_url: str, poison: str, batch_size: int | None
+) -> None:
+    with closing(Database(postgres_url)) as database, worker_on(postgres_url, batch_size=batch_size) as worker:
+        overdue(database, 12)
+        run_sql(database, poison.format(database=database.engine.url.database))
+        runs = [worker.run_task(EXPIRED) for _ in range(2)]
+        assert [run.error for run in runs] == [None, None]
+        assert (sum(run.ended for run in runs), sum(run.refused for run in runs)) == (11, 1)
+        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 1
+        assert counts(database) == {"expired": 11, "pending": 1}
+        check_invariants(database)
+
+
+def test_many_skipped_conversations_of_one_deadline_do_not_hide_the_others(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database, worker_on(postgres_url, batch_size=10) as worker:
+        insert_conversations(database, range(12), expires_in=-2 * MINUTE, step=timedelta(0))
+        insert_conversations(database, range(100, 110), expires_in=-MINUTE)
+        run_sql(database, SKIPPED_ONE.replace("%03", "+121200000%"))
+        runs = [worker.run_task(EXPIRED) for _ in range(2)]
+    assert sum(run.refused for run in runs) + sum(run.ended for run in runs) == 22
+    assert [run.is_drained for run in runs] == [True, True]
+
+
+def test_what_is_tried_again_comes_after_the_others(database: Database, database_url: str) -> None:
+    ids = overdue(database, 150)
+    run_sql(database, REFUSE_SOME[database.dialect].format(digits=""))
+    with worker_on(database_url) as worker:
+        for _ in range(2):
+            worker.run_task(EXPIRED)
+        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 150
+        run_sql(database, HEAL[database.dialect])
+        if database.dialect == "postgresql":
+            run_sql(database, "DROP FUNCTION poison")
+        run_sql(database, REFUSE_SOME[database.dialect].format(digits="0").replace("LIKE '%0'", "NOT LIKE '%9999'"))
+        insert_conversations(database, range(9_999, 10_000), expires_in=-MINUTE)
+        with later(2 * set_aside.FIRST_PAUSE_SECONDS):
+            run = worker.run_task(EXPIRED)
+    assert (run.ended, run.refused, run.error) == (1, RETRIES_PER_RUN, None)
+    assert len(ids) == 150
 
 
 def test_a_single_cycle_with_a_refused_conversation_is_a_failure(database: Database, database_url: str) -> None:

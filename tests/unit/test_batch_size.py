@@ -50,16 +50,25 @@ def test_a_fixed_size_stays(fixed: int) -> None:
 
 @pytest.mark.parametrize("fixed", [None, 1_000])
 def test_statement_time_outs_shrink_it_down_to_one(fixed: int | None) -> None:
-    size, seen = BatchSize(fixed), []
-    while size.timed_out():
+    size = BatchSize(fixed)
+    seen = [size.value]
+    while size.value > 1:
+        size.timed_out(size.value)
         seen.append(size.value)
     assert seen == sorted(set(seen), reverse=True)
-    assert (seen[-1], size.value) == (1, 1)
+    size.timed_out(1)
+    assert size.value == 1
+
+
+def test_it_is_half_of_what_was_too_much() -> None:
+    size = BatchSize(1_000)
+    size.timed_out(40)
+    assert size.value == 20
 
 
 def test_a_fixed_size_comes_back_slowly_after_a_time_out() -> None:
     size = BatchSize(1_000)
-    size.timed_out()
+    size.timed_out(1_000)
     size.took(500, 0.01)
     assert size.value == 550
     assert settled(size, 0.01) == 1_000
@@ -70,7 +79,7 @@ def test_it_is_never_out_of_bounds(batches: list[tuple[int, float] | None]) -> N
     size = BatchSize()
     for batch in batches:
         if batch is None:
-            size.timed_out()
+            size.timed_out(size.value)
         else:
             size.took(min(batch[0], size.value), batch[1])
         assert 1 <= size.value <= MOST

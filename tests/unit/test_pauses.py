@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from uuid import UUID
 
@@ -58,7 +59,7 @@ def test_a_rate_is_kept_over_several_batches() -> None:
 def test_what_was_refused_is_ready_again_after_its_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(set_aside, "FIRST_PAUSE_SECONDS", 0.02)
     aside = SetAside()
-    assert (aside.ids, aside.ready, aside.seconds_to_next) == ([], [], None)
+    assert (aside.ids, aside.ready, aside.seconds_to_next) == ([], [], math.inf)
     assert aside.add(SOMEBODY) <= 0.02
     assert (aside.ids, aside.ready) == ([SOMEBODY], [])
     time.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -85,3 +86,29 @@ def test_patience_has_an_end() -> None:
         assert 0.1 <= time.monotonic() - begin < 5
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_impatience_does_not_begin_the_patience_anew() -> None:
+    flag, begin = StopFlag(), time.monotonic()
+    with stop_on_signals(flag):
+        timers = [threading.Timer(0.15 * number, os.kill, (os.getpid(), signal.SIGINT)) for number in range(1, 9)]
+        for timer in timers:
+            timer.start()
+        with pytest.raises(Interrupted), flag.interruptible(patience_seconds=0.3):
+            time.sleep(30)
+        assert time.monotonic() - begin < 1
+        for timer in timers:
+            timer.join()
+
+
+def test_it_waits_in_a_process_with_many_open_files() -> None:
+    flag = StopFlag()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2_000, hard), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        assert not flag.wait(0.01)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -18,9 +18,9 @@ from lapse.errors import (
 
 # Connection lost, out of resources, shutting down, serialization failure, deadlock: the next try may succeed.
 _READ_ONLY = "25006"
-_TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", _READ_ONLY)
+_TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25P03", _READ_ONLY)
 _UNDEFINED_TABLE = "42P01"
-_QUERY_CANCELED = "57014"
+_TIMEOUTS = ("57014", "25P04")  # of a statement (or cancelled by hand), of a transaction
 _FEATURE_NOT_SUPPORTED = "0A000"
 # The value, a constraint, a RAISE, a view's check option: the row's own reason. So is any error inside a function.
 _ROW_SQLSTATES = ("22", "23", "P0", "44")
@@ -81,9 +81,10 @@ def _of_postgresql(origin: BaseException) -> LapseError:
         return SchemaMissingError()
     # Without an SQLSTATE it was the connection that failed, not a statement.
     is_lost = not sqlstate and isinstance(origin, (OperationalError, InterfaceError))
-    if is_lost or sqlstate.startswith(_TRANSIENT_SQLSTATES):
+    # Raised inside a function, by a trigger's own wait for a lock, say, it is about the row and not the database.
+    if is_lost or (sqlstate.startswith(_TRANSIENT_SQLSTATES) and not context):
         return DatabaseUnavailableError(f"the database is not available: {reason}")
-    if sqlstate == _QUERY_CANCELED:
+    if sqlstate in _TIMEOUTS:
         return StatementTimeoutError(f"the database gave up: {reason}")
     if sqlstate == _FEATURE_NOT_SUPPORTED and not context:
         return UnsupportedStatementError(f"the database refused: {reason}")

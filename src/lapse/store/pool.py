@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.pool import PoolProxiedConnection
@@ -26,6 +28,7 @@ class Pool:
         # Lists, since no other thread can come into the middle of an append or a pop.
         self._spare: list[PoolProxiedConnection] = []
         self._waiting: list[None] = []
+        _pools.add(self)
 
     def lend(self, work: Callable[[Any], T]) -> T:
         """Run `work` with a connection. One that is lost, only reads, or was left in a statement, is not lent again.
@@ -54,6 +57,14 @@ class Pool:
         self._give_up_spare()
         self._engine.dispose()
 
+    def forget_after_fork(self) -> None:
+        """Leave the connections to the parent process: whoever shares one gets the answers meant for another."""
+        # Kept, since to collect them would be to close them, and say goodbye to the server in the parent's name.
+        _parents_connections.append((*self._spare, self._engine.pool))
+        self._spare.clear()
+        self._waiting.clear()
+        self._engine.dispose(close=False)
+
     def _take(self) -> PoolProxiedConnection:
         try:
             return self._spare.pop()
@@ -80,6 +91,19 @@ class Pool:
             self._spare.pop().close()
         except IndexError:
             return
+
+
+_pools: WeakSet[Pool] = WeakSet()
+_parents_connections: list[object] = []
+
+
+def _forget_after_fork() -> None:
+    for pool in tuple(_pools):
+        pool.forget_after_fork()
+
+
+# A server that loads the application and then forks (gunicorn's preload, say) has used the service by then.
+os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def is_broken(driver_connection: Any) -> bool:

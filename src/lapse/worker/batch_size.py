@@ -31,9 +31,6 @@ class BatchSize:
         least = min(self._least, max(self.value + 1, round(self.value * self._growth)))
         self.value = min(max(round(self.value * step), least), self._most)
 
-    def timed_out(self) -> bool:
-        """Halve it after a statement time-out; False when it cannot be smaller."""
-        if self.value == 1:
-            return False
-        self.value //= 2
-        return True
+    def timed_out(self, size: int) -> None:
+        """Halve it after the statement time-out of a batch of `size`, which a rate may have made smaller than this."""
+        self.value = max(min(size, self.value) // 2, 1)

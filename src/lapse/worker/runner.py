@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import structlog
@@ -32,6 +33,10 @@ class TaskRunner:
         """Tell whether the task has failed just now."""
         return self._rest.seconds_left > 0
 
+    def wake(self) -> None:
+        """End the rest."""
+        self._rest.succeeded()
+
     def run(self, cycle: int, deadlines: NextDeadlines | None, is_over: Callable[[], bool]) -> TaskRun:
         """Run the task now.
 
@@ -61,11 +66,9 @@ class TaskRunner:
 
     def _seconds_to_work(self, deadlines: NextDeadlines) -> float:
         due_at = self.drain.task.due_at(deadlines)
-        to_due = float("inf") if due_at is None else (due_at - deadlines.now).total_seconds()
-        set_aside = self.drain.set_aside.seconds_to_next
-        if set_aside is None:
-            return to_due
-        return min(to_due, set_aside or -1.0)  # deadlines are strict, pauses are not
+        to_due = math.inf if due_at is None else (due_at - deadlines.now).total_seconds()
+        # Deadlines are strict, pauses are not.
+        return min(to_due, self.drain.seconds_to_retry or -1.0)
 
     def _log(self, run: TaskRun, cycle: int) -> None:
         fields = {
@@ -80,5 +83,6 @@ class TaskRunner:
             log.error(
                 "task failed", exc_info=run.error, error=str(run.error), retry_in_seconds=retry_in_seconds, **fields
             )
-        elif run.ended:
-            log.info("task processed", **fields)
+        elif run.ended or not run.is_drained:
+            # What is left waits for the next cycle, or the next `--once`.
+            log.info("task processed", **fields, **({} if run.is_drained else {"is_drained": False}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from uuid import UUID
 
 from lapse.worker.pauses import Backoff
@@ -35,9 +36,9 @@ class SetAside:
         return len(self._pauses) >= MOST
 
     @property
-    def seconds_to_next(self) -> float | None:
-        """Return when the first of them is ready; None when there are none."""
-        return min((pause.seconds_left for pause in self._pauses.values()), default=None)
+    def seconds_to_next(self) -> float:
+        """Return when the first of them is ready; infinite when there are none."""
+        return min((pause.seconds_left for pause in self._pauses.values()), default=math.inf)
 
     def add(self, conv_id: UUID) -> float:
         """Set a refused conversation aside (again); returns its pause in seconds."""

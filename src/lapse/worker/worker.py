@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import structlog
 
 from lapse.arguments import check_limit
-from lapse.errors import DatabaseError, DatabaseUnavailableError, InvalidInputError
+from lapse.errors import DatabaseError, InvalidInputError
 from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
@@ -17,9 +18,10 @@ from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
 from lapse.worker.batch_size import BatchSize
 from lapse.worker.drain import Drain, TaskRun
-from lapse.worker.pauses import Backoff, RateLimit
-from lapse.worker.runner import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, TaskRunner
-from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks
+from lapse.worker.outlook import Outlook
+from lapse.worker.pauses import RateLimit
+from lapse.worker.runner import TaskRunner
+from lapse.worker.tasks import build_tasks
 
 METRICS_EVERY_CYCLES = 10
 STOP_PATIENCE_SECONDS = 5.0
@@ -64,18 +66,11 @@ class BackgroundWorker:
         self.settings = settings or (service.settings if service else load_settings())
         self.conversation_service = service or ConversationService(settings=self.settings)
         self.interval_seconds = self._chosen("interval_seconds", interval_seconds)
-        if not 0 < self.interval_seconds <= 24 * 60 * 60:
-            raise InvalidInputError(
-                f"an interval must be more than 0 and at most 86400 seconds, not {interval_seconds!r}"
-            )
         self.batch_size = self._chosen("batch_size", batch_size)
-        if self.batch_size is not None:
-            check_limit(self.batch_size)
         self.enable_metrics = self._chosen("enable_metrics", enable_metrics)
         self.min_wait_seconds = self._chosen("min_wait_seconds", min_wait_seconds)
         self.max_rate = self._chosen("max_rate", max_rate)
-        if self.min_wait_seconds < 0 or (self.max_rate is not None and not self.max_rate > 0):
-            raise InvalidInputError("min_wait_seconds must be 0 or more, and max_rate more than 0")
+        self._check_arguments()
         self.stop_flag = stop_flag or StopFlag()
         self.conversation_service.database.is_stopping = self.stop_flag.is_set
         rate_limit = RateLimit(self.max_rate)
@@ -90,8 +85,7 @@ class BackgroundWorker:
         self.started_at: datetime | None = None
         self.running = False
         self.cycle_count = 0
-        self._outage = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
-        self._has_schema = False
+        self._outlook = Outlook(self.conversation_service, self.stop_flag, self._count_failure)
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.
@@ -106,10 +100,10 @@ class BackgroundWorker:
             **self._configuration(),
         )
         try:
-            while self._wait_for_schema():
+            while self._outlook.wait_for_schema(is_patient=self.cycle_count > 0):
                 began = time.monotonic()
                 deadlines = self._next_deadlines()
-                if deadlines is None and not self._has_schema:
+                if deadlines is None and not self._outlook.has_schema:
                     continue  # the database is away
                 runs = self.run_cycle(deadlines)
                 self.stop_flag.wait(self._seconds_to_wait(runs, deadlines, began))
@@ -127,8 +121,13 @@ class BackgroundWorker:
         """
         self.started_at, self.running = datetime.now(UTC), True
         try:
-            ensure_schema(self.conversation_service.database, retry=False)
+            with self.stop_flag.interruptible():
+                ensure_schema(self.conversation_service.database, retry=False)
+            for task in self.tasks.values():
+                task.wake()
             return all(run.error is None and not run.refused for run in self.run_cycle())
+        except Interrupted:
+            return True
         finally:
             self.running = False
             self.conversation_service.close()
@@ -182,7 +181,7 @@ class BackgroundWorker:
         except Interrupted:
             log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)
         if isinstance(run.error, DatabaseError):
-            self._has_schema = False  # it may be another database by now, or the schema of a newer lapse
+            self._outlook.has_schema = False  # it may be another database by now, or the schema of a newer lapse
         return run
 
     def get_health_status(self) -> dict[str, Any]:
@@ -207,6 +206,18 @@ class BackgroundWorker:
             return "stopped" if self.started_at else "not_started"
         return "degraded" if any(metrics.last_error for metrics in self.metrics.values()) else "healthy"
 
+    def _check_arguments(self) -> None:
+        if not 0 < self.interval_seconds <= 24 * 60 * 60:
+            raise InvalidInputError(
+                f"an interval must be more than 0 and at most 86400 seconds, not {self.interval_seconds!r}"
+            )
+        if self.batch_size is not None:
+            check_limit(self.batch_size)
+        if not 0 <= self.min_wait_seconds < math.inf:
+            raise InvalidInputError(f"min_wait_seconds must be 0 or more and finite, not {self.min_wait_seconds!r}")
+        if self.max_rate is not None and not 0 < self.max_rate < math.inf:
+            raise InvalidInputError(f"max_rate must be more than 0 and finite, not {self.max_rate!r}")
+
     def _chosen(self, name: str, argument: Any) -> Any:
         return getattr(self.settings, name) if argument is None else argument
 
@@ -222,55 +233,14 @@ class BackgroundWorker:
         # The first cycle runs them all.
         return bool(config.get("enabled", True)) and (cycle - 1) % multiplier == 0
 
-    def _wait_for_schema(self) -> bool:
-        """Return True once the database answers and has the right schema, False when a stop came first."""
-        database = self.conversation_service.database
-        while not self.stop_flag.is_set():
-            if self._has_schema:
-                return True
-            try:
-                # A server that says nothing would hold up a stop for as long as a connection may take.
-                with self.stop_flag.interruptible():
-                    ensure_schema(database, retry=False)
-            except Interrupted:
-                return False
-            except DatabaseError as error:
-                if not (isinstance(error, DatabaseUnavailableError) or self.cycle_count):
-                    raise  # refused from the start: waiting would hide a wrong setting
-                self.stop_flag.wait(self._note_outage("waiting for the database", error))
-            else:
-                self._has_schema = True
-        return False
-
     def _next_deadlines(self) -> NextDeadlines | None:
-        """Return what the database says is next, or None when it does not say."""
-        aside = {name: task.drain.set_aside.ids for name, task in self.tasks.items()}
-        repository = self.conversation_service.conversation_repo
-        try:
-            with self.stop_flag.interruptible():
-                deadlines = repository.next_deadlines(
-                    aside[IDLE_CONVERSATIONS], aside[EXPIRED_CONVERSATIONS], retry=False
-                )
-        except Interrupted:
-            return None
-        except DatabaseUnavailableError as error:
-            self._has_schema = False
-            self.stop_flag.wait(self._note_outage("waiting for the database", error))
-            return None
-        except DatabaseError as error:
-            self._note_outage("next deadlines unknown", error)
-            return None
-        self._outage.succeeded()
-        return deadlines
+        return self._outlook.next_deadlines({name: task.drain.set_aside_ids for name, task in self.tasks.items()})
 
-    def _note_outage(self, event: str, error: DatabaseError) -> float:
-        """Log and count that the database did not say what is due; returns the pause before the next try."""
-        seconds = self._outage.failed()
-        log.warning(event, error=str(error), retry_in_seconds=round(seconds, 2))
+    def _count_failure(self, error: str) -> None:
+        """Count that the database did not say what is due: the tasks of this cycle have failed."""
         for name, metrics in self.metrics.items():
             if self._is_in_cycle(name, self.cycle_count + 1):
-                metrics.record_failure(str(error), 0.0)
-        return seconds
+                metrics.record_failure(error, 0.0)
 
     def _seconds_to_wait(self, runs: list[TaskRun], deadlines: NextDeadlines | None, began: float) -> float:
         """Return how long nothing can become due: at most the interval."""
@@ -285,7 +255,7 @@ class BackgroundWorker:
             for name, task in self.tasks.items()
             if self._is_in_cycle(name, self.cycle_count + 1)
         ]
-        least = max(self.min_wait_seconds - (time.monotonic() - began), self._outage.seconds_left)
+        least = max(self.min_wait_seconds - (time.monotonic() - began), self._outlook.seconds_to_rest)
         return float(max(least, min(self.interval_seconds, soonest_new, *known)))
 
     def _configuration(self) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""What a worker asks of its database between its tasks: is the schema right, and what is due next?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID
+
+import structlog
+
+from lapse.errors import DatabaseError, DatabaseUnavailableError
+from lapse.models import NextDeadlines
+from lapse.service import ConversationService
+from lapse.stopping import Interrupted, StopFlag
+from lapse.store import ensure_schema
+from lapse.worker.pauses import Backoff
+from lapse.worker.runner import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
+from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
+
+log = structlog.get_logger("lapse")
+
+
+class Outlook:
+    """The looks of one worker. A database that is away is waited for; a stop signal ends every look."""
+
+    def __init__(self, service: ConversationService, stop_flag: StopFlag, on_failure: Callable[[str], None]) -> None:
+        """Prepare it; `on_failure` is called with each error."""
+        self._service = service
+        self._stop_flag = stop_flag
+        self._on_failure = on_failure
+        self._outage = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
+        self.has_schema = False
+        """Whether the schema is known to be right; False makes the next look find out."""
+
+    @property
+    def seconds_to_rest(self) -> float:
+        """Return what is left of the pause after a failed look."""
+        return self._outage.seconds_left
+
+    def wait_for_schema(self, *, is_patient: bool) -> bool:
+        """Return True once the database answers and has the right schema, False when a stop came first.
+
+        Raises:
+            SchemaError: it has another schema.
+            DatabaseError: it refused, and `is_patient` is False: to wait would hide a wrong setting.
+        """
+        while not self._stop_flag.is_set():
+            if self.has_schema:
+                return True
+            try:
+                # A server that says nothing would hold up a stop for as long as a connection may take.
+                with self._stop_flag.interruptible():
+                    ensure_schema(self._service.database, retry=False)
+            except Interrupted:
+                return False
+            except DatabaseError as error:
+                if not (isinstance(error, DatabaseUnavailableError) or is_patient):
+                    raise
+                self._stop_flag.wait(self._note("waiting for the database", error))
+            else:
+                self.has_schema = True
+        return False
+
+    def next_deadlines(self, set_aside: Mapping[str, Sequence[UUID]]) -> NextDeadlines | None:
+        """Return what is due next, not counting what each task has set aside; None when the database doesn't say."""
+        try:
+            with self._stop_flag.interruptible():
+                try:
+                    deadlines = self._ask(set_aside)
+                except DatabaseUnavailableError as error:
+                    # A server or a pooler that closes idle connections is not away.
+                    log.info("connection lost", error=str(error))
+                    deadlines = self._ask(set_aside)
+        except Interrupted:
+            return None
+        except DatabaseUnavailableError as error:
+            self.has_schema = False
+            self._stop_flag.wait(self._note("waiting for the database", error))
+            return None
+        except DatabaseError as error:
+            self._note("next deadlines unknown", error)
+            return None
+        self._outage.succeeded()
+        return deadlines
+
+    def _ask(self, set_aside: Mapping[str, Sequence[UUID]]) -> NextDeadlines:
+        return self._service.conversation_repo.next_deadlines(
+            set_aside[IDLE_CONVERSATIONS], set_aside[EXPIRED_CONVERSATIONS], retry=False
+        )
+
+    def _note(self, event: str, error: DatabaseError) -> float:
+        """Log and count a failed look; returns the pause before the next one."""
+        seconds = self._outage.failed()
+        log.warning(event, error=str(error), retry_in_seconds=round(seconds, 2))
+        self._on_failure(str(error))
+        return seconds
