@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,8 @@ def main() -> int:
     if arguments.names == ["report"]:
         make_report(arguments.out)
         return 0
+    # Whoever ends it ends its server and its databases, too, like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     scale = QUICK if arguments.quick else Scale(arguments.rows, arguments.seconds, arguments.rounds)
     names = arguments.names or list(NAMES)
     begin = time.monotonic()
