@@ -17,8 +17,9 @@ COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --python-version 
 	--generate-hashes --no-annotate --no-header $(UVFLAGS)
 
 PYTEST_FLAGS ?=
+BENCH ?=
 
-.PHONY: help demo test chaos lint types format pin clean
+.PHONY: help demo test chaos lint types format bench pin clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -42,19 +43,23 @@ lint: $(VENV)/.dev ## style, format and import boundaries
 	$(BIN)/lint-imports
 
 types: $(VENV)/.dev ## mypy --strict
-	$(BIN)/mypy --strict src tests
+	$(BIN)/mypy --strict src tests benchmarks
 
 format: $(VENV)/.dev ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.bench ## all benchmarks (half an hour, the machine to itself); some: make bench BENCH="lag pinned"
+	$(BIN)/python -m benchmarks $(BENCH)
+
 pin: ## make requirements/ again from pyproject.toml; needs uv; newer versions: UVFLAGS=--upgrade
 	$(COMPILE) --group build --group dev -o requirements/dev.txt
 	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/runtime.txt
+	$(COMPILE) --group build --group bench --constraint requirements/dev.txt -o requirements/bench.txt
 
 clean: ## remove the environment, caches and builds
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find src tests -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(or $(PYTHON),false) -c '$(ENOUGH)' 2>/dev/null \
@@ -73,5 +78,12 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dev: requirements/dev.txt requirements/runtime.txt pyproject.toml | $(BIN)/python
 	@echo "Installing what lapse and its tests need ..."
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.runtime $@
+
+# So does bench.txt.
+$(VENV)/.bench: requirements/bench.txt requirements/runtime.txt pyproject.toml | $(BIN)/python
+	@echo "Installing what lapse and its benchmarks need ..."
+	@$(INSTALL) --require-hashes -r requirements/bench.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $(VENV)/.runtime $@

@@ -11,7 +11,8 @@ from contextlib import closing
 
 from sqlalchemy import make_url
 
-from tests.postgres import DATABASE_PREFIX, NoServerError
+from tests.postgres import DATABASE_PREFIX
+from tests.postgres_process import NoServerError
 
 NAME = "citus"
 URL_VARIABLE = "LAPSE_TEST_CITUS_URL"

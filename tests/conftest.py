@@ -16,13 +16,16 @@ import pytest
 from tests import citus
 from tests.chaos import scale
 from tests.clock import ManualClock
-from tests.postgres import NoServerError, Server, Servers
+from tests.pgbouncer import PROGRAM, running_pgbouncer, through_pooler
+from tests.postgres import Server, Servers
+from tests.postgres_process import NoServerError
 
 if TYPE_CHECKING:
     from lapse import ConversationService
     from lapse.store import Database
 
 SQLITE = "sqlite"
+POOLED = "-pgbouncer"
 UNIT_TESTS = Path(__file__).parent / "unit"
 CONFORMANCE_TESTS = Path(__file__).parent / "conformance"
 SERVERS = pytest.StashKey[Servers]()
@@ -50,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if handed_down := getattr(config, "workerinput", {}).get("lapse_servers"):
         servers.run_id = handed_down["run_id"]
         servers.by_name = {name: Server(name, url) for name, url in handed_down["urls"].items()}
+        servers.pooler_url = handed_down["pooler_url"]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -62,6 +66,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         # One database for all tests, so only where one process runs them.
         config.stash[CLUSTER] = None if _number_of_processes(config) else citus.Cluster.of_environment()
         config.stash[SERVERS].start()
+        if PROGRAM is not None:
+            config.stash[SERVERS].start_pooler(running_pgbouncer)
     except NoServerError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
@@ -85,7 +91,7 @@ def pytest_configure_node(node: Any) -> None:
     """Hand the running servers down to a worker of pytest-xdist."""
     servers = node.config.stash[SERVERS]
     urls = {server.name: server.admin_url for server in servers.by_name.values()}
-    node.workerinput["lapse_servers"] = {"run_id": servers.run_id, "urls": urls}
+    node.workerinput["lapse_servers"] = {"run_id": servers.run_id, "urls": urls, "pooler_url": servers.pooler_url}
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -104,11 +110,14 @@ def _only_unit_tests(config: pytest.Config) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that uses `backend` or `postgres` once on each."""
-    names: list[Any] = list(metafunc.config.stash[SERVERS].by_name)
-    is_on_citus = metafunc.config.stash[CLUSTER] and metafunc.definition.path.is_relative_to(CONFORMANCE_TESTS)
+    """Run a test that uses `backend` or `postgres` once on each; conformance also through a pooler and on Citus."""
+    servers = metafunc.config.stash[SERVERS]
+    names: list[Any] = list(servers.by_name)
+    is_conformance = metafunc.definition.path.is_relative_to(CONFORMANCE_TESTS)
+    pooled = [f"{names[0]}{POOLED}"] if is_conformance and servers.pooler_url else []
+    is_on_citus = is_conformance and metafunc.config.stash[CLUSTER]
     on_citus = [pytest.param(citus.NAME, marks=pytest.mark.citus)] if is_on_citus else []
-    for argument, values in (("backend", [SQLITE, *names, *on_citus]), ("postgres", names)):
+    for argument, values in (("backend", [SQLITE, *names, *pooled, *on_citus]), ("postgres", names)):
         if argument in metafunc.fixturenames:
             if not names:
                 raise pytest.UsageError(f"{metafunc.definition.nodeid}: tests under tests/unit have no database")
@@ -141,12 +150,15 @@ class _Databases:
 
     def postgres(self, name: str, *, migrated: bool) -> tuple[str, Callable[[], None]]:
         """Return a new database's URL and what drops it."""
+        is_pooled, name = name.endswith(POOLED), name.removesuffix(POOLED)
         server = self._servers.by_name[name]
         if migrated and name not in self._templates:
             self._templates[name] = f"{self._prefix}template"
             _migrate(server.create_database(self._templates[name]))
         database = f"{self._prefix}{next(self._numbers)}"
         url = server.create_database(database, self._templates[name] if migrated else "template0")
+        if is_pooled and self._servers.pooler_url:
+            url = through_pooler(self._servers.pooler_url, url)
         return url, lambda: server.drop_database(database)
 
     def citus(self, *, migrated: bool) -> str:

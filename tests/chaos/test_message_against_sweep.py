@@ -74,6 +74,7 @@ class Arena:
         self.messages, self.sweeps, self.other = HoldingDatabase(url), HoldingDatabase(url), Database(url)
         self._writer, self._worker = ConversationService(self.messages), ConversationService(self.sweeps)
         self._pool = pool
+        self.sweeps.is_distributed()  # asked once, and none of the transactions that are held
 
     def close(self) -> None:
         """Close all connections."""
@@ -148,10 +149,11 @@ def sweep_while_the_message_holds_its_lock(arena: Arena, meeting: Meeting) -> Co
 
 
 def message_while_the_sweep_holds_its_lock(arena: Arena, meeting: Meeting) -> Conversation:
-    # A look for what is idle is two statements: what is due, and what was armed with a longer timeout.
-    place = {("idle", "expired"): (1, 3), ("expired", "idle"): (2, 1)}[meeting.sweeps]
+    place = {("idle", "expired"): (1, 2), ("expired", "idle"): (2, 1)}[meeting.sweeps]
     number = place[1] if meeting.is_expired else place[0]
     with arena.held(arena.sweeps, number, lambda: arena.sweep(meeting.sweeps)) as sweep:
+        assert arena.sweeps.hold is not None
+        assert arena.sweeps.hold.is_held
         message = arena.start(lambda: arena.message(meeting))
         time.sleep(abs(meeting.head_start))
     assert result_of(sweep) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "src").rglob("*.py"))
+SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
@@ -27,7 +27,7 @@ def _name(path: Path) -> str:
 
 def test_there_are_sources_and_requirements_to_judge() -> None:
     assert SOURCES
-    assert [path.name for path in REQUIREMENTS] == ["dev.txt", "runtime.txt"]
+    assert [path.name for path in REQUIREMENTS] == ["bench.txt", "dev.txt", "runtime.txt"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
@@ -53,9 +53,10 @@ def test_requirements_are_hashed_pins_without_addresses(path: Path) -> None:
     assert [line for line in pins if not _PIN.match(line)] == []
 
 
-def test_the_demo_and_the_tests_run_on_the_same_versions() -> None:
-    runtime, dev = (set(_PIN.findall((ROOT / f"requirements/{name}.txt").read_text())) for name in ("runtime", "dev"))
-    assert runtime - dev == set()
+@pytest.mark.parametrize("other", ["dev", "bench"])
+def test_the_demo_the_tests_and_the_benchmarks_run_on_the_same_versions(other: str) -> None:
+    runtime, pins = (set(_PIN.findall((ROOT / f"requirements/{name}.txt").read_text())) for name in ("runtime", other))
+    assert runtime - pins == set()
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ TCP_USER_TIMEOUT_MS = 15_000
 """A database host that vanished without a word is given up after this time, not after the kernel's 15 minutes."""
 BUSY_LOOK_SECONDS = 0.2
 """How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _MIN_SQLITE = (3, 35, 0)  # the first with RETURNING
 
 
@@ -28,12 +30,13 @@ def make_engine(url: sa.URL) -> sa.Engine:
     """Return an engine; nothing is connected yet. The driver's connections are in autocommit mode.
 
     Raises:
-        SettingsError: SQLite is too old.
+        SettingsError: SQLite is too old, or a file that the URL names is not there.
     """
     return _sqlite_engine(url) if url.get_backend_name() == "sqlite" else _postgresql_engine(url)
 
 
 def _postgresql_engine(url: sa.URL) -> sa.Engine:
+    _require_files(url)
     # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
     arguments: dict[str, Any] = {"prepare_threshold": None}
     defaults = {
@@ -53,6 +56,14 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
         json_deserializer=_object_of,
         use_native_hstore=False,  # no such column, so no look for the type on the first connection
     )
+
+
+def _require_files(url: sa.URL) -> None:
+    """Look for what secures the connection: for libpq a missing file may mean to do without."""
+    for name in _TLS_FILES:
+        path = url.query.get(name)
+        if isinstance(path, str) and path not in ("", "system") and not os.access(path, os.R_OK):
+            raise SettingsError(f"the database URL has {name}={path!r}, which is no file that can be read")
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:

@@ -28,6 +28,19 @@ from lapse.store.transitions import (
 )
 
 
+class OpenPairs(set[tuple[int, str, str]]):
+    """Pairs that had an open conversation when this process last saw them: a guess at which statement to try first."""
+
+    MOST = 100_000
+    """Some 20 MB."""
+
+    def add(self, pair: tuple[int, str, str]) -> None:
+        """Remember a pair; when there are too many, all others are forgotten."""
+        if len(self) >= self.MOST:
+            self.clear()
+        super().add(pair)
+
+
 class ConversationRepository:
     """The store of one database. Addresses come in normalised and settings resolved: `service` does both."""
 
@@ -35,8 +48,11 @@ class ConversationRepository:
         """Use this database; its schema must be there."""
         self.database = database
         self.sweeper = Sweeper(database)
+        self._open_pairs = OpenPairs()
         self.purger = Purger(database)
         dialect, now = database.dialect, database.now_expression
+        # By whether the tables are distributed: Citus takes `now()` in an INSERT only.
+        self._activity = {False: {sender: statements.activity(now, sender) for sender in Sender}, True: {}}
         self._message = {sender: statements.message(dialect, now, sender) for sender in Sender}
         self._open = statements.open_conversation(dialect, statements.BOUND_NOW)
         self._next_deadlines = statements.next_deadlines(now)
@@ -49,12 +65,20 @@ class ConversationRepository:
 
     def record_message(self, new: NewConversation) -> Conversation:
         """Note a message: one statement where it means no transition, else a transaction with the transition."""
-        row = self.database.autocommit(
-            lambda connection: connection.execute(
-                self._message[new.sender], new.parameters | self.database.now_parameters
-            ).one_or_none()
-        )
-        return conversation_of(row) if row else conversation_of(self._record_transition(new))
+        pair, now = (new.owner_id, new.channel, new.session_key), self.database.now_parameters
+        is_known = pair in self._open_pairs
+        activity = self._activity[self.database.is_distributed()].get(new.sender) if is_known else None
+
+        def work(connection: Connection) -> Row | None:
+            if activity is not None:
+                row = connection.execute(activity, new.pair | now).one_or_none()
+                if row is not None:
+                    return row
+            return connection.execute(self._message[new.sender], new.parameters | now).one_or_none()
+
+        row = self.database.autocommit(work) or self._record_transition(new)
+        self._open_pairs.add(pair)
+        return conversation_of(row)
 
     def open_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
         """Return the pair's live conversation, and whether it is the new one."""

@@ -94,6 +94,23 @@ def message(dialect: str, now: Now, sender: Sender) -> Any:
     ).returning(conversations)
 
 
+def activity(now: Now, sender: Sender) -> Any:
+    """Note activity on the pair's open conversation, if the message means no transition; returns the row or nothing.
+
+    It does for an open conversation what `message` does, and writes a quarter less to PostgreSQL's log: INSERT … ON
+    CONFLICT locks the row before it updates it, and logs that, too (docs/performance.md).
+    """
+    moment = greatest(c.updated_at, now)
+    inbound = {"last_inbound_at": moment} if sender is Sender.USER else {}
+    # `is_open` for SQLite, which uses a partial index only where its very condition stands.
+    return (
+        sa.update(conversations)
+        .where(OF_PAIR, is_open, status_in(c.status, unmoved_statuses(sender)), c.expires_at >= now)
+        .values(updated_at=moment, **inbound)
+        .returning(conversations)
+    )
+
+
 def _activity(at: sa.ColumnElement[Any], is_inbound: sa.ColumnElement[bool]) -> dict[str, Any]:
     """What every message writes; never backwards, since two clocks or two connections may disagree."""
     moment = greatest(c.updated_at, at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -14,6 +16,24 @@ _DRIVERS = {
     "sqlite": "sqlite",
     "sqlite+pysqlite": "sqlite",
 }
+# What libpq would say only once it connects, as if the server were away: a worker would wait for it for ever.
+_CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "sslcertmode": ("disable", "allow", "require"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
+_WHOLE_NUMBERS = frozenset(
+    {"connect_timeout", "tcp_user_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"}
+)
+_INSTEAD = {
+    "pgbouncer": "remove it: lapse works behind a transaction pooler as it is",
+    "ssl": "write sslmode=require, or better sslmode=verify-full",
+}
+"""What to do about parameters that other libraries understand."""
+_SEVERAL = frozenset({"host", "port"})
+"""Parameters that may be there once for each of several servers."""
 _EXAMPLES = "use sqlite:///lapse.db or postgresql://user:password@host:5432/name"
 
 
@@ -35,6 +55,9 @@ def parse_url(text: str) -> URL:
         _check_sqlite(url)
     elif "@" in (url.host or ""):
         raise SettingsError(f"the database URL has an @ too many: in a user or password write it as %40; {_EXAMPLES}")
+    else:
+        for name, value in url.query.items():
+            _check_parameter(name, value)
     return url.set(drivername=driver)
 
 
@@ -45,6 +68,24 @@ def _check_sqlite(url: URL) -> None:
         raise SettingsError(
             "the SQLite URL has more than a file in it; use sqlite:///lapse.db, or four slashes for a full path"
         )
+
+
+def _check_parameter(name: str, value: str | tuple[str, ...]) -> None:
+    """Let a parameter of a PostgreSQL URL pass that libpq will take; only the harmless ones show their value."""
+    from psycopg.pq import Conninfo
+
+    if name not in {option.keyword.decode() for option in Conninfo.get_defaults()}:
+        shown = repr(name) if re.fullmatch(r"\w{1,40}", name) else "with a name"  # a mistyped one may be anything
+        instead = _INSTEAD.get(name, "remove it")
+        raise SettingsError(f"the database URL has a parameter {shown} that PostgreSQL does not know; {instead}")
+    if not isinstance(value, str):
+        if name not in _SEVERAL:
+            raise SettingsError(f"the database URL has the parameter {name!r} more than once")
+        return
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise SettingsError(f"the database URL has {name}={value[:40]!r}; use one of {', '.join(_CHOICES[name])}")
+    if name in _WHOLE_NUMBERS and not re.fullmatch(r"-?[0-9]{1,9}", value):
+        raise SettingsError(f"the database URL has {name}={value[:40]!r}; use a whole number")
 
 
 def safe_url(url: URL) -> str:
