@@ -20,7 +20,7 @@ WORKERS = scaled(small=2, full=4)
 KILLS = scaled(small=6, full=100)
 BACKLOG = scaled(small=2_000, full=200_000)
 AT_ONCE = scaled(small=[1], full=[1, 1, 1, WORKERS])
-COMING_SECONDS = scaled(small=3, full=40)
+COMING_SECONDS = scaled(small=3, full=60)
 """Half of the backlog is due at the start, the rest becomes due within this time."""
 IDLE_SECONDS = scaled(small=2, full=5)
 BATCH_SIZE = scaled(small=20, full=None)
