@@ -22,4 +22,4 @@ def insert_backlog(database: Database, number: int, idle_seconds: int, coming_se
         numbers, ago = range(first, min(first + CHUNK, half)), spread / 2 - first * step
         insert_conversations(database, numbers, silent_for=idle + ago, step=step, idle_timeout=idle)
         expiring = range(half + numbers.start, half + numbers.stop)
-        insert_conversations(database, expiring, silent_for=spread, expires_in=-ago, step=step, idle_timeout=idle)
+        insert_conversations(database, expiring, expires_in=-ago, step=step, idle_timeout=idle)

@@ -94,10 +94,14 @@ class Fleet:
 
 @contextmanager
 def running_fleet(
-    *urls: str, idle_seconds: int = 1, batch_size: int = 100, interval: float = 2, env: Mapping[str, str] | None = None
+    *urls: str,
+    idle_seconds: int = 1,
+    batch_size: int | None = None,
+    interval: float = 2,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Fleet]:
-    """Start a worker for each URL."""
-    arguments = ["--interval", str(interval), "--batch-size", str(batch_size)]
+    """Start a worker for each URL; without a size of batches they take their own."""
+    arguments = ["--interval", str(interval), *(["--batch-size", str(batch_size)] if batch_size else [])]
     idle = {"CONVERSATION_IDLE_TIMEOUT_MINUTES": str(idle_seconds / 60)}
     fleet = Fleet(urls, arguments, {**idle, **(env or {})})
     try:

@@ -19,9 +19,11 @@ from tests.chaos.writers import running_writers
 WORKERS = scaled(small=2, full=4)
 KILLS = scaled(small=6, full=100)
 BACKLOG = scaled(small=2_000, full=200_000)
-COMING_SECONDS = scaled(small=3, full=40)
+AT_ONCE = scaled(small=[1], full=[1, 1, 1, WORKERS])
+COMING_SECONDS = scaled(small=3, full=60)
 """Half of the backlog is due at the start, the rest becomes due within this time."""
-IDLE_SECONDS = 2
+IDLE_SECONDS = scaled(small=2, full=5)
+BATCH_SIZE = scaled(small=20, full=None)
 
 
 def test_killed_workers_leave_nothing_behind(chaos_url: str, chance: random.Random, outcome: Outcome) -> None:
@@ -30,12 +32,12 @@ def test_killed_workers_leave_nothing_behind(chaos_url: str, chance: random.Rand
         insert_backlog(database, BACKLOG, IDLE_SECONDS, COMING_SECONDS)
         with (
             running_writers(chaos_url, 2, chance, idle_seconds=IDLE_SECONDS, shared_pairs=BACKLOG) as writers,
-            running_fleet(*[chaos_url] * WORKERS, idle_seconds=IDLE_SECONDS, batch_size=20) as fleet,
+            running_fleet(*[chaos_url] * WORKERS, idle_seconds=IDLE_SECONDS, batch_size=BATCH_SIZE) as fleet,
         ):
             while len(killed) < KILLS:
                 time.sleep(chance.uniform(0, 2 * COMING_SECONDS / KILLS))
-                # Mostly one; now and then so many that nobody is left.
-                number = min(chance.choice([1, 1, 1, WORKERS]), KILLS - len(killed))
+                # Mostly one; now and then so many that nobody is left, until the new ones have started.
+                number = min(chance.choice(AT_ONCE), KILLS - len(killed))
                 killed += [datetime.now(UTC)] * number
                 fleet.kill(chance.sample(range(WORKERS), number))
             time.sleep(1)
