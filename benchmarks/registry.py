@@ -21,6 +21,7 @@ NAMES = (
     "message_sqlite",
     "wal",
     "message_statements",
+    "fillfactor",
     "drain_latency",
     "lag",
     "replay",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-_LSN = "SELECT pg_current_wal_insert_lsn()::text"
+_LSN = "SELECT pg_current_wal_flush_lsn()::text"
 _WAL = """
     SELECT "resource_manager/record_type", sum(count)::bigint, sum(record_size)::bigint, sum(fpi_size)::bigint
     FROM pg_get_wal_stats(%s, %s, true) WHERE count > 0 GROUP BY 1 ORDER BY 3 DESC
@@ -55,7 +55,6 @@ class WalMeter:
 
     def start(self) -> None:
         """Begin, right after a checkpoint."""
-        self._connection.execute("CHECKPOINT")
         self._begin = self._lsn()
 
     def stop(self) -> Wal:
@@ -64,5 +63,6 @@ class WalMeter:
         return Wal([WalRecords(kind, int(count), int(size), int(images)) for kind, count, size, images in rows])
 
     def _lsn(self) -> str:
+        self._connection.execute("CHECKPOINT")  # what commits did not wait for is on the disk then
         row = self._connection.execute(_LSN).fetchone()
         return str(row[0]) if row else ""

@@ -103,7 +103,7 @@ def messages_while(url: str, backlog: Backlog, work: Callable[[str], Window]) ->
     with running(*command, url=url) as process:
         process.hear()
         process.tell("go")
-        with WaitSampler(url, "INSERT INTO conversations ") as waits:
+        with WaitSampler(url, "UPDATE conversations SET updated_at") as waits:
             begin, end = work(url)
         process.tell("stop")
         found = process.hear()

@@ -33,7 +33,8 @@ def run(bench: Bench) -> Outcome:
     messages = MESSAGES_EACH * len(customers)
     with bench.filled(backlog) as url, connect(url) as observer, closing(WalMeter(url)) as meter:
         with closing(ConversationService(url)) as service:
-            record(service, customers[0])
+            for customer in customers:
+                record(service, customer)  # from here on each pair is known
             before = updates(observer)
             meter.start()
             for number in range(messages):

@@ -21,7 +21,8 @@ def main() -> None:
     arguments = parser.parse_args()
     service = ConversationService(database_url())
     customers = range(*arguments.customers)
-    record(service, customers[0])
+    for number in customers:
+        record(service, number)  # as in the middle of a day: each pair has been seen
     wait_for_go()
     over = threading.Event()
     threading.Thread(target=wait_for_stop, args=[over], daemon=True).start()
