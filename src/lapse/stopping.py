@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+STOP_PATIENCE_SECONDS = 5.0
+"""How long a stop waits for the batch in hand, which may wait for another program's lock itself."""
 _LONGEST_POLL_SECONDS = 24 * 60 * 60
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

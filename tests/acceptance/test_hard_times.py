@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import Database
-from lapse.worker.worker import STOP_PATIENCE_SECONDS
+from lapse.stopping import STOP_PATIENCE_SECONDS
 from tests.backlog import insert_conversations
 from tests.commands import LAPSE, environment, running_lapse
 from tests.invariants import check_invariants

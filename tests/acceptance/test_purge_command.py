@@ -13,13 +13,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from lapse import ConversationService, Database
+from lapse.stopping import STOP_PATIENCE_SECONDS
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.closed import insert_closed
 from tests.commands import LAPSE, environment, error_line, run_here, run_lapse, run_program
 from tests.invariants import check_invariants
-from tests.sql import count, run_sql
+from tests.sql import count, run_sql, transaction
 from tests.terminal import run_with_terminal_for_errors
 
 DAY = timedelta(days=1)
@@ -170,6 +172,23 @@ def test_a_stop_before_the_database_answers_is_a_stop(postgres_url: str) -> None
             assert process.communicate(timeout=20) == ("", "lapse: interrupted\n")
         assert process.returncode == 130
         other.exec_driver_sql("ROLLBACK")
+
+
+def test_a_batch_that_waits_for_another_programs_lock_is_given_up_for_a_stop(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database, transaction(database) as connection:
+        insert_closed(database, range(3), ended_ago=40 * DAY)
+        connection.execute(sa.text("LOCK TABLE conversation_events IN EXCLUSIVE MODE"))
+        with start(postgres_url) as process:
+            time.sleep(2)
+            process.send_signal(signal.SIGTERM)
+            begin = time.monotonic()
+            out, err = process.communicate(timeout=20)
+            assert STOP_PATIENCE_SECONDS - 0.1 <= time.monotonic() - begin < STOP_PATIENCE_SECONDS + 1
+        assert (process.returncode, err) == (130, "lapse: interrupted\n")
+        assert out.startswith("deleted 0 conversations and 0 events")
+        connection.rollback()
+        assert counts(database) in [(3, 3), (0, 0)], "the server may have done the whole batch when it got the lock"
+        check_invariants(database)
 
 
 def test_a_kill_in_the_middle_leaves_everything_whole(database: Database, database_url: str) -> None:

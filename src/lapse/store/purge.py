@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lapse.arguments import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
 from lapse.models import PurgeResult
-from lapse.stopping import StopFlag
+from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import purge_statements
 from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
@@ -52,7 +52,7 @@ class Purger:
             closed_before_days: by the clock of the database, read once.
             batch_size: conversations per transaction, 1 to 1,000.
             max_rate: conversations per second at most; default is no limit.
-            stop_flag: ends the purge after the batch in hand.
+            stop_flag: ends the purge after the batch in hand, which a stop signal waits five seconds for.
             on_batch: called after each batch with all that was done so far.
 
         Returns:
@@ -68,7 +68,11 @@ class Purger:
         done, after = PurgeResult(closed_before=self._moment(closed_before_days)), BEGINNING_OF_TIME
         while not stop_flag.is_set():
             begin = time.monotonic()
-            batch = self._delete(done.closed_before, after, limit)
+            try:
+                with stop_flag.interruptible(STOP_PATIENCE_SECONDS):
+                    batch = self._delete(done.closed_before, after, limit)
+            except Interrupted:
+                break
             done = _together(done, batch)
             on_batch(done)
             if batch.claimed < limit:

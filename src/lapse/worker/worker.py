@@ -14,7 +14,7 @@ from lapse.errors import DatabaseError, InvalidInputError
 from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
-from lapse.stopping import Interrupted, StopFlag
+from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import ensure_schema
 from lapse.worker.batch_size import BatchSize
 from lapse.worker.drain import Drain, TaskRun
@@ -24,8 +24,6 @@ from lapse.worker.runner import TaskRunner
 from lapse.worker.tasks import build_tasks
 
 METRICS_EVERY_CYCLES = 10
-STOP_PATIENCE_SECONDS = 5.0
-"""How long a stop waits for the batch in hand, which may wait for another program's lock itself."""
 
 log = structlog.get_logger("lapse")
 
