@@ -94,5 +94,9 @@ class ConversationRefusedError(DatabaseError):
     """The database refused to write a conversation: a trigger or a constraint of the application's, say."""
 
 
+class ConversationUnchangedError(ConversationRefusedError):
+    """The database left a conversation as it was: a trigger or a policy of the application's, say."""
+
+
 class ReplayError(LapseError):
     """The message log cannot be replayed."""

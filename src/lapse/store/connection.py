@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
+from lapse.errors import DatabaseError
+
 T = TypeVar("T")
 Row = Any
 """A named tuple with the statement's columns."""
@@ -45,9 +47,10 @@ class CompiledStatement:
         found = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in binds}
         self.binders: list[tuple[str, Processor]] = [(name, process) for name, process in found.items() if process]
         columns = statement.exported_columns if statement.is_dml or statement.is_select else ()
+        self.columns = [column.key for column in columns]
         self.make_row: Callable[[Any], Row] | None = None
         if len(columns):
-            self.make_row = getattr(namedtuple("Row", [column.key for column in columns], rename=True), "_make")  # noqa: B009 - mypy
+            self.make_row = getattr(namedtuple("Row", self.columns, rename=True), "_make")  # noqa: B009 - mypy
         readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
         self.readers: list[tuple[int, Processor]] = [(place, read) for place, read in enumerate(readers) if read]
 
@@ -65,8 +68,12 @@ class CompiledStatement:
             return rows
         for row in cursor.fetchall():
             cells = list(row)
-            for place, read in self.readers:
-                cells[place] = read(cells[place])
+            try:
+                for place, read in self.readers:
+                    cells[place] = read(cells[place])
+            except (TypeError, ValueError, OverflowError):
+                column = self.columns[place]
+                raise DatabaseError(f"the database holds something in column {column} that lapse cannot read") from None
             rows.append(self.make_row(cells))
         return rows
 

@@ -107,5 +107,9 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 def _plus_seconds(text: str | None, seconds: float) -> str | None:
-    moment = from_utc_text(text)
-    return None if moment is None else utc_text(moment + timedelta(seconds=seconds))
+    try:
+        moment = from_utc_text(text)
+        return None if moment is None else utc_text(moment + timedelta(seconds=seconds))
+    except (TypeError, ValueError, OverflowError):
+        # Written by others, and no time. NULL is never due, and cannot be written: that row alone is refused.
+        return None

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from lapse.arguments import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
+from lapse.errors import ConversationUnchangedError
 from lapse.models import PurgeResult
 from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import purge_statements
@@ -60,6 +61,7 @@ class Purger:
 
         Raises:
             InvalidInputError: an argument is not usable.
+            ConversationRefusedError: a trigger or a constraint of the application's keeps what is old enough.
             DatabaseError: the database refused, or stayed out of reach; the batches before that stay done.
         """
         limit, max_rate, stop_flag = check_purge_batch(batch_size), check_purge_rate(max_rate), stop_flag or StopFlag()
@@ -73,6 +75,8 @@ class Purger:
                     batch = self._delete(done.closed_before, after, limit)
             except Interrupted:
                 break
+            if batch.claimed == limit and not batch.conversations:
+                raise ConversationUnchangedError  # the next batch would be the same one
             done = _together(done, batch)
             on_batch(done)
             if batch.claimed < limit:
@@ -116,8 +120,10 @@ class Purger:
             results = [connection.execute(statement, values) for statement in statements]
             if len(results) == 1:
                 return Batch(*results[0].one())
-            events, moments = len(results[0]), [row.ended_at for row in results[1]]
-            return Batch(len(moments), len(moments), events, min(moments, default=None), max(moments, default=None))
+            claimed, events, moments = results[0].one().claimed, len(results[1]), [row.ended_at for row in results[2]]
+            if len(moments) < claimed:
+                raise ConversationUnchangedError  # the transaction brings the events back
+            return Batch(claimed, len(moments), events, min(moments, default=None), max(moments, default=None))
 
         # A single statement is a transaction already, and one round trip instead of three.
         run = self._database.autocommit if len(statements) == 1 else self._database.transaction

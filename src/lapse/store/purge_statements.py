@@ -20,7 +20,7 @@ ENDED_BEFORE = is_closed & (c.ended_at < BEFORE)
 
 
 def purge_statements(dialect: str, *, is_distributed: bool = False) -> list[Any]:
-    """Return the statements of one batch: one on PostgreSQL, two in one transaction on SQLite.
+    """Return the statements of one batch: one on PostgreSQL, three in one transaction on SQLite.
 
     They take at most `limit` conversations that ended from `after` on and before `before`, the oldest first, and
     delete them with their events. The last one returns per conversation, or in total, what it deleted.
@@ -54,6 +54,7 @@ def purge_statements(dialect: str, *, is_distributed: bool = False) -> list[Any]
     among = events.alias("among")
     of_claimed = claimed.join(among, (among.c.owner_id == claimed.c.owner_id) & (among.c.conv_id == claimed.c.conv_id))
     return [
+        sa.select(_count(claimed).label("claimed")),
         sa.delete(events)
         .where(_rowid("conversation_events").in_(sa.select(_rowid("among")).select_from(of_claimed)))
         .returning(events.c.version),

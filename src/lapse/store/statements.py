@@ -6,7 +6,7 @@ What only one dialect can do stands here too, marked with the dialect's name.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,6 +27,8 @@ OF_PAIR = OF_OWNER & (c.channel == sa.bindparam("of_channel")) & (c.session_key 
 LIMIT: sa.BindParameter[int] = sa.bindparam("limit", type_=sa.Integer)
 IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Integer)
 IS_INBOUND: sa.BindParameter[bool] = sa.bindparam("is_inbound", type_=sa.Boolean)
+BEGINNING_OF_TIME = datetime(1, 1, 1, tzinfo=UTC)
+"""The first moment of the calendar."""
 BOUND_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=UtcDateTime)
 
 
@@ -186,9 +188,14 @@ def next_deadlines(now: Now) -> sa.Select[Any]:
         left_out = is_one_of(c.conv_id, sa.bindparam(without, type_=ConversationIds))
         return sa.select(end.label(name)).where(among, ~left_out).subquery(f"{name}_end")
 
-    idle = end_of(sa.func.min(c.idle_check_at), "idle", is_active, "without_idle")
+    # Not what others may have written that is no time: in SQLite, numbers and empty texts come before all times.
+    idle = end_of(
+        sa.func.min(c.idle_check_at), "idle", is_active & (c.idle_check_at >= BEGINNING_OF_TIME), "without_idle"
+    )
     armed = end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_active, "without_idle")
-    expired = end_of(sa.func.min(c.expires_at), "expired", is_open, "without_expired")
+    expired = end_of(
+        sa.func.min(c.expires_at), "expired", is_open & (c.expires_at >= BEGINNING_OF_TIME), "without_expired"
+    )
     # Joined, not nested: a distributed database asks each of them of all its nodes.
     ends = idle.join(armed, sa.true()).join(expired, sa.true())
     return sa.select(idle.c.idle, armed.c.armed_seconds, expired.c.expired, now.label("now")).select_from(ends)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,12 +12,11 @@ import sqlalchemy as sa
 from lapse.lifecycle import ConversationStatus, EventType
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, is_active, is_open
+from lapse.store.statements import BEGINNING_OF_TIME as BEGINNING_OF_TIME  # where a sweep starts that follows no other
 from lapse.store.statements import IDLE_TIMEOUT, LIMIT, Now
 from lapse.store.types import ConversationIds, UtcDateTime, is_one_of, plus_seconds
 
 c = conversations.c
-BEGINNING_OF_TIME = datetime(1, 1, 1, tzinfo=UTC)
-"""Where a sweep starts that follows no other."""
 AFTER: sa.BindParameter[datetime] = sa.bindparam("after", type_=UtcDateTime)
 LEAST_OWNER = -(2**63)
 IDS: sa.BindParameter[list[UUID]] = sa.bindparam("ids", type_=ConversationIds)
@@ -155,7 +154,7 @@ def sweep_statements(
     # The same rows twice: the order is total, and the transaction holds the only write lock.
     claimed = _claim(sweep, scope).order_by(c.conv_id).cte("claimed")
     return [
-        _record(sweep, claimed, now, claimed.c.version + 1),
+        _record(sweep, claimed, now, claimed.c.version + 1).returning(events.c.version),
         _update_claimed(sweep, claimed).returning((c.status == sweep.to_status).label("ends")),
     ]
 

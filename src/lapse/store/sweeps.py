@@ -11,6 +11,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from lapse.errors import ConversationUnchangedError
 from lapse.models import SweepResult
 from lapse.store import sweep_statements
 from lapse.store.connection import Connection, Rows
@@ -120,7 +121,7 @@ class BoundSweep:
             # The clock is read inside the transaction: on SQLite the wait for the write lock may have been long.
             values = parameters | self._now(connection, is_distributed)
             results = [connection.execute(statement, values) for statement in batch]
-            return _result_of(results[-1])
+            return _result_of(results)
 
         # A single statement is a transaction already, and one round trip instead of three.
         run = self._database.autocommit if len(batch) == 1 else self._database.transaction
@@ -141,9 +142,9 @@ def _idle_parameters(idle_timeout: timedelta) -> dict[str, Any]:
     return {"idle_timeout": seconds, "new_data": {"idle_timeout_seconds": seconds}}
 
 
-def _result_of(result: Rows) -> SweepResult:
-    if len(result) == 1 and hasattr(result[0], "claimed"):
-        totals = result.one()
+def _result_of(results: list[Rows]) -> SweepResult:
+    if len(results) == 1:
+        totals = results[0].one()
         last = totals.last_place if isinstance(totals.last_place, datetime) else None
         return SweepResult(
             claimed=totals.claimed,
@@ -151,5 +152,8 @@ def _result_of(result: Rows) -> SweepResult:
             rearmed=totals.written - totals.ended,
             last_deadline=last,
         )
-    ended = sum(row.ends for row in result)
-    return SweepResult(claimed=len(result), ended=ended, rearmed=len(result) - ended)
+    recorded, updated = results
+    ended = sum(row.ends for row in updated)
+    if len(recorded) != ended:
+        raise ConversationUnchangedError  # the transaction takes the events back
+    return SweepResult(claimed=len(updated), ended=ended, rearmed=len(updated) - ended)

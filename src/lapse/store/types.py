@@ -138,7 +138,8 @@ def _is_one_of_postgresql(element: is_one_of, compiler: Any, **options: Any) -> 
 @compiles(is_one_of, "sqlite")
 def _is_one_of_sqlite(element: is_one_of, compiler: Any, **options: Any) -> str:
     column, ids = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({column} IN (SELECT value FROM json_each({ids})))"  # noqa: S608 - of compiled clauses
+    # In lower case, as lapse spells ids: others may have written them in capitals.
+    return f"(lower({column}) IN (SELECT value FROM json_each({ids})))"  # noqa: S608 - of compiled clauses
 
 
 @compiles(greatest, "sqlite")

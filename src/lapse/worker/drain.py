@@ -9,11 +9,11 @@ from uuid import UUID
 
 import structlog
 
-from lapse.errors import ConversationRefusedError, StatementTimeoutError
+from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
 from lapse.models import SweepResult
 from lapse.store.sweep_statements import BEGINNING_OF_TIME
 from lapse.worker.batch_size import BatchSize
-from lapse.worker.halving import LEFT_AS_IT_WAS, Halving
+from lapse.worker.halving import Halving
 from lapse.worker.pauses import RateLimit
 from lapse.worker.set_aside import SetAside
 from lapse.worker.tasks import Sweep, Task
@@ -139,7 +139,7 @@ class Drain:
             run.add(result)
             if result.ended or result.rearmed or not result.claimed:
                 return result
-            problem = ConversationRefusedError(LEFT_AS_IT_WAS)
+            problem = ConversationUnchangedError()
         ids = sweep.look(limit, after, aside.ids)
         halving = Halving(sweep, run.add, lambda conv_id, error: self._refuse(place, conv_id, error, run), is_over)
         halving.run(ids, problem)

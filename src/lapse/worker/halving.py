@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from lapse.errors import ConversationRefusedError, StatementTimeoutError
+from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
 from lapse.models import SweepResult
 from lapse.worker.tasks import Sweep
-
-LEFT_AS_IT_WAS = "the database left the conversation as it was: a trigger or a policy of the application's, say"
 
 
 class Halving:
@@ -65,5 +63,5 @@ class Halving:
         self._on_batch(result)
         self.last_deadline = result.last_deadline or self.last_deadline
         if result.claimed and not result.ended and not result.rearmed:
-            return ConversationRefusedError(LEFT_AS_IT_WAS)
+            return ConversationUnchangedError()
         return None
