@@ -95,7 +95,7 @@ class Database:
             return moment
         return datetime.now(UTC)
 
-    def is_distributed(self, *, look_again: bool = False) -> bool:
+    def is_distributed(self, *, look_again: bool = False, retry: bool = True) -> bool:
         """Tell whether Citus keeps the conversations on several shards.
 
         Asked of the database once; `look_again` asks again, for they may have been distributed since.
@@ -106,7 +106,7 @@ class Database:
         if self.dialect != "postgresql":
             return False
         if self._is_distributed is None or look_again:
-            self._is_distributed = self.autocommit(citus.is_distributed, retry=False)
+            self._is_distributed = self.autocommit(citus.is_distributed, retry=retry)
         return self._is_distributed
 
     def transaction(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:

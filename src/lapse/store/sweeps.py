@@ -101,7 +101,7 @@ class BoundSweep:
 
     def look(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> list[UUID]:
         """Return what `sweep` would claim; nothing is locked or changed."""
-        is_distributed = self._database.is_distributed()
+        is_distributed = self._database.is_distributed(retry=False)
 
         def work(connection: Connection) -> Rows:
             values = self._scope(limit, after, without) | self._now(connection, is_distributed)
@@ -113,7 +113,7 @@ class BoundSweep:
         return self._parameters | {"limit": limit, "after": after, "ids": list(ids)}
 
     def _run(self, choose: Callable[[_Statements], list[Any]], parameters: dict[str, Any]) -> SweepResult:
-        is_distributed = self._database.is_distributed()
+        is_distributed = self._database.is_distributed(retry=False)
         batch = choose(self._forms[is_distributed])
 
         def work(connection: Connection) -> SweepResult:
@@ -127,7 +127,7 @@ class BoundSweep:
         try:
             return run(work, retry=False)
         except UnsupportedStatementError:
-            if self._database.is_distributed(look_again=True) == is_distributed:
+            if self._database.is_distributed(look_again=True, retry=False) == is_distributed:
                 raise
         # The tables were distributed while the worker ran.
         return self._run(choose, parameters)
