@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -60,16 +61,24 @@ class _Link:
 
 
 class CuttingProxy(Proxy):
-    """Forwards, and cuts a share of the commits, up to a number of cuts."""
+    """Forwards, and cuts a share of the commits, up to a number of cuts; `meanwhile` is run before an answer is cut."""
 
     def __init__(
-        self, url: str, chance: random.Random, limit: int, of_transactions: float = 0.3, of_statements: float = 0.3
+        self,
+        url: str,
+        chance: random.Random,
+        limit: int,
+        *,
+        of_transactions: float = 0.3,
+        of_statements: float = 0.3,
+        places: Sequence[str] = PLACES,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         plain = make_url(url).update_query_dict({"sslmode": "disable", "gssencmode": "disable"})
         super().__init__(plain.render_as_string(hide_password=False))
         self.cuts: Counter[str] = Counter()
         self.commits: Counter[str] = Counter()
-        self._chance, self._limit = chance, limit
+        self._chance, self._limit, self._places, self._meanwhile = chance, limit, places, meanwhile
         self._shares = {TRANSACTION: of_transactions, STATEMENT: of_statements}
         self._lock = threading.Lock()
 
@@ -114,6 +123,7 @@ class CuttingProxy(Proxy):
         with suppress(OSError):
             while data := link.server.recv(65_536):
                 if link.cut_answer:
+                    self._meanwhile()
                     half = self._chance.randrange(1, len(data)) if link.cut_answer == "half answered" else 0
                     link.client.sendall(data[:half])
                     break
@@ -125,7 +135,7 @@ class CuttingProxy(Proxy):
             self.commits[committed] += 1
             if self.is_done or self._chance.random() >= self._shares[committed]:
                 return None
-            place = self._chance.choice(PLACES)
+            place = self._chance.choice(self._places)
             self.cuts[place] += 1
             return place
 

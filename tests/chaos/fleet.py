@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from tests.commands import RunningLapse, running_lapse
 
 RECOVERY_SECONDS = 10
 """So long after a fault, workers work again."""
+PATIENCE_SECONDS = 60
 # What a worker says when something did not work.
 COMPLAINTS = (
     "task failed",
@@ -39,6 +41,13 @@ class Fleet:
             self.running[place].process.kill()
             self._end(place, signal.SIGKILL)
             self.running[place] = self._start(place)
+
+    def wait_until_working(self) -> None:
+        """Wait until one of the running ones has done something."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not any(line["event"] == "task processed" for worker in self.running for line in worker.lines()):
+            assert time.monotonic() < deadline, self.log()[-5:]
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """Stop them as an operator does; each must end well."""

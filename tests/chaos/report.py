@@ -28,7 +28,7 @@ class Row:
     case: str = ""
 
 
-_CALLERS = "{calls} calls, {errors_to_callers} errors to callers"
+_CALLERS = "{calls} calls, {errors_to_callers} given up after their retries"
 ROWS = (
     Row(
         "killed_workers",
@@ -71,7 +71,7 @@ ROWS = (
     Row(
         "full_disk",
         "Disk full: write-ahead log",
-        "no room for {full_seconds} seconds; the server crashed {crashes_of_the_server} times",
+        "no room for {full_seconds} seconds; crashes of the server: {crashes_of_the_server}",
         "{retries} failures of the worker, each in its log; then {events} transitions",
         "write-ahead log",
     ),

@@ -35,7 +35,8 @@ def test_killed_workers_leave_nothing_behind(chaos_url: str, chance: random.Rand
             running_fleet(*[chaos_url] * WORKERS, idle_seconds=IDLE_SECONDS, batch_size=BATCH_SIZE) as fleet,
         ):
             while len(killed) < KILLS:
-                time.sleep(chance.uniform(0, 2 * COMING_SECONDS / KILLS))
+                fleet.wait_until_working()
+                time.sleep(chance.uniform(0, COMING_SECONDS / KILLS))
                 # Mostly one; now and then so many that nobody is left, until the new ones have started.
                 number = min(chance.choice(AT_ONCE), KILLS - len(killed))
                 killed += [datetime.now(UTC)] * number

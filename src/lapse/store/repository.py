@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from lapse.errors import ConversationExpiredError, InvalidInputError, InvalidTransitionError
+from lapse.errors import ConversationExpiredError, ConversationRefusedError, InvalidInputError, InvalidTransitionError
 from lapse.lifecycle import ConversationStatus, Sender, is_due
 from lapse.models import Conversation, ConversationEvent, NextDeadlines
 from lapse.store import statements, sweep_statements
@@ -76,9 +76,9 @@ class ConversationRepository:
                     return row
             return connection.execute(self._message[new.sender], new.parameters | now).one_or_none()
 
-        row = self.database.autocommit(work) or self._record_transition(new)
+        recorded = self._opened_once(new, lambda: self.database.autocommit(work) or self._record_transition(new))
         self._open_pairs.add(pair)
-        return conversation_of(row)
+        return recorded
 
     def open_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
         """Return the pair's live conversation, and whether it is the new one."""
@@ -87,9 +87,9 @@ class ConversationRepository:
             live, now = lock_live(self.database, connection, new)
             return live or connection.execute(self._open, new.parameters | {"now": now}).one_or_none()
 
-        row = until_found(lambda: self.database.transaction(work))
+        found = self._opened_once(new, lambda: until_found(lambda: self.database.transaction(work)))
         # By its id, so that a repeat after a lost COMMIT still knows its own.
-        return conversation_of(row), row.conv_id == new.conv_id
+        return found, found.conv_id == new.conv_id
 
     def close(
         self,
@@ -226,6 +226,21 @@ class ConversationRepository:
         return [(row.started_at, row.ended_at) for row in self._rows(statements.LIFETIMES)]
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _opened_once(self, new: NewConversation, work: Callable[[], Row]) -> Conversation:
+        """Return what `work` finds or opens, or what it had opened before its answer was lost and has ended since.
+
+        Raises:
+            ConversationRefusedError: the database refused for another reason.
+        """
+        try:
+            return conversation_of(work())
+        except ConversationRefusedError:
+            # The id is this call's own: whatever has it was opened by an earlier attempt.
+            own = self.get_conversation_by_id(new.conv_id, new.owner_id)
+            if own is None:
+                raise
+            return own
 
     def _record_transition(self, new: NewConversation) -> Row:
         def work(connection: Connection) -> Row | None:

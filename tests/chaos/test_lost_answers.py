@@ -1,0 +1,50 @@
+"""The answer to a COMMIT is lost, and by the time of the repeat the world has moved on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from lapse import Conversation, ConversationService, Database
+from tests.backlog import BUSINESS, customer
+from tests.chaos.cutting_proxy import CuttingProxy
+from tests.invariants import check_invariants
+from tests.sql import count, run_sql
+
+CALLS: dict[str, Callable[[ConversationService], Conversation]] = {
+    "record_message": lambda service: service.record_message(1, customer(1), BUSINESS),
+    "create_conversation": lambda service: service.create_conversation(1, customer(1), BUSINESS),
+    "get_or_create_conversation": lambda service: service.get_or_create_conversation(1, customer(1), BUSINESS),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_conversation_that_ended_before_its_opener_heard_of_it_is_the_answer(
+    postgres_url: str, chance: random.Random, call: str
+) -> None:
+    with closing(Database(postgres_url)) as database:
+
+        def close_it() -> None:
+            ((conv_id,),) = run_sql(database, "SELECT conv_id FROM conversations")
+            with closing(ConversationService(postgres_url)) as other:
+                other.close_conversation(conv_id, "agent_closed")
+
+        proxy = CuttingProxy(
+            postgres_url,
+            chance,
+            limit=1,
+            of_transactions=1,
+            of_statements=1,
+            places=["unanswered"],
+            meanwhile=close_it,
+        )
+        with closing(proxy), closing(ConversationService(proxy.url)) as service:
+            proxy.open()
+            found = CALLS[call](service)
+        assert proxy.cuts.total() == 1
+        assert found.status == "agent_closed"
+        assert count(database, "conversations") == 1
+        check_invariants(database)
