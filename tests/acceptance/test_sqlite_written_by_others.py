@@ -1,0 +1,57 @@
+"""SQLite keeps whatever others write: what lapse cannot read stops nobody else, nor leaves an event alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from lapse import Database, DatabaseError
+from tests.backlog import insert_conversations
+from tests.invariants import check_invariants
+from tests.sql import count, run_sql
+from tests.workers import EXPIRED, IDLE, counts, worker_on
+
+
+@pytest.fixture
+def url(new_database: Callable[..., str]) -> str:
+    return new_database("sqlite")
+
+
+@pytest.fixture
+def file(url: str) -> Iterator[Database]:
+    with closing(Database(url)) as database:
+        yield database
+
+
+@pytest.mark.parametrize("column", ["idle_check_at", "updated_at"])
+@pytest.mark.parametrize("value", ["unixepoch()", "''", "'garbage'", "'2020-13-45'", "'9999-12-31 23:59:59'"])
+def test_a_time_that_is_none_stops_nobody_else(file: Database, url: str, column: str, value: str) -> None:
+    ids = insert_conversations(file, range(5), silent_for=timedelta(hours=2))
+    run_sql(file, f"UPDATE conversations SET {column} = {value} WHERE conv_id = '{ids[2]}'")
+    with worker_on(url) as worker:
+        assert worker.run_task(IDLE).error is None
+        assert counts(file)["idle_timeout"] >= 4
+
+
+def test_a_value_that_cannot_be_read_is_a_clear_error(file: Database, url: str) -> None:
+    (conv_id,) = insert_conversations(file, range(1))
+    run_sql(file, "UPDATE conversations SET metadata = 'no JSON'")
+    with worker_on(url) as worker, pytest.raises(DatabaseError, match="column metadata"):
+        worker.conversation_service.get_conversation_by_id(conv_id)
+
+
+def test_a_trigger_that_ignores_an_update_leaves_no_event(file: Database, url: str) -> None:
+    insert_conversations(file, range(5), expires_in=-timedelta(minutes=1))
+    run_sql(
+        file,
+        "CREATE TRIGGER keep BEFORE UPDATE ON conversations WHEN old.from_number LIKE '%2' "
+        "BEGIN SELECT RAISE(IGNORE); END",
+    )
+    with worker_on(url) as worker:
+        run = worker.run_task(EXPIRED)
+        assert (run.ended, run.refused, run.error) == (4, 1, None)
+    assert count(file, "conversation_events") == 4
+    check_invariants(file)
