@@ -191,7 +191,7 @@ def test_a_message_against_an_expiry_sweep(postgres_url: str, observer: Database
     assert len(openings) == len(came_late), "a new conversation for each pair that was heard of after the expiry"
     assert count(observer, "conversations") == len(originals) + len(came_late)
     check_invariants(observer)
-    assert min(by_actor.values()) > ROUNDS / 2, f"one side always came first: no race ({by_actor})"
+    assert min(by_actor.values()) > ROUNDS / 8, f"one side always came first: no race ({by_actor})"
     assert len(sent) > sum(sent_.conversation.conv_id != originals[sent_.number] for sent_ in sent) > ROUNDS
 
 

@@ -39,7 +39,7 @@ def sweeps_sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             sent.append(compiled.sql)
         return values_of(compiled, parameters)
 
-    monkeypatch.setattr(Database, "is_distributed", lambda _database, *, look_again=False: True)
+    monkeypatch.setattr(Database, "is_distributed", lambda _database, **_options: True)
     monkeypatch.setattr(CompiledStatement, "values", note)
     return sent
 
