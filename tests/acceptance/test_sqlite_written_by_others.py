@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from lapse import Database, DatabaseError
+from lapse.store.types import utc_text
 from tests.backlog import insert_conversations
 from tests.invariants import check_invariants
 from tests.sql import count, run_sql
@@ -36,6 +37,16 @@ def test_a_time_that_is_none_stops_nobody_else(file: Database, url: str, column:
         assert counts(file)["idle_timeout"] >= 4
 
 
+@pytest.mark.parametrize("value", ["'garbage'", "''", "x'00'", "1e30", "-1"])
+def test_an_idle_timeout_that_is_none_stops_nobody(file: Database, url: str, value: str) -> None:
+    ids = insert_conversations(file, range(5), silent_for=timedelta(hours=2))
+    run_sql(file, f"UPDATE conversations SET idle_timeout_seconds = {value} WHERE conv_id = '{ids[2]}'")
+    with worker_on(url) as worker:
+        deadlines = worker.conversation_service.conversation_repo.next_deadlines()
+        assert worker.run_task(IDLE, deadlines).error is None
+        assert counts(file)["idle_timeout"] == 5
+
+
 def test_a_value_that_cannot_be_read_is_a_clear_error(file: Database, url: str) -> None:
     (conv_id,) = insert_conversations(file, range(1))
     run_sql(file, "UPDATE conversations SET metadata = 'no JSON'")
@@ -54,4 +65,26 @@ def test_a_trigger_that_ignores_an_update_leaves_no_event(file: Database, url: s
         run = worker.run_task(EXPIRED)
         assert (run.ended, run.refused, run.error) == (4, 1, None)
     assert count(file, "conversation_events") == 4
+    check_invariants(file)
+
+
+@pytest.mark.parametrize(
+    "arming",
+    ["idle_check_at = '2020-01-01 00:00:00'", "idle_check_at = '9000-01-01 00:00:00', idle_timeout_seconds = 999999"],
+)
+def test_a_trigger_that_ignores_a_new_arming_stops_nobody_else(file: Database, url: str, arming: str) -> None:
+    ids = insert_conversations(file, range(8), silent_for=timedelta(hours=2))
+    lively = ", ".join(f"'{conv_id}'" for conv_id in ids[:5])
+    now = utc_text(datetime.now(UTC))
+    run_sql(file, f"UPDATE conversations SET updated_at = '{now}', {arming} WHERE conv_id IN ({lively})")
+    run_sql(
+        file,
+        f"CREATE TRIGGER keep BEFORE UPDATE ON conversations WHEN old.conv_id IN ({lively}) "
+        "BEGIN SELECT RAISE(IGNORE); END",
+    )
+    with worker_on(url, batch_size=2) as worker:
+        run = worker.run_task(IDLE)
+        assert (run.ended, run.refused, run.error) == (3, 5, None)
+        assert worker.run_task(IDLE).refused == 0, "they rest"
+    assert count(file, "conversation_events") == 3
     check_invariants(file)

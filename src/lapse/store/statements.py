@@ -29,6 +29,8 @@ IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Inte
 IS_INBOUND: sa.BindParameter[bool] = sa.bindparam("is_inbound", type_=sa.Boolean)
 BEGINNING_OF_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """The first moment of the calendar."""
+GREATEST_INTEGER = 2**63 - 1
+"""Of either database."""
 BOUND_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=UtcDateTime)
 
 
@@ -188,11 +190,12 @@ def next_deadlines(now: Now) -> sa.Select[Any]:
         left_out = is_one_of(c.conv_id, sa.bindparam(without, type_=ConversationIds))
         return sa.select(end.label(name)).where(among, ~left_out).subquery(f"{name}_end")
 
-    # Not what others may have written that is no time: in SQLite, numbers and empty texts come before all times.
+    # Not what others may have written: in SQLite, numbers and empty texts come before all times, texts after numbers.
     idle = end_of(
         sa.func.min(c.idle_check_at), "idle", is_active & (c.idle_check_at >= BEGINNING_OF_TIME), "without_idle"
     )
-    armed = end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_active, "without_idle")
+    is_armed = is_active & (c.idle_timeout_seconds <= sa.literal(GREATEST_INTEGER, sa.BigInteger))
+    armed = end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "without_idle")
     expired = end_of(
         sa.func.min(c.expires_at), "expired", is_open & (c.expires_at >= BEGINNING_OF_TIME), "without_expired"
     )

@@ -118,10 +118,10 @@ def idle_sweep(now: Now, *, armed_longer: bool = False) -> Sweep:
 def sweep_statements(
     dialect: str, sweep: Sweep, now: Now, scope: sa.ColumnElement[bool], *, is_distributed: bool = False
 ) -> list[Any]:
-    """Return the statements of one batch among `scope`: one on PostgreSQL, two in one transaction on SQLite.
+    """Return the statements of one batch among `scope`: one on PostgreSQL, three in one transaction on SQLite.
 
-    The last one returns, per conversation that was looked at, whether it made the transition, its deadline and the
-    place in the order. SQLite has no writing CTEs; there nothing can come between the statements.
+    PostgreSQL's returns the totals. SQLite has no writing CTEs; there nothing can come between the statements, which
+    return the events, whether each conversation that was written made the transition, and one that is still due.
 
     On a distributed table `now` must be a bound value: Citus refuses `now()` where rows are written, in CASE and in
     RETURNING.
@@ -156,6 +156,7 @@ def sweep_statements(
     return [
         _record(sweep, claimed, now, claimed.c.version + 1).returning(events.c.version),
         _update_claimed(sweep, claimed).returning((c.status == sweep.to_status).label("ends")),
+        look_at(sweep, scope).limit(1),
     ]
 
 

@@ -121,7 +121,7 @@ class BoundSweep:
             # The clock is read inside the transaction: on SQLite the wait for the write lock may have been long.
             values = parameters | self._now(connection, is_distributed)
             results = [connection.execute(statement, values) for statement in batch]
-            return _result_of(results)
+            return _result_of(results, values["limit"])
 
         # A single statement is a transaction already, and one round trip instead of three.
         run = self._database.autocommit if len(batch) == 1 else self._database.transaction
@@ -142,7 +142,7 @@ def _idle_parameters(idle_timeout: timedelta) -> dict[str, Any]:
     return {"idle_timeout": seconds, "new_data": {"idle_timeout_seconds": seconds}}
 
 
-def _result_of(results: list[Rows]) -> SweepResult:
+def _result_of(results: list[Rows], limit: int) -> SweepResult:
     if len(results) == 1:
         totals = results[0].one()
         last = totals.last_place if isinstance(totals.last_place, datetime) else None
@@ -152,8 +152,8 @@ def _result_of(results: list[Rows]) -> SweepResult:
             rearmed=totals.written - totals.ended,
             last_deadline=last,
         )
-    recorded, updated = results
+    recorded, updated, still_due = results
     ended = sum(row.ends for row in updated)
-    if len(recorded) != ended:
+    if len(recorded) != ended or (len(updated) < limit and still_due):
         raise ConversationUnchangedError  # the transaction takes the events back
     return SweepResult(claimed=len(updated), ended=ended, rearmed=len(updated) - ended)
