@@ -120,7 +120,7 @@ def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
         "find idle": (service.find_idle_conversations, ["ix_conversations_idle_check_at_active"]),
         "history": (
             lambda: service.get_conversation_history(1, customer(0), BUSINESS),
-            ["ix_conversations_session_history"],
+            ["ix_conversations_session_history_not_open", "uq_conversations_open_session"],
         ),
     }
     for name, (call, wanted) in expected.items():

@@ -99,11 +99,13 @@ expires_at_index = _partial("ix_conversations_expires_at_open", "expires_at", wh
 idle_check_index = _partial("ix_conversations_idle_check_at_active", "idle_check_at", where=is_active)
 idle_timeout_index = _partial("ix_conversations_idle_timeout_seconds_active", "idle_timeout_seconds", where=is_active)
 ended_at_index = _partial("ix_conversations_ended_at_closed", "ended_at", where=is_closed)
-history_index = sa.Index(
-    "ix_conversations_session_history",
-    conversations.c.owner_id,
-    conversations.c.channel,
-    conversations.c.session_key,
-    conversations.c.started_at,
+# What is open stands in the unique index: a conversation is entered here once, when it ends.
+history_index = _partial(
+    "ix_conversations_session_history_not_open",
+    "owner_id",
+    "channel",
+    "session_key",
+    "started_at",
+    where=~is_open,
 )
 conv_id_index = sa.Index("ix_conversations_conv_id", conversations.c.conv_id)

@@ -125,6 +125,15 @@ NOTE_ACTIVITY = (
     sa.update(conversations).where(OF_OWNER, OF_ID).values(_activity(BOUND_NOW, IS_INBOUND)).returning(conversations)
 )
 
+
+def _history_of_pair() -> sa.CompoundSelect[Any]:
+    """What is open and what is not, each by an index of its own; the newest first."""
+    ended = sa.select(conversations).where(OF_PAIR, ~is_open)
+    ended = ended.order_by(c.started_at.desc(), c.conv_id.desc()).limit(LIMIT)
+    history = sa.union_all(sa.select(ended.subquery("ended")), sa.select(conversations).where(OF_PAIR, is_open))
+    return history.order_by(sa.desc("started_at"), sa.desc("conv_id")).limit(LIMIT)
+
+
 # --- one conversation -----------------------------------------------------------------------------------------------
 
 LOCK_OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open).with_for_update()
@@ -158,7 +167,7 @@ INSERT_EVENT = sa.insert(events)
 BY_ID = sa.select(conversations).where(OF_ID)
 BY_OWNER_AND_ID = sa.select(conversations).where(OF_OWNER, OF_ID)
 OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open)
-HISTORY_OF_PAIR = sa.select(conversations).where(OF_PAIR).order_by(c.started_at.desc(), c.conv_id.desc()).limit(LIMIT)
+HISTORY_OF_PAIR = _history_of_pair()
 ACTIVE_OF_OWNER = sa.select(conversations).where(OF_OWNER, is_active).order_by(c.updated_at.desc()).limit(LIMIT)
 EVENTS_OF_CONVERSATION = (
     sa.select(events)

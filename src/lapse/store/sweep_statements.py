@@ -22,6 +22,8 @@ LEAST_OWNER = -(2**63)
 IDS: sa.BindParameter[list[UUID]] = sa.bindparam("ids", type_=ConversationIds)
 AMONG_IDS = is_one_of(c.conv_id, IDS)
 """The one condition by which a batch that leaves some out and one that takes only some differ."""
+_CTID: sa.Label[Any] = sa.literal_column("conversations.ctid").label("ctid")
+"""Where PostgreSQL keeps this version of a row."""
 WORKER = "worker"
 """The actor of every transition that a sweep makes."""
 
@@ -129,20 +131,21 @@ def sweep_statements(
     if dialect == "postgresql":
         claim = _claim(sweep, scope)
         if not is_distributed:  # Citus has no row locks over several shards; the update's recheck is enough
-            claim = claim.with_for_update(key_share=True, skip_locked=True)
+            claim = claim.add_columns(_CTID).with_for_update(key_share=True, skip_locked=True)
         claimed = claim.cte("claimed")
-        swept = (
-            _update_claimed(sweep, claimed)
-            .returning(
-                c.owner_id,
-                c.conv_id,
-                c.version,
-                claimed.c.from_status,
-                (c.status == sweep.to_status).label("ends"),
-                sweep.deadline.label("deadline"),
-            )
-            .cte("swept")
-        )
+        update = _update_claimed(sweep, claimed)
+        if not is_distributed:
+            # The row that was locked, without another way through an index. Where a message came first, this is a
+            # version too new for the statement to see, and the row is left to the next batch.
+            update = update.where(claimed.c.ctid == _CTID)
+        swept = update.returning(
+            c.owner_id,
+            c.conv_id,
+            c.version,
+            claimed.c.from_status,
+            (c.status == sweep.to_status).label("ends"),
+            sweep.deadline.label("deadline"),
+        ).cte("swept")
         recorded = _record(sweep, swept, now, swept.c.version).cte("recorded")
         totals = sa.select(
             sa.select(sa.func.count()).select_from(claimed).scalar_subquery().label("claimed"),

@@ -38,7 +38,10 @@ class Halving:
     def run(self, ids: Sequence[UUID], problem: Exception) -> None:
         """Go through a batch that met this problem as a whole, in the order of its deadlines."""
         if len(ids) == 1:
-            self._on_refused(ids[0], problem)
+            # One that stayed as it was may have got a message at that very moment.
+            still = self._problem_of(ids) if isinstance(problem, ConversationUnchangedError) else problem
+            if still is not None:
+                self._on_refused(ids[0], still)
             return
         middle = len(ids) // 2
         for half in filter(None, (ids[:middle], ids[middle:])):
