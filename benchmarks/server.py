@@ -23,6 +23,7 @@ SETTINGS = {
     "shared_buffers": "1GB",
     "max_wal_size": "4GB",
     "min_wal_size": "2GB",
+    "wal_keep_size": "256MB",  # what is read back after a checkpoint
     "maintenance_work_mem": "512MB",
     "autovacuum": "on",
     "shared_preload_libraries": "pg_stat_statements",
