@@ -69,6 +69,11 @@ class SweepResult:
         """Return how many changed between claim and update; a later sweep sees them as they are then."""
         return self.claimed - self.ended - self.rearmed
 
+    @property
+    def changed_nothing(self) -> bool:
+        """Tell whether conversations were taken, and every one of them was left as it was."""
+        return 0 < self.claimed == self.contended
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextDeadlines:

@@ -16,7 +16,7 @@ from lapse.models import Conversation, ConversationEvent, NextDeadlines
 from lapse.settings import TEN_YEARS_MINUTES, Settings, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
-from lapse.store.sweep_statements import BEGINNING_OF_TIME
+from lapse.store.statements import BEGINNING_OF_TIME
 from lapse.store.transitions import NewConversation
 
 

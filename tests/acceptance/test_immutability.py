@@ -16,8 +16,8 @@ from psycopg import ClientCursor, Connection
 from psycopg.errors import InvalidObjectDefinition
 
 from lapse import Database
-from lapse.store.statements import BOUND_NOW, Now, server_now
-from lapse.store.sweep_statements import BEGINNING_OF_TIME, LEAST_OWNER, Sweep, expired_sweep, idle_sweep
+from lapse.store.statements import BEGINNING_OF_TIME, BOUND_NOW, Now, server_now
+from lapse.store.sweep_statements import LEAST_OWNER, Sweep, expired_sweep, idle_sweep
 from tests.clock import START
 from tests.sql import transaction
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from lapse import ConversationService, PurgeResult
 from lapse.store.connection import CompiledStatement
-from lapse.store.sweep_statements import BEGINNING_OF_TIME
+from lapse.store.statements import BEGINNING_OF_TIME
 from tests.backlog import BUSINESS, IDLE_TIMEOUT, customer
 from tests.sql import run_sql
 

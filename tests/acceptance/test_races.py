@@ -16,7 +16,6 @@ from uuid import UUID
 import pytest
 
 from lapse import BackgroundWorker, Conversation, ConversationAlreadyOpenError, ConversationService, Database
-from lapse.worker.drain import TaskRun
 from tests.backlog import BUSINESS, IDLE_TIMEOUT, customer, insert_conversations, present
 from tests.invariants import check_invariants
 from tests.sql import count, run_sql
@@ -154,14 +153,12 @@ def test_a_message_that_comes_first_is_no_refusal(postgres_url: str, observer: D
     insert_conversations(observer, numbers, silent_for=timedelta(minutes=31))
     run_sql(observer, "UPDATE conversations SET updated_at = now()")
 
-    def rearm(worker: BackgroundWorker) -> TaskRun:
-        return worker.run_task(IDLE)
-
     with services(postgres_url, 3) as (customers, agents, service):
+        worker = BackgroundWorker(service=service, batch_size=1)
         calls: list[partial[Any]] = [
             partial(send_all, customers, "user", numbers),
             partial(send_all, agents, "agent", numbers),
-            partial(rearm, worker := BackgroundWorker(service=service, batch_size=1)),
+            partial(worker.run_task, IDLE),
         ]
         first, second = at_once(calls)[-1], worker.run_task(IDLE)
     assert first.rearmed + second.rearmed == len(numbers)

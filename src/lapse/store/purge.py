@@ -15,7 +15,7 @@ from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import purge_statements
 from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
-from lapse.store.sweep_statements import BEGINNING_OF_TIME
+from lapse.store.statements import BEGINNING_OF_TIME
 
 
 class Batch(NamedTuple):

@@ -28,7 +28,7 @@ LIMIT: sa.BindParameter[int] = sa.bindparam("limit", type_=sa.Integer)
 IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Integer)
 IS_INBOUND: sa.BindParameter[bool] = sa.bindparam("is_inbound", type_=sa.Boolean)
 BEGINNING_OF_TIME = datetime(1, 1, 1, tzinfo=UTC)
-"""The first moment of the calendar."""
+"""The first moment of the calendar: where a sweep starts that follows no other."""
 GREATEST_INTEGER = 2**63 - 1
 """Of either database."""
 BOUND_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=UtcDateTime)
@@ -125,15 +125,6 @@ NOTE_ACTIVITY = (
     sa.update(conversations).where(OF_OWNER, OF_ID).values(_activity(BOUND_NOW, IS_INBOUND)).returning(conversations)
 )
 
-
-def _history_of_pair() -> sa.CompoundSelect[Any]:
-    """What is open and what is not, each by an index of its own; the newest first."""
-    ended = sa.select(conversations).where(OF_PAIR, ~is_open)
-    ended = ended.order_by(c.started_at.desc(), c.conv_id.desc()).limit(LIMIT)
-    history = sa.union_all(sa.select(ended.subquery("ended")), sa.select(conversations).where(OF_PAIR, is_open))
-    return history.order_by(sa.desc("started_at"), sa.desc("conv_id")).limit(LIMIT)
-
-
 # --- one conversation -----------------------------------------------------------------------------------------------
 
 LOCK_OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open).with_for_update()
@@ -167,7 +158,15 @@ INSERT_EVENT = sa.insert(events)
 BY_ID = sa.select(conversations).where(OF_ID)
 BY_OWNER_AND_ID = sa.select(conversations).where(OF_OWNER, OF_ID)
 OPEN_OF_PAIR = sa.select(conversations).where(OF_PAIR, is_open)
-HISTORY_OF_PAIR = _history_of_pair()
+_NOT_OPEN_OF_PAIR = (
+    sa.select(conversations).where(OF_PAIR, ~is_open).order_by(c.started_at.desc(), c.conv_id.desc()).limit(LIMIT)
+)
+# Each part goes by an index of its own.
+HISTORY_OF_PAIR = (
+    sa.union_all(sa.select(_NOT_OPEN_OF_PAIR.subquery("not_open")), OPEN_OF_PAIR)
+    .order_by(sa.desc("started_at"), sa.desc("conv_id"))
+    .limit(LIMIT)
+)
 ACTIVE_OF_OWNER = sa.select(conversations).where(OF_OWNER, is_active).order_by(c.updated_at.desc()).limit(LIMIT)
 EVENTS_OF_CONVERSATION = (
     sa.select(events)

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from lapse.lifecycle import ConversationStatus, EventType
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, is_active, is_open
-from lapse.store.statements import BEGINNING_OF_TIME as BEGINNING_OF_TIME  # where a sweep starts that follows no other
 from lapse.store.statements import IDLE_TIMEOUT, LIMIT, Now
 from lapse.store.types import ConversationIds, UtcDateTime, is_one_of, plus_seconds
 

@@ -17,8 +17,8 @@ from lapse.store import sweep_statements
 from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
 from lapse.store.driver_errors import UnsupportedStatementError
-from lapse.store.statements import BOUND_NOW, Now
-from lapse.store.sweep_statements import AMONG_IDS, BEGINNING_OF_TIME
+from lapse.store.statements import BEGINNING_OF_TIME, BOUND_NOW, Now
+from lapse.store.sweep_statements import AMONG_IDS
 
 
 class Sweeper:

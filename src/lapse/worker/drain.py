@@ -11,7 +11,7 @@ import structlog
 
 from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
 from lapse.models import SweepResult
-from lapse.store.sweep_statements import BEGINNING_OF_TIME
+from lapse.store.statements import BEGINNING_OF_TIME
 from lapse.worker.batch_size import BatchSize
 from lapse.worker.halving import Halving
 from lapse.worker.pauses import RateLimit
@@ -137,7 +137,7 @@ class Drain:
         else:
             self._batch_size.took(result.claimed, time.monotonic() - begin)
             run.add(result)
-            if result.ended or result.rearmed or not result.claimed:
+            if not result.changed_nothing:
                 return result
             problem = ConversationUnchangedError()
         ids = sweep.look(limit, after, aside.ids)

@@ -38,10 +38,10 @@ class Halving:
     def run(self, ids: Sequence[UUID], problem: Exception) -> None:
         """Go through a batch that met this problem as a whole, in the order of its deadlines."""
         if len(ids) == 1:
-            # One that stayed as it was may have got a message at that very moment.
-            still = self._problem_of(ids) if isinstance(problem, ConversationUnchangedError) else problem
-            if still is not None:
-                self._on_refused(ids[0], still)
+            if isinstance(problem, ConversationUnchangedError):
+                self.try_one(ids[0])  # it may have got a message at that very moment
+            else:
+                self._on_refused(ids[0], problem)
             return
         middle = len(ids) // 2
         for half in filter(None, (ids[:middle], ids[middle:])):
@@ -65,6 +65,4 @@ class Halving:
             return error
         self._on_batch(result)
         self.last_deadline = result.last_deadline or self.last_deadline
-        if result.claimed and not result.ended and not result.rearmed:
-            return ConversationUnchangedError()
-        return None
+        return ConversationUnchangedError() if result.changed_nothing else None

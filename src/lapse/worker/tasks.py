@@ -10,7 +10,7 @@ from uuid import UUID
 
 from lapse.models import NextDeadlines, SweepResult
 from lapse.service import ConversationService
-from lapse.store.sweep_statements import BEGINNING_OF_TIME
+from lapse.store.statements import BEGINNING_OF_TIME
 
 IDLE_CONVERSATIONS = "idle_conversations"
 EXPIRED_CONVERSATIONS = "expired_conversations"
