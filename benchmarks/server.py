@@ -122,7 +122,7 @@ def make_log_segments(server: Server) -> None:
     """Make the segments of the log that `min_wal_size` keeps.
 
     A server that has been at work for a while uses its old segments again. A new one must fill each with zeros first,
-    and all commits wait for that: 50 ms for each 16 MB.
+    and all commits wait for that: some 55 ms for each 16 MB.
     """
     [(segments,)] = server.execute(
         "SELECT pg_size_bytes(current_setting('min_wal_size')) / pg_size_bytes(current_setting('wal_segment_size'))"
