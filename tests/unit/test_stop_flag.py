@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 
 import pytest
 
-from lapse.stopping import STOP_SIGNALS, Interrupted, StopFlag, stop_on_signals
+from lapse.stopping import STOP_SIGNALS, Interrupted, StopFlag, exit_on_signals, stop_on_signals
+from tests.commands import run_program
 
 
 def test_a_wait_ends_after_its_time_and_says_that_nothing_came() -> None:
@@ -99,6 +101,28 @@ def test_impatience_does_not_begin_the_patience_anew() -> None:
         assert time.monotonic() - begin < 1
         for timer in timers:
             timer.join()
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_while_nothing_is_open_yet_ends_the_process_on_the_spot(number: signal.Signals) -> None:
+    program = f"""
+import signal
+from lapse.stopping import exit_on_signals
+with exit_on_signals():
+    try:
+        signal.raise_signal({int(number)})
+    finally:
+        print("still here")
+"""
+    result = run_program(sys.executable, "-c", program)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with exit_on_signals(), stop_on_signals(StopFlag()):
+        pass
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 def test_it_waits_in_a_process_with_many_open_files() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lapse.cli.options import DatabaseUrl, help_with_variable
-from lapse.stopping import Interrupted, StopFlag, stop_on_signals
+from lapse.stopping import StopFlag, exit_on_signals, stop_on_signals
 
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
@@ -74,24 +74,21 @@ def worker(
     """
     flag = StopFlag()
     # Before the heavy imports: a stop that comes while the worker starts is a clean stop, too.
-    with stop_on_signals(flag):
-        try:
-            with flag.interruptible():
-                background_worker = _prepare(
-                    flag,
-                    database_url=database_url,
-                    interval_seconds=interval,
-                    min_wait_seconds=min_wait,
-                    batch_size=batch_size,
-                    max_rate=max_rate,
-                    enable_metrics=False if no_metrics else None,
-                )
-        except Interrupted:
-            return
-        if not once:
-            background_worker.run()
-        elif not background_worker.run_once():
-            raise typer.Exit(1)
+    with exit_on_signals():
+        background_worker = _prepare(
+            flag,
+            database_url=database_url,
+            interval_seconds=interval,
+            min_wait_seconds=min_wait,
+            batch_size=batch_size,
+            max_rate=max_rate,
+            enable_metrics=False if no_metrics else None,
+        )
+        with stop_on_signals(flag):
+            if not once:
+                background_worker.run()
+            elif not background_worker.run_once():
+                raise typer.Exit(1)
 
 
 def _prepare(flag: StopFlag, **overrides: Any) -> BackgroundWorker:
