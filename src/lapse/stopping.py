@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -116,12 +116,8 @@ def stop_on_signals(flag: StopFlag) -> Iterator[None]:
     def handle(number: int, _frame: FrameType | None) -> None:
         flag.on_alarm() if number == signal.SIGALRM else flag.on_signal()
 
-    previous = {number: signal.signal(number, handle) for number in (*STOP_SIGNALS, signal.SIGALRM)}
-    try:
+    with _handled_by(handle, *STOP_SIGNALS, signal.SIGALRM):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -131,9 +127,15 @@ def exit_on_signals() -> Iterator[None]:
     An exception out of the handler would end an import half-way, with its files open. Only for the main thread. The
     old handlers come back afterwards.
     """
-    previous = {number: signal.signal(number, lambda *_: os._exit(0)) for number in STOP_SIGNALS}
+    with _handled_by(lambda *_: os._exit(0), *STOP_SIGNALS):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
