@@ -53,7 +53,7 @@ bench: $(VENV)/.bench ## all benchmarks (half an hour, the machine to itself); s
 	$(BIN)/python -m benchmarks $(BENCH)
 
 pin: ## make requirements/ again from pyproject.toml; needs uv; newer versions: UVFLAGS=--upgrade
-	$(COMPILE) --group build --group dev -o requirements/dev.txt
+	$(COMPILE) --extra otel --group build --group dev -o requirements/dev.txt
 	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/runtime.txt
 	$(COMPILE) --group build --group bench --constraint requirements/dev.txt -o requirements/bench.txt
 
