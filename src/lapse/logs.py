@@ -12,7 +12,7 @@ def configure_logging(level: str, stream: TextIO) -> None:
     """Send lapse's log lines of `level` and above to `stream`."""
     renderers: list[structlog.typing.Processor]
     if stream.isatty():
-        # The default would print local variables, which hold addresses.
+        # The default would print the values of variables, which hold addresses.
         renderers = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     else:
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
