@@ -23,7 +23,8 @@ def configure_logging(level: str, stream: TextIO) -> None:
     ]
     # The default would print the values of variables, which hold addresses.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    last = [structlog.processors.format_exc_info, _mask, console if stream.isatty() else _json]
+    renderer: structlog.typing.Processor = console if stream.isatty() else _json
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, _mask, renderer]
     structlog.configure(
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),

@@ -34,7 +34,7 @@ def health(
     ] = None,
 ) -> None:
     """Ask a running worker how it is: exit 0 if it answers that all is well, else 1, with one line that says why."""
-    is_well, line = _ask(_parsed(url or _default_url()))
+    is_well, line = _ask(_parsed(_default_url() if url is None else url))
     typer.echo(line)
     if not is_well:
         raise typer.Exit(1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import structlog
 from waitress import wasyncore
@@ -17,8 +19,8 @@ from lapse.errors import ListenError
 from lapse.http.app import WsgiApp
 
 THREADS = 4
-MOST_CONNECTIONS = 50
-"""Probes and scrapes need a handful; the rest waits in the kernel's queue."""
+MOST_CONNECTIONS = 500
+"""Probes and scrapes need a handful. Beyond, new ones wait until the silent ones are closed."""
 SILENT_SECONDS = 10
 """A connection that says nothing for so long is closed."""
 MOST_REQUEST_BYTES = 16 * 1024
@@ -39,8 +41,10 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
         ListenError: nobody can listen there: the port is in use, say.
     """
     with _listening(listen) as listener:
-        server = create_server(
+        channels: dict[int, Any] = {}
+        server: Any = create_server(
             app,
+            map=channels,
             sockets=[listener],
             threads=THREADS,
             connection_limit=MOST_CONNECTIONS,
@@ -59,7 +63,7 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
             yield host, port
         finally:
             # In the server's own thread: nobody else may close what it polls.
-            server.trigger.pull_trigger(partial(wasyncore.close_all, server._map))
+            server.trigger.pull_trigger(partial(wasyncore.close_all, channels))
             server.task_dispatcher.set_thread_count(0)
 
 
@@ -68,4 +72,6 @@ def _listening(listen: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ListenError(f"cannot listen at {listen}: {(error.strerror or str(error)).lower()}") from None
+        is_unknown_host = isinstance(error, socket.gaierror)
+        reason = error.strerror if is_unknown_host else os.strerror(error.errno or 0)  # Python adds the address
+        raise ListenError(f"cannot listen at {listen}: {str(reason).lower()}") from None

@@ -28,20 +28,20 @@ class Progress:
         """Begin with the start."""
         self._clock = clock
         # One object, replaced as a whole: no reader sees half a step.
-        self._step = _Step("start", clock(), STEP_SECONDS)
+        self._step = _Step("starting", clock(), 0.0)
 
-    def note(self, what: str, should_take_seconds: float = STEP_SECONDS) -> None:
-        """Note that a step begins, and how many seconds it should take at most."""
+    def note(self, what: str, should_take_seconds: float = 0.0) -> None:
+        """Note that a step begins, and how many seconds it should take, if that is more than `STEP_SECONDS`."""
         self._step = _Step(what, self._clock(), should_take_seconds)
 
     @contextmanager
     def asking_database(self) -> Iterator[None]:
         """Let what happens inside take any time."""
-        self._step = _Step("the database's answer", self._clock(), None)
+        self._step = _Step("asking the database", self._clock(), None)
         try:
             yield
         finally:
-            self.note("work")
+            self.note("working")
 
     @property
     def is_alive(self) -> bool:
@@ -51,6 +51,6 @@ class Progress:
         return allowed is None or self._clock() - step.began_at <= PATIENCE * max(allowed, STEP_SECONDS)
 
     def described(self) -> str:
-        """Return what the loop does since when, for people."""
+        """Return what the loop does, and for how long it has done so, for people."""
         step = self._step
-        return f"{step.what} since {self._clock() - step.began_at:.1f} seconds"
+        return f"{step.what} for {self._clock() - step.began_at:.1f} seconds"

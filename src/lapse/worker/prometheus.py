@@ -38,7 +38,7 @@ class PrometheusMetrics(Observer):
             schema_version: that this lapse needs.
             database: `postgresql` or `sqlite`.
         """
-        self.registry = CollectorRegistry()
+        self.registry: CollectorRegistry = CollectorRegistry()
         self._processed = self._counter(
             "background_conversations_processed", "Conversations that the worker ended.", tasks
         )

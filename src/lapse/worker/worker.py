@@ -86,17 +86,7 @@ class BackgroundWorker:
         self.stop_flag = stop_flag or StopFlag()
         self.conversation_service.database.is_stopping = self.stop_flag.is_set
         self.progress = Progress()
-        tasks = build_tasks(self.conversation_service)
-        dialect = self.conversation_service.database.dialect
-        self.observer = make_observer(list(tasks), dialect) if self.enable_metrics else Observer()
-        rate_limit = RateLimit(self.options.max_rate)
-        self.tasks = {
-            name: TaskRunner(
-                Drain(self._observed(task), BatchSize(self.batch_size), rate_limit, self._wait),
-                self.observer.count_run,
-            )
-            for name, task in tasks.items()
-        }
+        self.tasks, self.observer = self._runners()
         self.task_config: dict[str, dict[str, Any]] = {
             name: {"enabled": True, "interval_multiplier": 1} for name in self.tasks
         }
@@ -246,14 +236,24 @@ class BackgroundWorker:
         # The first cycle runs them all.
         return bool(config.get("enabled", True)) and (cycle - 1) % multiplier == 0
 
-    def _observed(self, task: Task) -> Task:
-        sweeps = [ObservedSweep(s, task.name, self.progress, self.observer.count_batch) for s in task.sweeps]
-        return replace(task, sweeps=sweeps)
+    def _runners(self) -> tuple[dict[str, TaskRunner], Observer]:
+        """Return what runs each task, and what observes them all."""
+        tasks = build_tasks(self.conversation_service)
+        dialect = self.conversation_service.database.dialect
+        observer = make_observer(list(tasks), dialect) if self.enable_metrics else Observer()
+        rate_limit = RateLimit(self.options.max_rate)
+
+        def runner(task: Task) -> TaskRunner:
+            sweeps = [ObservedSweep(sweep, task.name, self.progress, observer.count_batch) for sweep in task.sweeps]
+            drain = Drain(replace(task, sweeps=sweeps), BatchSize(self.batch_size), rate_limit, self._wait)
+            return TaskRunner(drain, observer.count_run)
+
+        return {name: runner(task) for name, task in tasks.items()}, observer
 
     def _wait(self, seconds: float) -> None:
         self.progress.note("waiting", seconds)
         self.stop_flag.wait(seconds)
-        self.progress.note("work")
+        self.progress.note("working")
 
     def _next_deadlines(self) -> NextDeadlines | None:
         set_aside = {name: task.drain.set_aside_ids for name, task in self.tasks.items()}
