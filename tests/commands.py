@@ -74,18 +74,22 @@ class RunningLapse:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def wait_for(self, event: str, timeout: float = 20) -> dict[str, Any]:
-        """Return the next log line of this event."""
-        deadline = time.monotonic() + timeout
+    def wait_for(self, event: str, timeout: float = 20, **fields: object) -> dict[str, Any]:
+        """Return the next log line of this event, with these fields."""
+        return self.wait_for_line({"event": event, **fields}, timeout)
+
+    def wait_for_line(self, fields: Mapping[str, object], timeout: float = 20) -> dict[str, Any]:
+        """Return the next log line with these fields."""
+        deadline, wanted = time.monotonic() + timeout, fields.get("event", dict(fields))
         while True:
             try:
                 line = self._lines.get(timeout=max(deadline - time.monotonic(), 0))
             except queue.Empty:
-                raise AssertionError(f"no {event!r} in {timeout} seconds, but {self.log}\n{self.stderr}") from None
+                raise AssertionError(f"no {wanted!r} in {timeout} seconds, but {self.log}\n{self.stderr}") from None
             if line is None:
-                raise AssertionError(f"the worker ended without {event!r}: {self.log}\n{self.stderr}")
+                raise AssertionError(f"the worker ended without {wanted!r}: {self.log}\n{self.stderr}")
             self._take(line)
-            if self.log[-1]["event"] == event:
+            if fields.items() <= self.log[-1].items():
                 return self.log[-1]
 
     def stop(self, number: int, timeout: float = 20) -> float:

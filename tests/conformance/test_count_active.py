@@ -22,10 +22,10 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_what_is_pending_or_in_progress_is_active(service: ConversationService, clock: ManualClock) -> None:
     assert service.conversation_repo.count_active() == 0
-    first, second, third = (service.record_message(1, f"+551190000000{n}", "+14155238886") for n in range(3))
+    opened = [service.record_message(1, f"+551190000000{n}", "+14155238886") for n in range(3)]
     service.record_message(1, "+14155238886", "+5511900000000", sender="agent")
     assert service.conversation_repo.count_active() == 3
-    service.close_conversation(second.conv_id, "agent_closed")
+    service.close_conversation(opened[1].conv_id, "agent_closed")
     assert service.conversation_repo.count_active() == 2
     clock.advance(minutes=31)
     assert service.process_idle_conversations() == 2
