@@ -16,6 +16,7 @@ except ImportError:
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Where to send traces, as OpenTelemetry's specification names it; without either nothing is sent."""
+SERVICE_NAME = "lapse-worker"
 FLUSH_SECONDS = 2.0
 """How long a stop waits for the last spans to be delivered."""
 
@@ -69,11 +70,13 @@ def exported_traces(version: str) -> Iterator[None]:
         log.warning("no traces", reason="the environment names a collector, but lapse[otel] is not installed")
         yield
         return
-    # The environment's own name and attributes go first.
-    resource = Resource({"service.name": "lapse-worker", "service.version": version}).merge(Resource.create())
-    if not os.environ.get("OTEL_SERVICE_NAME"):
-        resource = resource.merge(Resource({"service.name": "lapse-worker"}))
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    attributes = {"service.version": version}
+    # What is given here would win over the environment.
+    if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    ):
+        attributes["service.name"] = SERVICE_NAME
+    provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     try:

@@ -119,10 +119,12 @@ def _load(**overrides: Any) -> Settings:
 
 
 def _run_once(settings: Settings, flag: StopFlag) -> None:
+    from lapse import __version__
+    from lapse.tracing import exported_traces
     from lapse.worker import BackgroundWorker
 
     worker = BackgroundWorker(settings=settings, stop_flag=flag)
-    with stop_on_signals(flag):
+    with exported_traces(__version__), stop_on_signals(flag):
         if not worker.run_once():
             raise typer.Exit(1)
 
