@@ -62,8 +62,9 @@ def test_a_worker_says_that_it_started_how_it_is_and_that_it_stops(is_abstract: 
         env = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "400000", "DATABASE_URL": database_url}
         with running_lapse("worker", env=env) as worker:
             before = listening.until("READY=1")
-            assert before[-1] == ["READY=1", "STATUS=healthy, cycle 1, 0 ended"]
+            assert before[-1] == ["READY=1", "STATUS=healthy, cycle 0, 0 ended"]
             assert all(message == ["WATCHDOG=1"] for message in before[:-1])
+            listening.until("STATUS=healthy, cycle 1, 0 ended")
             begin = time.monotonic()
             for _ in range(5):
                 listening.until("WATCHDOG=1")
@@ -83,7 +84,7 @@ def test_a_worker_that_waits_for_its_database_has_started_and_says_why_it_waits(
                 assert ready == "READY=1"
                 assert status.startswith("STATUS=waiting for the database: the database is not available")
                 proxy.open()
-                while not listening.next()[-1].startswith("STATUS=healthy, cycle 1"):
+                while not listening.next()[-1].startswith("STATUS=degraded, cycle 0"):
                     pass
     finally:
         proxy.close()

@@ -64,7 +64,8 @@ class BackgroundWorker:
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
             stop_flag: what stops it besides `stop()`; default is one of its own.
-            report: called with one line that says how it is, when it waits for the database and after each cycle.
+            report: called with one line that says how it is: when it waits for the database or has reached it, and after
+                each cycle.
 
         Raises:
             SettingsError: a setting is not usable.
@@ -116,6 +117,8 @@ class BackgroundWorker:
         )
         try:
             while self._outlook.wait_for_schema(is_patient=self.cycle_count > 0):
+                if self.cycle_count == 0:
+                    self._report_status()  # a first cycle with a backlog takes long
                 began = time.monotonic()
                 deadlines = self._next_deadlines()
                 if deadlines is None and not self._outlook.has_schema:
@@ -123,7 +126,7 @@ class BackgroundWorker:
                 runs = self.run_cycle(deadlines)
                 seconds = self._seconds_to_wait(runs, deadlines, began)
                 self._count_active()
-                self._report(f"{self._health()}, cycle {self.cycle_count}, {self._ended()} ended")
+                self._report_status()
                 self._wait(seconds)
         finally:
             self.running = False
@@ -275,8 +278,9 @@ class BackgroundWorker:
             if (active := self._outlook.count_active()) is not None:
                 self.observer.set_active(active)
 
-    def _ended(self) -> int:
-        return sum(metrics.total_items_processed for metrics in self.metrics.values())
+    def _report_status(self) -> None:
+        ended = sum(metrics.total_items_processed for metrics in self.metrics.values())
+        self._report(f"{self._health()}, cycle {self.cycle_count}, {ended} ended")
 
     def _seconds_to_wait(self, runs: list[TaskRun], deadlines: NextDeadlines | None, began: float) -> float:
         """Return how long nothing can become due: at most the interval."""
