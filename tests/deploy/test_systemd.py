@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,7 @@ def test_the_worker_is_watched_stopped_and_started_anew_as_it_should_be() -> Non
     wanted = {
         "Type": "notify",
         "NotifyAccess": "main",
+        "TimeoutStartSec": "infinity",
         "KillSignal": "SIGTERM",
         "TimeoutStopSec": "30",
         "Restart": "always",
@@ -172,12 +175,6 @@ def allowed_calls(values: list[str]) -> set[str]:
     return calls | calls_of("@default")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @pytest.fixture
 def filter_file(tmp_path: Path) -> Path:
     """Return the filter of the worker's unit for `tests/system_calls.py`."""
@@ -194,13 +191,30 @@ def filter_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_worker_runs_under_the_filter_of_its_unit(database_url: str, filter_file: Path, tmp_path: Path) -> None:
-    settings = {"DATABASE_URL": database_url, "BACKGROUND_TASK_INTERVAL": "0.05", "BACKGROUND_TASK_MIN_WAIT": "0.05"}
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """Return a socket that listens to what a service says, as systemd does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(20)
+        yield listening
+
+
+def test_the_worker_runs_under_the_filter_of_its_unit(
+    database_url: str, filter_file: Path, manager: socket.socket, tmp_path: Path
+) -> None:
+    env = {
+        "DATABASE_URL": database_url,
+        "LAPSE_HTTP": "127.0.0.1:0",
+        "NOTIFY_SOCKET": manager.getsockname(),
+        "BACKGROUND_TASK_INTERVAL": "0.05",
+        "BACKGROUND_TASK_MIN_WAIT": "0.05",
+    }
     with (
         (tmp_path / "errors").open("w+", encoding="utf-8") as errors,
         subprocess.Popen(
             [*UNDER_FILTER, str(filter_file), *LAPSE, "worker"],
-            env=environment(settings | {"LAPSE_HTTP": f"127.0.0.1:{free_port()}"}),
+            env=environment(env),
             stdout=subprocess.PIPE,
             stderr=errors,
             encoding="utf-8",
@@ -208,8 +222,13 @@ def test_the_worker_runs_under_the_filter_of_its_unit(database_url: str, filter_
     ):
         worker = RunningLapse(process, errors)
         try:
+            port = worker.wait_for("http server listening")["port"]
             worker.wait_for("metrics")  # after ten cycles
-            worker.stop(signal.SIGTERM)
+            assert b"READY=1" in manager.recv(4096)
+            for path in ("readyz", "metrics"):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+                    assert answer.status == 200
+            assert worker.stop(signal.SIGTERM) < int(directives("lapse-worker.service")["TimeoutStopSec"][0])
         finally:
             process.kill()
     assert process.returncode == 0, worker.log
