@@ -16,7 +16,9 @@ MAX_PURGE_BATCH = 1_000
 """Conversations that one transaction of a purge deletes at most: larger ones gain nothing (decision 4)."""
 MAX_PURGE_DAYS = 36_500
 """A hundred years: the moment that is so long ago is in every database's calendar."""
+MAX_PORT = 65_535
 _BIGINT = 2**63
+_LISTEN_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -83,6 +85,20 @@ def check_purge_rate(max_rate: float | None) -> float | None:
     if max_rate is not None and (not isinstance(max_rate, int | float) or not 1 <= max_rate < math.inf):
         raise InvalidInputError(f"the rate of a purge must be at least 1 per second, not {_shown(max_rate)}")
     return max_rate
+
+
+def parse_listen_address(text: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`, where an IPv6 host stands in brackets; port 0 is any free one.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    found = _LISTEN_ADDRESS.fullmatch(text)
+    if found is None or int(found["port"]) > MAX_PORT:
+        raise InvalidInputError(
+            f"{_shown(text)} is no address to listen at: use HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080"
+        )
+    return found["ipv6"] or found["host"], int(found["port"])
 
 
 def check_uuid(conv_id: UUID | str) -> UUID:

@@ -58,6 +58,10 @@ class SettingsError(LapseError):
     """A setting is not usable."""
 
 
+class ListenError(LapseError):
+    """Nobody can listen at that address."""
+
+
 class SchemaError(LapseError):
     """The database does not have the schema that this version of lapse needs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -63,6 +64,9 @@ class SweepResult:
     """Conversations that had activity meanwhile and will be looked at again later."""
     last_deadline: datetime | None = None
     """The latest deadline of the batch, where a drain goes on from; None where it may go on from the start."""
+    lags_seconds: Sequence[float] = field(default=(), repr=False)
+    """How long after its deadline each of the ended conversations ended, in no order; on SQLite not of one whose
+    deadline others wrote as no time."""
 
     @property
     def contended(self) -> int:

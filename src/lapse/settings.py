@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lapse.arguments import MAX_LIMIT
+from lapse.arguments import MAX_LIMIT, parse_listen_address
 from lapse.errors import SettingsError
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     # Conversations a second; None: as fast as the database goes.
     max_rate: float | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=1_000_000, allow_inf_nan=False)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
+    # HOST:PORT; None: no HTTP server.
+    http: str | None = Field(None, alias="LAPSE_HTTP")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
     expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
 
@@ -41,6 +43,13 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("http")
+    @classmethod
+    def _listen_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_listen_address(value)
+        return value
 
     @property
     def expiration(self) -> timedelta:
@@ -86,4 +95,4 @@ def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
     variable = _variable(name)
     shown = "" if variable == "DATABASE_URL" else f"={str(problem['input'])[:60]!r}"
-    return f"{variable}{shown} is not usable: {problem['msg'].lower()}"
+    return f"{variable}{shown} is not usable: {problem['msg'].removeprefix('Value error, ').lower()}"

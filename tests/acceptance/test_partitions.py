@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lapse import BackgroundWorker, ConversationService, Database, migrate
+from lapse import BackgroundWorker, ConversationRepository, ConversationService, Database, migrate
+from lapse.store import repository
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.closed import insert_closed
 from tests.invariants import check_invariants
@@ -52,6 +53,15 @@ def test_the_tables_are_partitioned_and_keep_their_rows_and_indexes(partitioned:
     assert {"uq_conversations_open_session", "ix_conversations_ended_at_closed"} <= names
     assert len(names) == 7
     assert not migrate(partitioned).changed
+
+
+def test_active_conversations_are_estimated_over_all_partitions(
+    partitioned: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "EXACT_UP_TO", {"postgresql": 10})
+    insert_conversations(partitioned, range(1_000, 1_200))
+    run_sql(partitioned, "ANALYZE conversations")
+    assert ConversationRepository(partitioned).count_active() == 250
 
 
 def test_messages_sweeps_and_purges_work_as_before(partitioned: Database, postgres_url: str) -> None:

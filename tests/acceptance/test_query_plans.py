@@ -116,6 +116,10 @@ def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
             service.next_deadlines,
             ["ix_conversations_idle_check_at_active", "ix_conversations_expires_at_open"],
         ),
+        "number of active conversations": (
+            service.conversation_repo.count_active,
+            ["ix_conversations_idle_check_at_active"],
+        ),
         "find expired": (service.find_expired_conversations, ["ix_conversations_expires_at_open"]),
         "find idle": (service.find_idle_conversations, ["ix_conversations_idle_check_at_active"]),
         "history": (

@@ -65,7 +65,8 @@ def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
     assert worker.metrics[EXPIRED].successful_runs == 1
     assert worker.metrics[EXPIRED].total_items_processed == 2
     (line,) = [line for line in logged if line["log_level"] == "error"]
-    assert (line["event"], line["task"], line["exc_info"]) == ("task failed", IDLE, failed.error)
+    assert (line["event"], line["task"], line["error"]) == ("task failed", IDLE, str(failed.error))
+    assert line["exception"].startswith("Traceback")
     assert worker.get_health_status()["status"] == "degraded"
     drain.task = replace(drain.task, sweeps=sweeps)
     assert [run.task for run in worker.run_cycle()] == [EXPIRED], "a task that failed rests for a moment"

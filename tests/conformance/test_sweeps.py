@@ -66,6 +66,19 @@ def test_expiry_comes_right_after_its_deadline(service: ConversationService, clo
     assert service.process_expired_conversations() == 0
 
 
+def test_a_sweep_says_how_late_each_conversation_ended(service: ConversationService, clock: ManualClock) -> None:
+    opened = open_many(service, 1)
+    clock.advance(minutes=10)
+    opened += open_many(service, 3)[1:]  # the first one has had activity since
+    clock.now = opened[0].started_at + HALF_HOUR + timedelta(minutes=15, seconds=0.5)
+    paused = service.conversation_repo.sweeper.idle(HALF_HOUR).sweep(100)
+    assert sorted(paused.lags_seconds) == pytest.approx([300.5] * 3)
+    clock.now = opened[0].expires_at + timedelta(days=2)
+    expired = service.conversation_repo.sweeper.expired().sweep(100)
+    assert sorted(expired.lags_seconds) == pytest.approx([172_200, 172_200, 172_800])
+    assert list(service.conversation_repo.sweeper.expired().sweep(100).lags_seconds) == []
+
+
 def test_where_both_deadlines_have_passed_it_is_expired(service: ConversationService, clock: ManualClock) -> None:
     (opened,) = open_many(service, 1)
     clock.now = opened.expires_at

@@ -18,6 +18,7 @@ DEFAULTS = {
     "BACKGROUND_TASK_BATCH_SIZE": ("batch_size", None),
     "BACKGROUND_TASK_MAX_RATE": ("max_rate", None),
     "BACKGROUND_TASK_ENABLE_METRICS": ("enable_metrics", True),
+    "LAPSE_HTTP": ("http", None),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("idle_timeout_minutes", 30),
     "CONVERSATION_EXPIRATION_MINUTES": ("expiration_minutes", 1440),
 }
@@ -29,6 +30,7 @@ USABLE = {
     "BACKGROUND_TASK_BATCH_SIZE": ("10000", 10_000),
     "BACKGROUND_TASK_MAX_RATE": ("0.5", 0.5),
     "BACKGROUND_TASK_ENABLE_METRICS": ("false", False),
+    "LAPSE_HTTP": ("[::1]:8080", "[::1]:8080"),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("0.5", 0.5),
     "CONVERSATION_EXPIRATION_MINUTES": ("5256000", 5_256_000),
 }
@@ -47,6 +49,13 @@ UNUSABLE = [
     ("BACKGROUND_TASK_MAX_RATE", "0"),
     ("BACKGROUND_TASK_MAX_RATE", "inf"),
     ("BACKGROUND_TASK_ENABLE_METRICS", "maybe"),
+    ("LAPSE_HTTP", "8080"),
+    ("LAPSE_HTTP", ":8080"),
+    ("LAPSE_HTTP", "localhost"),
+    ("LAPSE_HTTP", "localhost:65536"),
+    ("LAPSE_HTTP", "http://localhost:8080"),
+    ("LAPSE_HTTP", "::1:8080"),
+    ("LAPSE_HTTP", "localhost:http"),
     ("CONVERSATION_IDLE_TIMEOUT_MINUTES", "0"),
     ("CONVERSATION_IDLE_TIMEOUT_MINUTES", "-30"),
     ("CONVERSATION_IDLE_TIMEOUT_MINUTES", "5256001"),
@@ -72,7 +81,7 @@ def test_a_setting_comes_from_the_call_the_environment_or_the_file_in_this_order
     text, value = USABLE[variable]
     Path(".env").write_text(f"{variable}={text}\nSOMETHING_ELSE=1\n", encoding="utf-8")
     assert getattr(load_settings(), name) == value
-    other = 7 if default is None else default
+    other = {"http": "localhost:80"}.get(name, 7) if default is None else default
     monkeypatch.setenv(variable, str(other))
     assert getattr(load_settings(), name) == other
     assert getattr(load_settings(**{name: value}), name) == value

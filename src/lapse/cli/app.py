@@ -12,8 +12,8 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
-from lapse.cli import inspect_commands, purge_command, replay_command, worker_command
-from lapse.errors import InvalidInputError, LapseError, SettingsError
+from lapse.cli import health_command, inspect_commands, purge_command, replay_command, worker_command
+from lapse.errors import InvalidInputError, LapseError, ListenError, SettingsError
 
 FAILURE = 1
 WRONG_USE = 2
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("worker")(worker_command.worker)
 app.command("migrate")(inspect_commands.migrate)
 app.command("status")(inspect_commands.status)
+app.command("health")(health_command.health)
 app.command("purge")(purge_command.purge)
 app.command("replay")(replay_command.replay)
 
@@ -62,7 +63,7 @@ def main() -> NoReturn:
         code = _report(error.format_message(), error.exit_code)
     except (Abort, KeyboardInterrupt):
         code = _report("interrupted", INTERRUPTED)
-    except (SettingsError, InvalidInputError) as error:
+    except (SettingsError, InvalidInputError, ListenError) as error:
         code = _report(str(error), WRONG_USE)
     except LapseError as error:
         code = _report(str(error), FAILURE)

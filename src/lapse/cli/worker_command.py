@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lapse.cli.options import DatabaseUrl, help_with_variable
+from lapse.errors import InvalidInputError
 from lapse.stopping import StopFlag, exit_on_signals, stop_on_signals
+from lapse.systemd import Systemd
 
 if TYPE_CHECKING:
+    from lapse.settings import Settings
     from lapse.worker import BackgroundWorker
 
 
@@ -59,6 +64,18 @@ def worker(
             ),
         ),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            show_default=False,
+            help=help_with_variable(
+                "Answer probes and Prometheus there: /livez, /readyz, /health, /metrics. Not with --once.",
+                "LAPSE_HTTP",
+                "no server",
+            ),
+        ),
+    ] = None,
     no_metrics: Annotated[
         bool,
         typer.Option(
@@ -72,30 +89,65 @@ def worker(
     The timeouts are set by CONVERSATION_IDLE_TIMEOUT_MINUTES (30) and CONVERSATION_EXPIRATION_MINUTES (1440), the
     log by LOG_LEVEL (INFO).
     """
+    if once and http is not None:
+        raise InvalidInputError("--http does not go with --once: a single cycle is over before anybody asks")
     flag = StopFlag()
     # Before the heavy imports: a stop that comes while the worker starts is a clean stop, too.
     with exit_on_signals():
-        background_worker = _prepare(
-            flag,
+        settings = _load(
             database_url=database_url,
             interval_seconds=interval,
             min_wait_seconds=min_wait,
             batch_size=batch_size,
             max_rate=max_rate,
+            http=http,
             enable_metrics=False if no_metrics else None,
         )
-        with stop_on_signals(flag):
-            if not once:
-                background_worker.run()
-            elif not background_worker.run_once():
-                raise typer.Exit(1)
+        if once:
+            _run_once(settings, flag)
+        else:
+            _run(settings, flag)
 
 
-def _prepare(flag: StopFlag, **overrides: Any) -> BackgroundWorker:
+def _load(**overrides: Any) -> Settings:
     from lapse.logs import configure_logging
     from lapse.settings import load_settings
-    from lapse.worker import BackgroundWorker
 
     settings = load_settings(**overrides)
     configure_logging(settings.log_level, sys.stdout)
-    return BackgroundWorker(settings=settings, stop_flag=flag)
+    return settings
+
+
+def _run_once(settings: Settings, flag: StopFlag) -> None:
+    from lapse.worker import BackgroundWorker
+
+    worker = BackgroundWorker(settings=settings, stop_flag=flag)
+    with stop_on_signals(flag):
+        if not worker.run_once():
+            raise typer.Exit(1)
+
+
+def _run(settings: Settings, flag: StopFlag) -> None:
+    from lapse import __version__
+    from lapse.tracing import exported_traces
+    from lapse.worker import BackgroundWorker
+
+    systemd = Systemd()
+    worker = BackgroundWorker(settings=settings, stop_flag=flag, report=systemd.report)
+    with _http_server(worker, settings.http), exported_traces(__version__), stop_on_signals(flag):
+        systemd.feed_watchdog(lambda: worker.progress.is_alive)
+        try:
+            worker.run()
+        finally:
+            systemd.stopping()
+
+
+@contextmanager
+def _http_server(worker: BackgroundWorker, listen: str | None) -> Iterator[None]:
+    if listen is None:
+        yield
+        return
+    from lapse.http import WorkerApp, serving
+
+    with serving(WorkerApp(worker), listen):
+        yield

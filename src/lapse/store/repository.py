@@ -27,6 +27,9 @@ from lapse.store.transitions import (
     until_found,
 )
 
+EXACT_UP_TO = {"postgresql": 10_000, "sqlite": 100_000}
+"""Active conversations that are counted one by one: some milliseconds."""
+
 
 class OpenPairs(set[tuple[int, str, str]]):
     """Pairs that had an open conversation when this process last saw them: a guess at which statement to try first."""
@@ -206,6 +209,21 @@ class ConversationRepository:
         """Return how many conversations are in each open status; zeros included."""
         found = {row.status: row.conversations for row in self._rows(statements.COUNT_OPEN_BY_STATUS)}
         return {status.value: found.get(status.value, 0) for status in ConversationStatus.open_statuses()}
+
+    def count_active(self) -> int:
+        """Return about how many conversations are active, in a time that does not grow with them.
+
+        Exact up to `EXACT_UP_TO`. Where there are more, PostgreSQL's own estimate, as old as its latest VACUUM or
+        ANALYZE; without one (SQLite, or Citus, whose coordinator keeps none) that number and one: "more than".
+
+        Raises:
+            DatabaseError: the database refused, or cannot be reached.
+        """
+        limit = EXACT_UP_TO[self.database.dialect] + 1
+        counted = int(self._rows(statements.COUNT_ACTIVE, {"limit": limit}, retry=False).one().conversations)
+        if counted < limit or self.database.dialect != "postgresql":
+            return counted
+        return max(counted, int(self._rows(statements.ESTIMATE_ACTIVE, retry=False).one().conversations))
 
     def count_due(self, idle_timeout: timedelta) -> tuple[int, int]:
         """Return how many conversations are idle, and how many expired, at this moment."""

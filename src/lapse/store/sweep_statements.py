@@ -122,7 +122,8 @@ def sweep_statements(
     """Return the statements of one batch among `scope`: one on PostgreSQL, three in one transaction on SQLite.
 
     PostgreSQL's returns the totals. SQLite has no writing CTEs; there nothing can come between the statements, which
-    return the events, whether each conversation that was written made the transition, and one that is still due.
+    return the events, whether each conversation that was written made the transition and its deadline, and one that is
+    still due.
 
     On a distributed table `now` must be a bound value: Citus refuses `now()` where rows are written, in CASE and in
     RETURNING.
@@ -151,13 +152,18 @@ def sweep_statements(
             sa.select(sa.func.count()).where(swept.c.ends).select_from(swept).scalar_subquery().label("ended"),
             sa.select(sa.func.count()).select_from(swept).scalar_subquery().label("written"),
             sa.select(sa.func.max(claimed.c.place)).scalar_subquery().label("last_place"),
+            _lags(swept, now).label("lags"),
         )
         return [totals.add_cte(recorded)]
     # The same rows twice: the order is total, and the transaction holds the only write lock.
     claimed = _claim(sweep, scope).order_by(c.conv_id).cte("claimed")
     return [
         _record(sweep, claimed, now, claimed.c.version + 1).returning(events.c.version),
-        _update_claimed(sweep, claimed).returning((c.status == sweep.to_status).label("ends")),
+        _update_claimed(sweep, claimed).returning(
+            (c.status == sweep.to_status).label("ends"),
+            # As text: others may have written something that is no time.
+            sa.type_coerce(sweep.deadline, sa.Text).label("deadline"),
+        ),
         look_at(sweep, scope).limit(1),
     ]
 
@@ -165,6 +171,12 @@ def sweep_statements(
 def look_at(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Select the ids that a batch would claim; nothing is locked."""
     return sa.select(c.conv_id).where(sweep.look, scope).order_by(sweep.order).limit(LIMIT)
+
+
+def _lags(swept: sa.CTE, now: Now) -> sa.ScalarSelect[Any]:
+    """How many seconds after its deadline each conversation ended, as one array: NULL where none did."""
+    lag = sa.cast(sa.extract("epoch", now - swept.c.deadline), sa.Double)
+    return sa.select(sa.func.array_agg(lag, type_=sa.types.NULLTYPE)).where(swept.c.ends).scalar_subquery()
 
 
 def _claim(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:

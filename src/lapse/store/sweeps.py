@@ -19,6 +19,7 @@ from lapse.store.database import Database
 from lapse.store.driver_errors import UnsupportedStatementError
 from lapse.store.statements import BEGINNING_OF_TIME, BOUND_NOW, Now
 from lapse.store.sweep_statements import AMONG_IDS
+from lapse.store.types import from_utc_text
 
 
 class Sweeper:
@@ -121,7 +122,7 @@ class BoundSweep:
             # The clock is read inside the transaction: on SQLite the wait for the write lock may have been long.
             values = parameters | self._now(connection, is_distributed)
             results = [connection.execute(statement, values) for statement in batch]
-            return _result_of(results, values["limit"])
+            return _result_of(results, values)
 
         # A single statement is a transaction already, and one round trip instead of three.
         run = self._database.autocommit if len(batch) == 1 else self._database.transaction
@@ -142,7 +143,7 @@ def _idle_parameters(idle_timeout: timedelta) -> dict[str, Any]:
     return {"idle_timeout": seconds, "new_data": {"idle_timeout_seconds": seconds}}
 
 
-def _result_of(results: list[Rows], limit: int) -> SweepResult:
+def _result_of(results: list[Rows], values: dict[str, Any]) -> SweepResult:
     if len(results) == 1:
         totals = results[0].one()
         last = totals.last_place if isinstance(totals.last_place, datetime) else None
@@ -151,9 +152,19 @@ def _result_of(results: list[Rows], limit: int) -> SweepResult:
             ended=totals.ended,
             rearmed=totals.written - totals.ended,
             last_deadline=last,
+            lags_seconds=totals.lags or (),
         )
     recorded, updated, still_due = results
     ended = sum(row.ends for row in updated)
-    if len(recorded) != ended or (len(updated) < limit and still_due):
+    if len(recorded) != ended or (len(updated) < values["limit"] and still_due):
         raise ConversationUnchangedError  # the transaction takes the events back
-    return SweepResult(claimed=len(updated), ended=ended, rearmed=len(updated) - ended)
+    lags = [lag for row in updated if row.ends and (lag := _lag(row.deadline, values["now"])) is not None]
+    return SweepResult(claimed=len(updated), ended=ended, rearmed=len(updated) - ended, lags_seconds=lags)
+
+
+def _lag(deadline: str | None, now: datetime) -> float | None:
+    try:
+        moment = from_utc_text(deadline)
+    except (TypeError, ValueError):
+        return None
+    return None if moment is None else (now - moment).total_seconds()

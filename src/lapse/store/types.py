@@ -17,6 +17,7 @@ from lapse.lifecycle import require_utc
 
 PLUS_SECONDS_FUNCTION = "lapse_plus_seconds"
 """SQLite has no interval; every connection gets a function of this name (see `database`)."""
+_DATE_LENGTH = len("2026-01-05")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -63,11 +64,13 @@ def from_utc_text(text: str | None) -> datetime | None:
     """
     if text is None:
         return None
-    try:
-        return datetime.fromisoformat(text + "+00:00")
-    except ValueError:  # written by others, as a date or with an offset
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if len(text) > _DATE_LENGTH:  # behind a date alone, the offset would be read as a time
+        try:
+            return datetime.fromisoformat(text + "+00:00")
+        except ValueError:
+            pass
+    moment = datetime.fromisoformat(text)  # written by others, as a date or with an offset
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 class ConversationId(TypeDecorator[UUID]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 import structlog
@@ -13,6 +14,7 @@ from lapse.service import ConversationService
 from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
 from lapse.worker.pauses import Backoff
+from lapse.worker.progress import Progress
 from lapse.worker.runner import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
 from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
 
@@ -22,10 +24,19 @@ log = structlog.get_logger("lapse")
 class Outlook:
     """The looks of one worker. A database that is away is waited for; a stop signal ends every look."""
 
-    def __init__(self, service: ConversationService, stop_flag: StopFlag, on_failure: Callable[[str], None]) -> None:
-        """Prepare it; `on_failure` is called with each error."""
+    def __init__(
+        self,
+        service: ConversationService,
+        stop_flag: StopFlag,
+        progress: Progress,
+        wait: Callable[[float], object],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """Prepare it; `wait` waits so many seconds, `on_failure` is called with each error."""
         self._service = service
         self._stop_flag = stop_flag
+        self._progress = progress
+        self._wait = wait
         self._on_failure = on_failure
         self._outage = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         self.has_schema = False
@@ -48,14 +59,14 @@ class Outlook:
                 return True
             try:
                 # A server that says nothing would hold up a stop for as long as a connection may take.
-                with self._stop_flag.interruptible():
+                with self._asking_database():
                     ensure_schema(self._service.database, retry=False)
             except Interrupted:
                 return False
             except DatabaseError as error:
                 if not (isinstance(error, DatabaseUnavailableError) or is_patient):
                     raise
-                self._stop_flag.wait(self._note("waiting for the database", error))
+                self._wait(self._note("waiting for the database", error))
             else:
                 self.has_schema = True
         return False
@@ -63,7 +74,7 @@ class Outlook:
     def next_deadlines(self, set_aside: Mapping[str, Sequence[UUID]]) -> NextDeadlines | None:
         """Return what is due next, not counting what each task has set aside; None when the database doesn't say."""
         try:
-            with self._stop_flag.interruptible():
+            with self._asking_database():
                 try:
                     deadlines = self._ask(set_aside)
                 except DatabaseUnavailableError as error:
@@ -74,13 +85,26 @@ class Outlook:
             return None
         except DatabaseUnavailableError as error:
             self.has_schema = False
-            self._stop_flag.wait(self._note("waiting for the database", error))
+            self._wait(self._note("waiting for the database", error))
             return None
         except DatabaseError as error:
             self._note("next deadlines unknown", error)
             return None
         self._outage.succeeded()
         return deadlines
+
+    def count_active(self) -> int | None:
+        """Return about how many conversations are active; None when the database doesn't say."""
+        try:
+            with self._asking_database():
+                return self._service.conversation_repo.count_active()
+        except (Interrupted, DatabaseError):
+            return None  # the next look at the deadlines will say why
+
+    @contextmanager
+    def _asking_database(self) -> Iterator[None]:
+        with self._stop_flag.interruptible(), self._progress.asking_database():
+            yield
 
     def _ask(self, set_aside: Mapping[str, Sequence[UUID]]) -> NextDeadlines:
         return self._service.conversation_repo.next_deadlines(

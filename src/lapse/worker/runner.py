@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable
 
 import structlog
 
+from lapse.addresses import mask_numbers
 from lapse.models import NextDeadlines
+from lapse.tracing import span
 from lapse.worker.drain import Drain, TaskRun
 from lapse.worker.metrics import TaskMetrics
 from lapse.worker.pauses import Backoff
@@ -22,9 +25,10 @@ log = structlog.get_logger("lapse")
 class TaskRunner:
     """One task of a worker. A failure is logged, counted and returned, not raised, and the task rests for a while."""
 
-    def __init__(self, drain: Drain) -> None:
-        """Run this drain's task."""
+    def __init__(self, drain: Drain, count_run: Callable[[TaskRun, int], None] = lambda run, set_aside: None) -> None:
+        """Run this drain's task; `count_run` is called with each run, and with how much is set aside after it."""
         self.drain = drain
+        self._count_run = count_run
         self.metrics = TaskMetrics()
         self._rest = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
 
@@ -48,13 +52,18 @@ class TaskRunner:
         """
         run = TaskRun(task=self.drain.task.name)
         if deadlines is None or self._seconds_to_work(deadlines) < 0:
-            run = self.drain.run(is_over)
+            with span("lapse.task", task=run.task, cycle=cycle) as task_span:
+                run = self.drain.run(is_over)
+                task_span.set(batches=run.batches, ended=run.ended, rearmed=run.rearmed, refused=run.refused)
+                if run.error is not None:
+                    task_span.fail(run.error)
         self.metrics.total_items_refused += run.refused
         if run.error is None:
             self.metrics.record_success(run.ended, run.seconds)
             self._rest.succeeded()
         else:
             self.metrics.record_failure(str(run.error), run.seconds, run.ended)
+        self._count_run(run, len(self.drain.set_aside_ids))
         self._log(run, cycle)
         return run
 
@@ -81,7 +90,12 @@ class TaskRunner:
         if run.error is not None:
             retry_in_seconds = round(self._rest.failed(), 2)
             log.error(
-                "task failed", exc_info=run.error, error=str(run.error), retry_in_seconds=retry_in_seconds, **fields
+                "task failed",
+                error=str(run.error),
+                retry_in_seconds=retry_in_seconds,
+                **fields,
+                # Written out here: some renderers of `exc_info` show the values of variables, and so addresses.
+                exception=mask_numbers("".join(traceback.format_exception(run.error)).rstrip()),
             )
         elif run.ended or not run.is_drained:
             # What is left waits for the next cycle, or the next `--once`.

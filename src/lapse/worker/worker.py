@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-from lapse.arguments import check_limit
 from lapse.errors import DatabaseError, InvalidInputError
 from lapse.models import NextDeadlines
 from lapse.service import ConversationService
@@ -18,12 +18,18 @@ from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import ensure_schema
 from lapse.worker.batch_size import BatchSize
 from lapse.worker.drain import Drain, TaskRun
+from lapse.worker.observed import ObservedSweep
+from lapse.worker.observer import Observer, make_observer
+from lapse.worker.options import WorkerOptions
 from lapse.worker.outlook import Outlook
 from lapse.worker.pauses import RateLimit
+from lapse.worker.progress import Progress
 from lapse.worker.runner import TaskRunner
-from lapse.worker.tasks import build_tasks
+from lapse.worker.tasks import Task, build_tasks
 
 METRICS_EVERY_CYCLES = 10
+COUNT_ACTIVE_EVERY_SECONDS = 15
+"""Prometheus asks no more often, as a rule."""
 
 log = structlog.get_logger("lapse")
 
@@ -42,6 +48,7 @@ class BackgroundWorker:
         service: ConversationService | None = None,
         settings: Settings | None = None,
         stop_flag: StopFlag | None = None,
+        report: Callable[[str], None] = lambda status: None,
     ) -> None:
         """Prepare a worker; `run()` starts it.
 
@@ -49,13 +56,15 @@ class BackgroundWorker:
             interval_seconds: the longest wait between two cycles, and the longest that one run of a task may take;
                 default is the setting (60).
             batch_size: conversations per transaction; default is the setting (None: what fits into 0.1 seconds).
-            enable_metrics: write a metrics line every ten cycles; default is the setting (True).
+            enable_metrics: keep metrics for Prometheus (`observer.registry`), and write a metrics line every ten
+                cycles; default is the setting (True).
             min_wait_seconds: the shortest time between the beginnings of two cycles, unless a cycle ran out of time;
                 default is the setting (1).
             max_rate: conversations a second, over all tasks; default is the setting (None: no limit).
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
             stop_flag: what stops it besides `stop()`; default is one of its own.
+            report: called with one line that says how it is, when it waits for the database and after each cycle.
 
         Raises:
             SettingsError: a setting is not usable.
@@ -63,19 +72,21 @@ class BackgroundWorker:
         """
         self.settings = settings or (service.settings if service else load_settings())
         self.conversation_service = service or ConversationService(settings=self.settings)
-        self.interval_seconds = self._chosen("interval_seconds", interval_seconds)
-        self.batch_size = self._chosen("batch_size", batch_size)
-        self.enable_metrics = self._chosen("enable_metrics", enable_metrics)
-        self.min_wait_seconds = self._chosen("min_wait_seconds", min_wait_seconds)
-        self.max_rate = self._chosen("max_rate", max_rate)
-        self._check_arguments()
+        self.options = WorkerOptions.of(
+            self.settings,
+            interval_seconds=interval_seconds,
+            batch_size=batch_size,
+            enable_metrics=enable_metrics,
+            min_wait_seconds=min_wait_seconds,
+            max_rate=max_rate,
+        )
+        self.interval_seconds = self.options.interval_seconds
+        self.batch_size = self.options.batch_size
+        self.enable_metrics = self.options.enable_metrics
         self.stop_flag = stop_flag or StopFlag()
         self.conversation_service.database.is_stopping = self.stop_flag.is_set
-        rate_limit = RateLimit(self.max_rate)
-        self.tasks = {
-            name: TaskRunner(Drain(task, BatchSize(self.batch_size), rate_limit, self.stop_flag.wait))
-            for name, task in build_tasks(self.conversation_service).items()
-        }
+        self.progress = Progress()
+        self.tasks, self.observer = self._runners()
         self.task_config: dict[str, dict[str, Any]] = {
             name: {"enabled": True, "interval_multiplier": 1} for name in self.tasks
         }
@@ -83,7 +94,11 @@ class BackgroundWorker:
         self.started_at: datetime | None = None
         self.running = False
         self.cycle_count = 0
-        self._outlook = Outlook(self.conversation_service, self.stop_flag, self._count_failure)
+        self._report = report
+        self._outlook = Outlook(
+            self.conversation_service, self.stop_flag, self.progress, self._wait, self._note_failed_look
+        )
+        self._count_active_at = 0.0
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.
@@ -95,7 +110,9 @@ class BackgroundWorker:
         log.info(
             "worker started",
             database=self.conversation_service.database.safe_url,
-            **self._configuration(),
+            **self.options.as_log_fields(),
+            idle_minutes=self.settings.idle_timeout_minutes,
+            expiration_minutes=self.settings.expiration_minutes,
         )
         try:
             while self._outlook.wait_for_schema(is_patient=self.cycle_count > 0):
@@ -104,7 +121,10 @@ class BackgroundWorker:
                 if deadlines is None and not self._outlook.has_schema:
                     continue  # the database is away
                 runs = self.run_cycle(deadlines)
-                self.stop_flag.wait(self._seconds_to_wait(runs, deadlines, began))
+                seconds = self._seconds_to_wait(runs, deadlines, began)
+                self._count_active()
+                self._report(f"{self._health()}, cycle {self.cycle_count}, {self._ended()} ended")
+                self._wait(seconds)
         finally:
             self.running = False
             self.conversation_service.close()
@@ -204,21 +224,6 @@ class BackgroundWorker:
             return "stopped" if self.started_at else "not_started"
         return "degraded" if any(metrics.last_error for metrics in self.metrics.values()) else "healthy"
 
-    def _check_arguments(self) -> None:
-        if not 0 < self.interval_seconds <= 24 * 60 * 60:
-            raise InvalidInputError(
-                f"an interval must be more than 0 and at most 86400 seconds, not {self.interval_seconds!r}"
-            )
-        if self.batch_size is not None:
-            check_limit(self.batch_size)
-        if not 0 <= self.min_wait_seconds < math.inf:
-            raise InvalidInputError(f"min_wait_seconds must be 0 or more and finite, not {self.min_wait_seconds!r}")
-        if self.max_rate is not None and not 0 < self.max_rate < math.inf:
-            raise InvalidInputError(f"max_rate must be more than 0 and finite, not {self.max_rate!r}")
-
-    def _chosen(self, name: str, argument: Any) -> Any:
-        return getattr(self.settings, name) if argument is None else argument
-
     def _is_in_cycle(self, name: str, cycle: int) -> bool:
         if name not in self.tasks:
             raise InvalidInputError(f"there is no task {name!r}: use one of {', '.join(self.tasks)}")
@@ -231,14 +236,47 @@ class BackgroundWorker:
         # The first cycle runs them all.
         return bool(config.get("enabled", True)) and (cycle - 1) % multiplier == 0
 
-    def _next_deadlines(self) -> NextDeadlines | None:
-        return self._outlook.next_deadlines({name: task.drain.set_aside_ids for name, task in self.tasks.items()})
+    def _runners(self) -> tuple[dict[str, TaskRunner], Observer]:
+        """Return what runs each task, and what observes them all."""
+        tasks = build_tasks(self.conversation_service)
+        dialect = self.conversation_service.database.dialect
+        observer = make_observer(list(tasks), dialect) if self.enable_metrics else Observer()
+        rate_limit = RateLimit(self.options.max_rate)
 
-    def _count_failure(self, error: str) -> None:
+        def runner(task: Task) -> TaskRunner:
+            sweeps = [ObservedSweep(sweep, task.name, self.progress, observer.count_batch) for sweep in task.sweeps]
+            drain = Drain(replace(task, sweeps=sweeps), BatchSize(self.batch_size), rate_limit, self._wait)
+            return TaskRunner(drain, observer.count_run)
+
+        return {name: runner(task) for name, task in tasks.items()}, observer
+
+    def _wait(self, seconds: float) -> None:
+        self.progress.note("waiting", seconds)
+        self.stop_flag.wait(seconds)
+        self.progress.note("working")
+
+    def _next_deadlines(self) -> NextDeadlines | None:
+        set_aside = {name: task.drain.set_aside_ids for name, task in self.tasks.items()}
+        if deadlines := self._outlook.next_deadlines(set_aside):
+            self.observer.note_deadlines(deadlines)
+        return deadlines
+
+    def _note_failed_look(self, error: str) -> None:
         """Count that the database did not say what is due: the tasks of this cycle have failed."""
+        self._report(f"waiting for the database: {error}")
         for name, metrics in self.metrics.items():
             if self._is_in_cycle(name, self.cycle_count + 1):
                 metrics.record_failure(error, 0.0)
+                self.observer.count_failure(name)
+
+    def _count_active(self) -> None:
+        if self.enable_metrics and time.monotonic() >= self._count_active_at:
+            self._count_active_at = time.monotonic() + COUNT_ACTIVE_EVERY_SECONDS
+            if (active := self._outlook.count_active()) is not None:
+                self.observer.set_active(active)
+
+    def _ended(self) -> int:
+        return sum(metrics.total_items_processed for metrics in self.metrics.values())
 
     def _seconds_to_wait(self, runs: list[TaskRun], deadlines: NextDeadlines | None, began: float) -> float:
         """Return how long nothing can become due: at most the interval."""
@@ -253,15 +291,5 @@ class BackgroundWorker:
             for name, task in self.tasks.items()
             if self._is_in_cycle(name, self.cycle_count + 1)
         ]
-        least = max(self.min_wait_seconds - (time.monotonic() - began), self._outlook.seconds_to_rest)
+        least = max(self.options.min_wait_seconds - (time.monotonic() - began), self._outlook.seconds_to_rest)
         return float(max(least, min(self.interval_seconds, soonest_new, *known)))
-
-    def _configuration(self) -> dict[str, Any]:
-        return {
-            "interval_seconds": self.interval_seconds,
-            "min_wait_seconds": self.min_wait_seconds,
-            "batch_size": self.batch_size or "adaptive",
-            "max_rate": self.max_rate,
-            "idle_minutes": self.settings.idle_timeout_minutes,
-            "expiration_minutes": self.settings.expiration_minutes,
-        }

@@ -1,0 +1,6 @@
+"""The worker's HTTP server: probes, health and metrics, for those who look after it."""
+
+from lapse.http.app import ROUTES, WorkerApp
+from lapse.http.server import serving
+
+__all__ = ["ROUTES", "WorkerApp", "serving"]

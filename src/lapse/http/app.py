@@ -1,0 +1,100 @@
+"""What the worker answers over HTTP: one function per path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from lapse.http.readiness import Readiness
+from lapse.store import check_schema
+
+if TYPE_CHECKING:
+    from lapse.worker import BackgroundWorker
+
+Environment = dict[str, Any]
+StartResponse = Callable[..., Any]
+WsgiApp = Callable[[Environment, StartResponse], Iterable[bytes]]
+OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
+NOT_FOUND, WRONG_METHOD = "404 Not Found", "405 Method Not Allowed"
+TEXT, JSON = "text/plain; charset=utf-8", "application/json"
+
+
+class WorkerApp:
+    """A WSGI application that speaks for one worker. It changes nothing, and reads of a request only its path."""
+
+    def __init__(self, worker: BackgroundWorker) -> None:
+        """Speak for this worker, from any thread."""
+        self._worker = worker
+        database = worker.conversation_service.database
+        self._readiness = Readiness(lambda: check_schema(database, retry=False))
+        self._metrics = self._make_metrics()
+
+    def __call__(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        answer = ROUTES.get(environment["PATH_INFO"])
+        if answer is None:
+            return _respond(start_response, NOT_FOUND, f"use one of {', '.join(ROUTES)}")
+        if environment["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return _respond(start_response, WRONG_METHOD, "use GET", headers=[("Allow", "GET, HEAD")])
+        return answer(self, environment, start_response)
+
+    def livez(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer whether the loop moves. Never a matter of the database: to start the worker anew mends none."""
+        progress = self._worker.progress
+        is_alive, doing = progress.is_alive, progress.described()
+        text = f"alive: {doing}" if is_alive else f"the loop stands still: {doing}"
+        return _respond(start_response, OK if is_alive else UNAVAILABLE, text)
+
+    def readyz(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer whether the worker can do its work now."""
+        if self._worker.stop_flag.is_set():
+            return _respond(start_response, UNAVAILABLE, "stopping")
+        answer = self._readiness.ask()
+        text = f"ready: {answer.reason}" if answer.is_yes else f"not ready: {answer.reason}"
+        return _respond(start_response, OK if answer.is_yes else UNAVAILABLE, text)
+
+    def health(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer with `get_health_status()`."""
+        text = json.dumps(self._worker.get_health_status())
+        return _respond(start_response, OK, text, content_type=JSON)
+
+    def metrics(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer with the Prometheus metrics."""
+        if self._metrics is None:
+            return _respond(start_response, NOT_FOUND, "metrics are switched off (BACKGROUND_TASK_ENABLE_METRICS)")
+        return self._metrics(environment, start_response)
+
+    def _make_metrics(self) -> WsgiApp | None:
+        registry = self._worker.observer.registry
+        if registry is None:
+            return None
+        from prometheus_client import disable_created_metrics, make_wsgi_app
+
+        disable_created_metrics()  # type: ignore[no-untyped-call] # half as many series again, that nobody looks at
+        app: WsgiApp = make_wsgi_app(registry)
+        return app
+
+
+ROUTES: dict[str, Callable[[WorkerApp, Environment, StartResponse], Iterable[bytes]]] = {
+    "/livez": WorkerApp.livez,
+    "/readyz": WorkerApp.readyz,
+    "/health": WorkerApp.health,
+    "/metrics": WorkerApp.metrics,
+}
+
+
+def _respond(
+    start_response: StartResponse,
+    status: str,
+    text: str,
+    *,
+    content_type: str = TEXT,
+    headers: Iterable[tuple[str, str]] = (),
+) -> Iterable[bytes]:
+    body = f"{text}\n".encode()
+    start_response(
+        status,
+        [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"), *headers],
+    )
+    return [body]

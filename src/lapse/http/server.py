@@ -1,0 +1,77 @@
+"""The server behind `lapse worker --http`: it listens before the worker starts, and never holds up its stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import structlog
+from waitress import wasyncore
+from waitress.server import create_server
+
+from lapse.arguments import parse_listen_address
+from lapse.errors import ListenError
+from lapse.http.app import WsgiApp
+
+THREADS = 4
+MOST_CONNECTIONS = 500
+"""Probes and scrapes need a handful. Beyond, new ones wait until the silent ones are closed."""
+SILENT_SECONDS = 10
+"""A connection that says nothing for so long is closed."""
+MOST_REQUEST_BYTES = 16 * 1024
+
+log = structlog.get_logger("lapse")
+
+
+@contextmanager
+def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
+    """Serve `app` in threads of their own while what is inside runs; yields host and port.
+
+    Args:
+        app: is called by several threads.
+        listen: `HOST:PORT`.
+
+    Raises:
+        InvalidInputError: `listen` is something else.
+        ListenError: nobody can listen there: the port is in use, say.
+    """
+    with _listening(listen) as listener:
+        channels: dict[int, Any] = {}
+        server: Any = create_server(
+            app,
+            map=channels,
+            sockets=[listener],
+            threads=THREADS,
+            connection_limit=MOST_CONNECTIONS,
+            channel_timeout=SILENT_SECONDS,
+            cleanup_interval=SILENT_SECONDS // 2,
+            max_request_header_size=MOST_REQUEST_BYTES,
+            max_request_body_size=MOST_REQUEST_BYTES,
+            asyncore_use_poll=True,
+            ident=None,
+        )
+        # Daemons, all of them: whoever is still being answered at the end of the process is not waited for.
+        threading.Thread(target=server.run, name="lapse-http", daemon=True).start()
+        host, port = listener.getsockname()[:2]
+        log.info("http server listening", host=host, port=port)
+        try:
+            yield host, port
+        finally:
+            # In the server's own thread: nobody else may close what it polls.
+            server.trigger.pull_trigger(partial(wasyncore.close_all, channels))
+            server.task_dispatcher.set_thread_count(0)
+
+
+def _listening(listen: str) -> socket.socket:
+    host, port = parse_listen_address(listen)
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        is_unknown_host = isinstance(error, socket.gaierror)
+        reason = error.strerror if is_unknown_host else os.strerror(error.errno or 0)  # Python adds the address
+        raise ListenError(f"cannot listen at {listen}: {str(reason).lower()}") from None

@@ -1,0 +1,160 @@
+"""What a worker counts for Prometheus, in a registry of its own; docs/operations.md says what to do with each."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from lapse.models import NextDeadlines, SweepResult
+from lapse.worker.drain import TaskRun
+from lapse.worker.observer import Observer
+from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
+
+_Metric = TypeVar("_Metric", Counter, Gauge)
+TASK = "task_type"
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds: from a look that found nothing to the interval, the most that a run may take."""
+LAG_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 21_600)
+"""Seconds: usually about one; hours after an outage."""
+
+
+class PrometheusMetrics(Observer):
+    """The metrics of one worker. Nothing here asks the database, on scrape or otherwise."""
+
+    def __init__(self, tasks: Iterable[str], *, version: str, schema_version: str, database: str) -> None:
+        """Begin at zero for each of these tasks.
+
+        Args:
+            tasks: the names of the worker's tasks.
+            version: of lapse.
+            schema_version: that this lapse needs.
+            database: `postgresql` or `sqlite`.
+        """
+        self.registry: CollectorRegistry = CollectorRegistry()
+        self._processed = self._counter(
+            "background_conversations_processed", "Conversations that the worker ended.", tasks
+        )
+        self._failures = self._counter("background_task_failures", "Runs of a task that failed.", tasks)
+        self._rearmed = self._counter(
+            "lapse_conversations_rearmed", "Conversations looked at that had activity meanwhile.", tasks
+        )
+        self._contended = self._counter(
+            "lapse_conversations_contended", "Conversations that changed between claim and update.", tasks
+        )
+        self._refused = self._counter(
+            "lapse_conversations_refused", "Times that the database refused to end a conversation.", tasks
+        )
+        self._set_aside = self._gauge(
+            "lapse_conversations_set_aside", "Conversations that are due and that the database refuses to end.", tasks
+        )
+        self._last_success = self._gauge(
+            "lapse_task_last_success_timestamp_seconds", "Unix time of the latest run that succeeded; 0: none.", tasks
+        )
+        self._duration = Histogram(
+            "background_task_duration_seconds",
+            "Duration of the runs of a task that had something to look at.",
+            [TASK],
+            registry=self.registry,
+            buckets=DURATION_BUCKETS,
+        )
+        self._active = Gauge(
+            "active_conversations",
+            "Conversations that are pending or in progress; the same of every worker: take the maximum.",
+            registry=self.registry,
+        )
+        oldest_due = self._gauge("lapse_oldest_due_seconds", "How long the oldest deadline has been due.", tasks)
+        self._lag = _LagHistogram(tasks)
+        self.registry.register(self._lag)
+        Info("lapse_worker", "What runs here.", registry=self.registry).info(
+            {"version": version, "schema_version": schema_version, "database": database}
+        )
+        ProcessCollector(registry=self.registry)
+        self._due_at: dict[str, float | None] = dict.fromkeys(tasks)
+        for task in tasks:
+            self._duration.labels(task)
+            oldest_due.labels(task).set_function(partial(self._seconds_overdue, task))
+
+    def count_batch(self, task: str, result: SweepResult) -> None:
+        """Count it at once: a long run shows how far it is, and a killed worker takes little along."""
+        self._processed.labels(task).inc(result.ended)
+        self._rearmed.labels(task).inc(result.rearmed)
+        self._contended.labels(task).inc(result.contended)
+        self._lag.add(task, result.lags_seconds)
+
+    def count_run(self, run: TaskRun, set_aside: int) -> None:
+        """Count a run, and take its duration if it asked the database."""
+        self._refused.labels(run.task).inc(run.refused)
+        self._set_aside.labels(run.task).set(set_aside)
+        if run.error is None:
+            self._last_success.labels(run.task).set_to_current_time()
+        else:
+            self._failures.labels(run.task).inc()
+        if run.batches or run.error is not None:
+            self._duration.labels(run.task).observe(run.seconds)
+
+    def count_failure(self, task: str) -> None:
+        """Count a failure that took no run."""
+        self._failures.labels(task).inc()
+
+    def note_deadlines(self, deadlines: NextDeadlines) -> None:
+        """Keep the earliest deadlines: from the moment they pass, something has been due for so long."""
+        now = time.monotonic()
+        earliest = {IDLE_CONVERSATIONS: deadlines.idle, EXPIRED_CONVERSATIONS: deadlines.expired}
+        for task, deadline in earliest.items():
+            # By the database's clock, and from here on by one that nobody sets.
+            self._due_at[task] = now + (deadline - deadlines.now).total_seconds() if deadline else None
+
+    def set_active(self, conversations: int) -> None:
+        """Keep the number."""
+        self._active.set(conversations)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _counter(self, name: str, text: str, tasks: Iterable[str]) -> Counter:
+        return _with_zeros(Counter(name, text, [TASK], registry=self.registry), tasks)
+
+    def _gauge(self, name: str, text: str, tasks: Iterable[str]) -> Gauge:
+        return _with_zeros(Gauge(name, text, [TASK], registry=self.registry), tasks)
+
+    def _seconds_overdue(self, task: str) -> float:
+        due_at = self._due_at[task]
+        return 0.0 if due_at is None else max(time.monotonic() - due_at, 0.0)
+
+
+def _with_zeros(metric: _Metric, tasks: Iterable[str]) -> _Metric:
+    """Make each label's series now: a counter that first appears at 1 has no rate."""
+    for task in tasks:
+        metric.labels(task)
+    return metric
+
+
+class _LagHistogram(Collector):
+    """How late conversations ended. Takes a batch's lags at once, where `Histogram` takes one observation at a time."""
+
+    def __init__(self, tasks: Iterable[str]) -> None:
+        self._counts = {task: [0] * (len(LAG_BUCKETS) + 1) for task in tasks}
+        self._sums = dict.fromkeys(self._counts, 0.0)
+
+    def add(self, task: str, lags_seconds: Sequence[float]) -> None:
+        counts = self._counts[task]
+        for lag in lags_seconds:
+            counts[bisect_left(LAG_BUCKETS, lag)] += 1
+        self._sums[task] += sum(lags_seconds)
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        family = HistogramMetricFamily(
+            "lapse_transition_lag_seconds", "How long after its deadline a conversation ended.", labels=[TASK]
+        )
+        bounds = [*(str(float(bound)) for bound in LAG_BUCKETS), "+Inf"]
+        for task, counts in self._counts.items():
+            buckets = list(zip(bounds, itertools.accumulate(counts), strict=True))
+            family.add_metric([task], buckets, self._sums[task])
+        yield family
