@@ -92,4 +92,4 @@ def selects(selector: Object, pod: Object) -> bool:
     """Tell whether a selector that only names labels takes a pod; an empty one would take them all."""
     assert list(selector) == ["matchLabels"]
     assert selector["matchLabels"]
-    return selector["matchLabels"].items() <= labels(pod).items()
+    return set(selector["matchLabels"].items()) <= set(labels(pod).items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 import yaml
 
 from lapse import Settings
+from lapse.http import ROUTES
+from lapse.http.readiness import LIMIT_SECONDS
 from lapse.settings import load_settings
-from tests.commands import run_here
+from tests.commands import run_here, run_lapse, running_lapse
+from tests.http_client import request
 from tests.manifests import (
     FOLDER,
     ROOT,
@@ -23,25 +27,21 @@ from tests.manifests import (
     container,
     is_of_kubernetes,
     labels,
-    missing,
     one,
     pods,
     selects,
 )
 from tests.pod_security import violations
+from tests.promql import ALERTS
+from tests.promtool import promtool, said
 
 PRODUCTION = "overlays/production"
 BUILDS = ["base", PRODUCTION]
 # The README names the older one as the oldest that will do.
 API_VERSIONS = ["1.31", kubernetes_validate.latest_version()]
-SETTINGS = {field.alias for field in Settings.model_fields.values()} | {"LAPSE_HTTP"}
+SETTINGS = {field.alias for field in Settings.model_fields.values()}
 LIVENESS, READINESS, METRICS = "/livez", "/readyz", "/metrics"
-"""Paths of the worker's HTTP server."""
-READINESS_SECONDS = 2
-"""How long the application itself takes to answer READINESS, at most."""
 JOB = "lapse-worker"
-ALERTS = ROOT / "deploy/prometheus/alerts.yml"
-COMPONENT = "app.kubernetes.io/component"
 
 
 @pytest.fixture(params=BUILDS)
@@ -179,15 +179,35 @@ def test_probes_ask_the_paths_and_the_port_at_which_the_worker_answers(built: li
         "readiness": READINESS,
     }
     host, port = variables(pods(built)["Deployment"], built)["LAPSE_HTTP"].rsplit(":", 1)
+    assert {probe["path"] for probe in probes.values()} <= set(ROUTES)
     assert host == "0.0.0.0"
     for probe in probes.values():
         assert port_number(pods(built)["Deployment"], probe["port"]) == int(port)
 
 
+def test_the_pods_commands_do_in_their_environment_what_the_manifests_expect(empty_postgres_url: str) -> None:
+    objects = build(PRODUCTION)
+    commands = {kind: container(pod)["command"][1:] for kind, pod in pods(objects).items()}
+    # A container has an address of its own; here the port may be taken.
+    elsewhere = {"DATABASE_URL": empty_postgres_url, "LAPSE_HTTP": "127.0.0.1:0"}
+    migrated = run_lapse(*commands["Job"], env=variables(pods(objects)["Job"], objects) | elsewhere)
+    assert (migrated.returncode, migrated.stderr) == (0, "")
+    with running_lapse(
+        *commands["Deployment"], env=variables(pods(objects)["Deployment"], objects) | elsewhere
+    ) as worker:
+        port = worker.wait_for("http server listening")["port"]
+        for path in (LIVENESS, READINESS, METRICS):
+            answer = request(port, path)
+            assert answer.status == 200, (path, answer)
+        grace = pods(objects)["Deployment"]["spec"]["terminationGracePeriodSeconds"]
+        assert worker.stop(signal.SIGTERM) < grace / 5
+        assert worker.process.returncode == 0
+
+
 def test_probes_are_patient_enough(built: list[Object]) -> None:
     worker = container(pods(built)["Deployment"])
     startup, liveness, readiness = (worker[f"{name}Probe"] for name in ("startup", "liveness", "readiness"))
-    assert readiness["timeoutSeconds"] > READINESS_SECONDS
+    assert readiness["timeoutSeconds"] > LIMIT_SECONDS
     assert startup["failureThreshold"] * startup["periodSeconds"] >= 60  # a slow start under the CPU limit
     # The application is patient already; here a lost answer is forgiven, and a loop that stands is not left to stand.
     assert liveness["failureThreshold"] > 1
@@ -266,17 +286,12 @@ def test_prometheus_scrapes_the_workers_under_the_name_that_the_alerts_ask_for()
 def test_the_alerts_are_those_of_the_prometheus_files() -> None:
     spec = one(build(PRODUCTION), "PrometheusRule")["spec"]
     advice = "make it again: components/monitoring/prometheusrule.yaml says how"
-    assert spec == {"groups": yaml.safe_load(ALERTS.read_text())["groups"]}, advice
+    assert spec == yaml.safe_load(ALERTS.read_text(encoding="utf-8")), advice
 
 
 def test_promtool_finds_nothing_wrong_with_the_alerts(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        missing("there is no promtool on this machine (the package `prometheus` of Debian has it)")
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump(one(build(PRODUCTION), "PrometheusRule")["spec"]))
-    result = subprocess.run(
-        [promtool, "check", "rules", "--lint-fatal", file], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"SUCCESS: [1-9]\d* rules found", result.stdout)
+    finished = promtool("check", "rules", "--lint-fatal", file)
+    assert finished.returncode == 0, said(finished)
+    assert re.search(r"SUCCESS: [1-9]\d* rules found", said(finished))
