@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
 import structlog
@@ -13,10 +14,14 @@ from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
+from lapse.worker.observer import Observer
 from lapse.worker.pauses import Backoff
 from lapse.worker.progress import Progress
 from lapse.worker.runner import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
 from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
+
+COUNT_ACTIVE_EVERY_SECONDS = 15.0
+"""Prometheus asks no more often, as a rule."""
 
 log = structlog.get_logger("lapse")
 
@@ -29,6 +34,7 @@ class Outlook:
         service: ConversationService,
         stop_flag: StopFlag,
         progress: Progress,
+        observer: Observer,
         wait: Callable[[float], object],
         on_failure: Callable[[str], None],
     ) -> None:
@@ -36,9 +42,11 @@ class Outlook:
         self._service = service
         self._stop_flag = stop_flag
         self._progress = progress
+        self._observer = observer
         self._wait = wait
         self._on_failure = on_failure
         self._outage = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
+        self._count_active_at = 0.0
         self.has_schema = False
         """Whether the schema is known to be right; False makes the next look find out."""
 
@@ -91,15 +99,17 @@ class Outlook:
             self._note("next deadlines unknown", error)
             return None
         self._outage.succeeded()
+        self._observer.note_deadlines(deadlines)
         return deadlines
 
-    def count_active(self) -> int | None:
-        """Return about how many conversations are active; None when the database doesn't say."""
-        try:
-            with self._asking_database():
-                return self._service.conversation_repo.count_active()
-        except (Interrupted, DatabaseError):
-            return None  # the next look at the deadlines will say why
+    def count_active(self) -> None:
+        """Let the observer know about how many conversations are active, unless it was told just now."""
+        if time.monotonic() < self._count_active_at:
+            return
+        self._count_active_at = time.monotonic() + COUNT_ACTIVE_EVERY_SECONDS
+        # Where this fails, the next look at the deadlines says why.
+        with suppress(Interrupted, DatabaseError), self._asking_database():
+            self._observer.set_active(self._service.conversation_repo.count_active())
 
     @contextmanager
     def _asking_database(self) -> Iterator[None]:

@@ -28,8 +28,6 @@ from lapse.worker.runner import TaskRunner
 from lapse.worker.tasks import Task, build_tasks
 
 METRICS_EVERY_CYCLES = 10
-COUNT_ACTIVE_EVERY_SECONDS = 15
-"""Prometheus asks no more often, as a rule."""
 
 log = structlog.get_logger("lapse")
 
@@ -64,7 +62,7 @@ class BackgroundWorker:
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
             stop_flag: what stops it besides `stop()`; default is one of its own.
-            report: called with one line that says how it is: when it waits for the database or has reached it, and after
+            report: called with one line that says how it is, when it has reached the database or waits for it, and after
                 each cycle.
 
         Raises:
@@ -97,9 +95,8 @@ class BackgroundWorker:
         self.cycle_count = 0
         self._report = report
         self._outlook = Outlook(
-            self.conversation_service, self.stop_flag, self.progress, self._wait, self._note_failed_look
+            self.conversation_service, self.stop_flag, self.progress, self.observer, self._wait, self._note_failed_look
         )
-        self._count_active_at = 0.0
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.
@@ -125,7 +122,8 @@ class BackgroundWorker:
                     continue  # the database is away
                 runs = self.run_cycle(deadlines)
                 seconds = self._seconds_to_wait(runs, deadlines, began)
-                self._count_active()
+                if self.enable_metrics:
+                    self._outlook.count_active()
                 self._report_status()
                 self._wait(seconds)
         finally:
@@ -259,10 +257,7 @@ class BackgroundWorker:
         self.progress.note("working")
 
     def _next_deadlines(self) -> NextDeadlines | None:
-        set_aside = {name: task.drain.set_aside_ids for name, task in self.tasks.items()}
-        if deadlines := self._outlook.next_deadlines(set_aside):
-            self.observer.note_deadlines(deadlines)
-        return deadlines
+        return self._outlook.next_deadlines({name: task.drain.set_aside_ids for name, task in self.tasks.items()})
 
     def _note_failed_look(self, error: str) -> None:
         """Count that the database did not say what is due: the tasks of this cycle have failed."""
@@ -271,12 +266,6 @@ class BackgroundWorker:
             if self._is_in_cycle(name, self.cycle_count + 1):
                 metrics.record_failure(error, 0.0)
                 self.observer.count_failure(name)
-
-    def _count_active(self) -> None:
-        if self.enable_metrics and time.monotonic() >= self._count_active_at:
-            self._count_active_at = time.monotonic() + COUNT_ACTIVE_EVERY_SECONDS
-            if (active := self._outlook.count_active()) is not None:
-                self.observer.set_active(active)
 
     def _report_status(self) -> None:
         ended = sum(metrics.total_items_processed for metrics in self.metrics.values())
