@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lapse import Settings, __version__
+from lapse.tracing import ENDPOINT_VARIABLES
 from tests.containers import (
     COMPOSE_FILE,
     DOCKERFILE,
@@ -89,14 +90,20 @@ def test_the_label_and_the_tag_are_the_version() -> None:
 def test_dependencies_are_installed_by_hash_and_the_project_without_any() -> None:
     installs = re.findall(r"pip install ([^&]*)", "&&".join(text for name, text in instructions() if name == "RUN"))
     dependencies, project = (shlex.split(found) for found in installs)
-    assert dependencies[-3:] == ["--require-hashes", "-r", "requirements/runtime.txt"]
+    assert dependencies[-3:] == ["--require-hashes", "-r", "requirements.txt"]
+    assert ("COPY", "requirements/${REQUIREMENTS}.txt requirements.txt") in instructions()
+    assert ("ARG", "REQUIREMENTS=runtime") in instructions()
     assert {"--no-deps", "--no-build-isolation", "."} <= set(project)
 
 
-def test_what_only_built_lapse_is_not_in_the_image() -> None:
-    pins = re.findall(r"^([\w.-]+)==[^;\n]*\\$", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("kind", ["runtime", "otel"])
+def test_what_only_built_lapse_is_not_in_the_image(kind: str) -> None:
+    requirements = (ROOT / f"requirements/{kind}.txt").read_text()
+    pins = re.findall(r"^([\w.-]+)==[^;\n]*\\$", requirements, re.MULTILINE)
     (removed,) = re.findall(r"pip uninstall --yes ([\w .-]+?) +&&", DOCKERFILE.read_text().replace("\\\n", ""))
-    assert removed.split() == sorted({canonicalize_name(pin) for pin in pins} - needed_by("lapse"))
+    assert removed.split() == sorted(
+        {canonicalize_name(pin) for pin in pins} - needed_by("lapse", frozenset({"", "otel"}))
+    )
 
 
 def needed_by(name: str, extras: frozenset[str] = frozenset({""})) -> set[str]:
@@ -110,9 +117,15 @@ def needed_by(name: str, extras: frozenset[str] = frozenset({""})) -> set[str]:
     return found
 
 
+def choices_in(name: str) -> list[str]:
+    """Return what the build argument may be, where a name contains it."""
+    return ["otel", "runtime"] if "${REQUIREMENTS}" in name else [""]
+
+
 def test_the_build_sees_exactly_what_it_copies() -> None:
     sources = [text.split()[:-1] for name, text in instructions() if name == "COPY" and "--from" not in text]
-    copied = sorted(chain.from_iterable(sources))
+    names = chain.from_iterable(sources)
+    copied = sorted(name.replace("${REQUIREMENTS}", kind) for name in names for kind in choices_in(name))
     lines = IGNORE_FILE.read_text().splitlines()
     assert lines[1] == "*"
     assert sorted(line[1:] for line in lines if line.startswith("!")) == copied
@@ -193,7 +206,7 @@ def test_the_worker_has_time_for_its_batch_and_hears_an_early_stop() -> None:
 
 @pytest.mark.parametrize("name", OF_LAPSE)
 def test_every_variable_of_lapse_is_a_setting(name: str) -> None:
-    assert set(services()[name]["environment"]) <= SETTINGS
+    assert set(services()[name]["environment"]) <= {*SETTINGS, *ENDPOINT_VARIABLES}
 
 
 @pytest.mark.parametrize("name", OF_LAPSE)
