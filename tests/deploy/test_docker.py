@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lapse import Settings, __version__
+from lapse.cli.health_command import TIMEOUT_SECONDS
 from lapse.tracing import ENDPOINT_VARIABLES
 from tests.containers import (
     COMPOSE_FILE,
@@ -70,7 +71,9 @@ def test_the_image_runs_as_a_number_that_is_not_root() -> None:
 def test_the_health_check_asks_lapse() -> None:
     options, command = argument_of("HEALTHCHECK").split(" CMD ")
     assert exec_form(command) == ["lapse", "health"]
-    assert set(re.findall(r"--([a-z-]+)=\d+s?", options)) == {"interval", "timeout", "start-period", "retries"}
+    limits = dict(re.findall(r"--([a-z-]+)=(\d+)s?", options))
+    assert limits.keys() == {"interval", "timeout", "start-period", "retries"}
+    assert int(limits["timeout"]) > TIMEOUT_SECONDS
 
 
 def test_the_image_sets_nothing_but_settings_of_lapse_and_of_python() -> None:
