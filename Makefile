@@ -55,6 +55,7 @@ bench: $(VENV)/.bench ## all benchmarks (half an hour, the machine to itself); s
 pin: ## make requirements/ again from pyproject.toml; needs uv; newer versions: UVFLAGS=--upgrade
 	$(COMPILE) --extra otel --group build --group dev -o requirements/dev.txt
 	$(COMPILE) --group build --constraint requirements/dev.txt -o requirements/runtime.txt
+	$(COMPILE) --extra otel --group build --constraint requirements/dev.txt -o requirements/otel.txt
 	$(COMPILE) --group build --group bench --constraint requirements/dev.txt -o requirements/bench.txt
 
 clean: ## remove the environment, caches and builds

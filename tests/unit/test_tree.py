@@ -27,7 +27,7 @@ def _name(path: Path) -> str:
 
 def test_there_are_sources_and_requirements_to_judge() -> None:
     assert SOURCES
-    assert [path.name for path in REQUIREMENTS] == ["bench.txt", "dev.txt", "runtime.txt"]
+    assert [path.name for path in REQUIREMENTS] == ["bench.txt", "dev.txt", "otel.txt", "runtime.txt"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
@@ -53,8 +53,8 @@ def test_requirements_are_hashed_pins_without_addresses(path: Path) -> None:
     assert [line for line in pins if not _PIN.match(line)] == []
 
 
-@pytest.mark.parametrize("other", ["dev", "bench"])
-def test_the_demo_the_tests_and_the_benchmarks_run_on_the_same_versions(other: str) -> None:
+@pytest.mark.parametrize("other", ["dev", "bench", "otel"])
+def test_the_demo_the_tests_the_benchmarks_and_the_image_run_on_the_same_versions(other: str) -> None:
     runtime, pins = (set(_PIN.findall((ROOT / f"requirements/{name}.txt").read_text())) for name in ("runtime", other))
     assert runtime - pins == set()
 

@@ -62,8 +62,8 @@ class BackgroundWorker:
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
             stop_flag: what stops it besides `stop()`; default is one of its own.
-            report: called with one line that says how it is, when it has reached the database or waits for it, and after
-                each cycle.
+            report: called with one line that says how it is: when it has reached the database, or waits for it, and
+                after each cycle.
 
         Raises:
             SettingsError: a setting is not usable.
