@@ -63,7 +63,21 @@ HEALTH = ["status", "running", "uptime_seconds", "cycle_count", "tasks", "health
 LOG_FIELDS = ["count", "idle_minutes", "execution_time_seconds", "cycle"]
 COLUMNS = ["status", "updated_at", "expires_at", "session_key", "from_number", "to_number", "conv_id"]
 ARGUMENTS = ["owner_id", "from_number", "to_number", "channel", "user_id", "metadata"]
-OTHERS = ["pending", "progress", "task_type", "quantile", "PYTHONPATH", "replicas: 1"]
+DEPLOYMENTS = [
+    "Type=simple",
+    "User",
+    "WorkingDirectory",
+    "Restart=always",
+    "RestartSec=10",
+    "TimeoutStopSec=30",
+    "KillMode=mixed",
+    "KillSignal=SIGTERM",
+    "WantedBy=multi-user.target",
+    "depends_on",
+    "sys.exit(0)",
+    "replicas: 1",
+]
+OTHERS = ["pending", "progress", "task_type", "quantile", "PYTHONPATH"]
 NOT_KEPT = [
     "background_tasks",
     "idx_conversations_expires",
@@ -79,7 +93,7 @@ NOT_KEPT = [
 TESTS = ["test_idle_conversations", "test_health_status", "test_background_task_integration"]
 NAMES = {
     *VARIABLES, *FLAGS, *METRICS, *ALERTS, *TASKS, *ATTRIBUTES, *ATTRIBUTES_WITHIN, *HEALTH, *LOG_FIELDS, *COLUMNS,
-    *ARGUMENTS, *OTHERS, *NOT_KEPT, *TESTS, *(owner.__name__ for owner in KEPT),
+    *ARGUMENTS, *OTHERS, *DEPLOYMENTS, *NOT_KEPT, *TESTS, *(owner.__name__ for owner in KEPT),
     *(name for names in KEPT.values() for name in names),
 }  # fmt: skip
 
