@@ -1,0 +1,42 @@
+"""Connections to the server: a worker's number does not grow while it runs, and there are none after it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from datetime import timedelta
+
+from lapse import BackgroundWorker, ConversationService, Database
+from tests.backlog import insert_conversations
+from tests.sql import run_sql
+from tests.workers import in_background
+
+OBSERVER, CYCLES = "observer", 30
+
+
+def connections(observer: Database) -> int:
+    (row,) = run_sql(
+        observer,
+        "SELECT count(*) AS number FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'lapse'",
+    )
+    return int(row.number)
+
+
+def test_a_worker_keeps_one_connection_and_closes_it_at_its_end(postgres_url: str) -> None:
+    with closing(Database(f"{postgres_url}?application_name={OBSERVER}")) as observer:
+        worker = BackgroundWorker(0.01, min_wait_seconds=0, service=ConversationService(postgres_url))
+        seen, deadline = set[int](), time.monotonic() + 30
+        with in_background(worker):
+            for number in range(CYCLES):
+                insert_conversations(observer, range(number, number + 1), expires_in=-timedelta(minutes=1))
+                cycle = worker.cycle_count
+                while worker.cycle_count < cycle + 2:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.005)
+                seen.add(connections(observer))
+        assert worker.metrics["expired_conversations"].total_items_processed == CYCLES
+        assert seen == {1}
+        while connections(observer):
+            assert time.monotonic() < deadline, "the connection is still there"
+            time.sleep(0.05)

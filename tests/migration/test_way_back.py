@@ -1,0 +1,66 @@
+"""The way back that docs/operations.md shows: its SQL undoes each migration but the first, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+
+from lapse import ConversationService, Database, migrate
+from lapse.store.migrate import _config, head_version, schema_version
+from tests.migration.test_schema_matches_metadata import catalog
+from tests.sql import run_sql
+
+DOCS = Path(__file__).parents[2] / "docs"
+_BLOCK = re.compile(r"^( *)```sql\n *-- from (\d+) to (\d+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+
+def ways_back() -> dict[str, tuple[str, list[str]]]:
+    """Return, by the version that is left, the version that it leads to and its statements."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("operations*.md"))]
+    return {
+        newer: (older, [" ".join(statement.split()) for statement in sql.split(";") if statement.strip()])
+        for text in texts
+        for _, newer, older, sql in _BLOCK.findall(text)
+    }
+
+
+def migrated_to(url: str, version: str) -> Database:
+    database = Database(url)
+    database.schema_transaction(lambda connection: command.upgrade(_config(connection=connection), version))
+    return database
+
+
+def test_every_version_but_the_first_has_a_way_back() -> None:
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    wanted = {script.revision: script.down_revision for script in scripts if script.down_revision}
+    assert {newer: older for newer, (older, _) in ways_back().items()} == wanted
+
+
+@pytest.mark.parametrize("newer", sorted(ways_back()))
+def test_a_way_back_leads_to_the_schema_that_was(newer: str, new_database: Callable[..., str], backend: str) -> None:
+    older, (begin, *statements, commit) = ways_back()[newer]
+    assert (begin, commit) == ("BEGIN", "COMMIT")
+    with (
+        closing(migrated_to(new_database(backend, migrated=False), newer)) as database,
+        closing(migrated_to(new_database(backend, migrated=False), older)) as wanted,
+    ):
+        for statement in statements:
+            run_sql(database, statement)
+        assert schema_version(database) == older
+        assert {part: sorted(rows) for part, rows in catalog(database).items()} == catalog(wanted)
+
+
+def test_the_way_back_and_forward_again_keeps_conversations(database: Database) -> None:
+    kept = ConversationService(database).record_message(1, "+5511999999999", "+14155238886")
+    for _, (_, (_, *statements, _)) in sorted(ways_back().items(), reverse=True):
+        for statement in statements:
+            run_sql(database, statement)
+    result = migrate(database)
+    assert (result.changed, result.after) == (True, head_version())
+    assert ConversationService(database).get_conversation_by_id(kept.conv_id) == kept
