@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[2]
 READMES = ["README.md", "README.pt-BR.md"]
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/*.md"),
+        *ROOT.glob("deploy/**/*.md"),
+    ]
 )
 
 
@@ -104,8 +109,16 @@ def test_the_two_readmes_have_the_same_parts() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", text_of(document)):
-        assert (ROOT / document).parent.joinpath(target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(document)):
+        path, _, anchor = target.partition("#")
+        found = (ROOT / document).parent / path if path else ROOT / document
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_files_that_contributing_names_exist() -> None:
