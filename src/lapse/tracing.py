@@ -71,10 +71,7 @@ def exported_traces(version: str) -> Iterator[None]:
         yield
         return
     attributes = {"service.version": version}
-    # What is given here would win over the environment.
-    if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in os.environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    ):
+    if not _has_service_name():  # what is given here wins over the environment
         attributes["service.name"] = SERVICE_NAME
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -86,6 +83,11 @@ def exported_traces(version: str) -> Iterator[None]:
         flush = threading.Thread(target=provider.shutdown, daemon=True)
         flush.start()
         flush.join(FLUSH_SECONDS)
+
+
+def _has_service_name() -> bool:
+    attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in attributes
 
 
 def _prefixed(attributes: dict[str, str | float]) -> dict[str, str | float]:

@@ -37,7 +37,8 @@ class WorkerApp:
             return _respond(start_response, NOT_FOUND, f"use one of {', '.join(ROUTES)}")
         if environment["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _respond(start_response, WRONG_METHOD, "use GET", headers=[("Allow", "GET, HEAD")])
-        return answer(self, environment, start_response)
+        body = answer(self, environment, start_response)
+        return [] if environment["REQUEST_METHOD"] == "HEAD" else body
 
     def livez(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer whether the loop moves. Never a matter of the database: to start the worker anew mends none."""
@@ -63,7 +64,8 @@ class WorkerApp:
         """Answer with the Prometheus metrics."""
         if self._metrics is None:
             return _respond(start_response, NOT_FOUND, "metrics are switched off (BACKGROUND_TASK_ENABLE_METRICS)")
-        return self._metrics(environment, start_response)
+        # The client's own application takes no HEAD.
+        return self._metrics(environment | {"REQUEST_METHOD": "GET"}, start_response)
 
     def _make_metrics(self) -> WsgiApp | None:
         registry = self._worker.observer.registry
