@@ -64,8 +64,13 @@ class WorkerApp:
         """Answer with the Prometheus metrics."""
         if self._metrics is None:
             return _respond(start_response, NOT_FOUND, "metrics are switched off (BACKGROUND_TASK_ENABLE_METRICS)")
-        # The client's own application takes no HEAD.
-        return self._metrics(environment | {"REQUEST_METHOD": "GET"}, start_response)
+        # The client's own application takes no HEAD, and leaves the length open.
+        begun: list[tuple[str, list[tuple[str, str]]]] = []
+        parts = self._metrics(environment | {"REQUEST_METHOD": "GET"}, lambda *begin: begun.append(begin))
+        body = b"".join(parts)
+        for status, headers in begun:
+            start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [body]
 
     def _make_metrics(self) -> WsgiApp | None:
         registry = self._worker.observer.registry
