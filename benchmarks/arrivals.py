@@ -7,6 +7,7 @@ import time
 
 import psycopg
 
+from benchmarks.background import Background
 from benchmarks.backlogs import CHANNEL, IDLE_TIMEOUT_SECONDS
 from benchmarks.bench import connect
 from tests.backlog import BUSINESS
@@ -47,25 +48,11 @@ def generate(
         first = last + 1
 
 
-class Arrivals:
-    """Lets conversations come due while it is entered."""
+def arrivals(url: str, per_second: float, lead_seconds: float = 1) -> Background:
+    """Let conversations come due while it is entered; those that are not due at the end stay."""
 
-    def __init__(self, url: str, per_second: float, lead_seconds: float = 1) -> None:
-        """Insert them into this database."""
-        self._url, self._per_second, self._lead_seconds = url, per_second, lead_seconds
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._insert, daemon=True)
+    def insert(over: threading.Event) -> None:
+        with connect(url) as connection:
+            generate(connection, per_second=per_second, lead_seconds=lead_seconds, over=over)
 
-    def __enter__(self) -> Arrivals:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop; those that are not due yet stay."""
-        self._over.set()
-        self._thread.join()
-
-    def _insert(self) -> None:
-        with connect(self._url) as connection:
-            generate(connection, per_second=self._per_second, lead_seconds=self._lead_seconds, over=self._over)
+    return Background(insert)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.background import Background, Work
 from benchmarks.processes import Process, ProcessError, running_worker
 
 LISTEN = "127.0.0.1:0"
@@ -54,35 +55,23 @@ def ask(port: int, path: str, connection: http.client.HTTPConnection | None = No
     return text
 
 
-class Watcher:
-    """Asks for each path every so many seconds while it is entered, on a new connection each time."""
+def watching(port: int, paths: Mapping[str, float], asked: Counter[str]) -> Background:
+    """Ask for each path every so many seconds while it is entered, on a new connection each time; count the answers.
 
-    def __init__(self, port: int, paths: Mapping[str, float]) -> None:
-        """Ask the worker of this port."""
-        self.asked: Counter[str] = Counter()
-        self._port, self._paths = port, paths
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=[path], daemon=True) for path in paths]
+    The first time is after half of the seconds.
+    """
 
-    def __enter__(self) -> Watcher:
-        """Begin to ask, first after half of each time."""
-        for thread in self._threads:
-            thread.start()
-        return self
+    def asker(path: str, every: float) -> Work:
+        def work(over: threading.Event) -> None:
+            at = time.monotonic() + every / 2
+            while not over.wait(max(at - time.monotonic(), 0)):
+                ask(port, path)
+                asked[path] += 1
+                at += every
 
-    def __exit__(self, *_: object) -> None:
-        """Stop asking."""
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        return work
 
-    def _ask(self, path: str) -> None:
-        every = self._paths[path]
-        at = time.monotonic() + every / 2
-        while not self._over.wait(max(at - time.monotonic(), 0)):
-            ask(self._port, path)
-            self.asked[path] += 1
-            at += every
+    return Background(*(asker(path, every) for path, every in paths.items()))
 
 
 def cpu_seconds(pid: int) -> float:

@@ -8,12 +8,13 @@ that of all threads, user and system, by `/proc/PID/stat`, from five seconds aft
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack
 
 from benchmarks.bench import Bench
 from benchmarks.processes import Process, running_worker
 from benchmarks.results import Figure, Goal, Outcome
-from benchmarks.watching import PROBES, PROMETHEUS, Watcher, cpu_seconds, watched_worker
+from benchmarks.watching import PROBES, PROMETHEUS, cpu_seconds, watched_worker, watching
 
 TITLE = "A worker with nothing to do"
 SECONDS = 180
@@ -25,6 +26,7 @@ def run(bench: Bench) -> Outcome:
     """Let the three wait side by side."""
     backlog = bench.backlog(between=90_000, live=10_000)
     seconds = bench.seconds(SECONDS, least=2)
+    answers: Counter[str] = Counter()
     with bench.filled(backlog) as url, ExitStack() as stack:
         asked, port = stack.enter_context(watched_worker(url=url))
         unasked, _ = stack.enter_context(watched_worker(url=url))
@@ -32,7 +34,7 @@ def run(bench: Bench) -> Outcome:
         closed.hear_event("worker started")
         time.sleep(bench.seconds(SETTLE_SECONDS, least=1))
         paths = {path: bench.seconds(every) for path, every in (PROMETHEUS | PROBES).items()}
-        with Watcher(port, paths) as watcher:
+        with watching(port, paths, answers):
             used = used_while(seconds, {ASKED: asked, UNASKED: unasked, CLOSED: closed})
     share = {name: 100 * found / seconds for name, found in used.items()}
     bench.say(", ".join(f"{name} {found:.3f} %" for name, found in share.items()))
@@ -43,7 +45,7 @@ def run(bench: Bench) -> Outcome:
             Figure(f"of a core, {CLOSED}", share[CLOSED], "%"),
         ],
         parameters={"seconds": seconds, "rows": backlog.rows},
-        raw={"cpu_seconds": used, "asked": dict(watcher.asked)},
+        raw={"cpu_seconds": used, "asked": dict(answers)},
     )
 
 

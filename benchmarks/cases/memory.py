@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import linear_regression
 from typing import Any
 
-from benchmarks.arrivals import Arrivals
+from benchmarks.arrivals import arrivals
 from benchmarks.bench import Bench
 from benchmarks.processes import PATIENCE_SECONDS, Process, ProcessError
 from benchmarks.results import Figure, Goal, Outcome
@@ -50,9 +50,16 @@ class Watch:
             self.ended += line["count"]
 
     def wait_until_ended(self, number: int) -> None:
-        """Wait until the log has told of so many."""
+        """Wait until the log has told of so many.
+
+        Raises:
+            ProcessError: it did not for long.
+        """
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
         while self.ended < number:
             time.sleep(SAMPLE_EVERY_SECONDS)
+            if time.monotonic() > give_up_at:
+                raise ProcessError(f"the worker has ended only {self.ended} conversations")
 
     def look(self, worker: Process, port: int) -> int:
         """Take a sample, ask what it is time for, and return the cycle."""
@@ -74,7 +81,7 @@ def run(bench: Bench) -> Outcome:
     with bench.filled(backlog) as url, watched_worker("--min-wait=0", url=url) as (worker, port):
         at_start = resident_mib(worker.pid)
         # From now on: with nothing due a worker waits for the interval, since no new conversation is due so soon.
-        with Arrivals(url, PER_SECOND), worker.heard_by(watch.hear):
+        with arrivals(url, PER_SECOND), worker.heard_by(watch.hear):
             watch.wait_until_ended(backlog.due)
             begin = time.monotonic()
             follow(watch, worker, port, warm_up + cycles)

@@ -8,11 +8,12 @@ nothing is due. Server, worker and askers share the machine. Percentiles are ove
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
+from contextlib import closing
 from typing import Any
 
+from benchmarks.background import Background
 from benchmarks.backlogs import Backlog
 from benchmarks.bench import Bench
 from benchmarks.drains import Window, wait_until_ended, window_of
@@ -28,38 +29,25 @@ Latencies = dict[str, list[float]]
 
 
 class Asker:
-    """Asks for `/metrics` at a steady rate while it is entered."""
+    """Asks for `/metrics` at a steady rate."""
 
     def __init__(self, port: int, *, keeps_connection: bool) -> None:
         """Ask the worker of this port."""
-        self._port = port
-        self._connection: http.client.HTTPConnection | None = connection_to(port) if keeps_connection else None
+        self._port, self._keeps_connection = port, keeps_connection
         self._sent: list[tuple[float, float]] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
 
-    def __enter__(self) -> Asker:
-        """Begin to ask."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop asking."""
-        self._over.set()
-        self._thread.join()
-        if self._connection:
-            self._connection.close()
+    def ask_until(self, over: threading.Event) -> None:
+        """Ask, and keep each intended moment with the latency from it."""
+        with closing(connection_to(self._port)) as kept:
+            begin, epoch = time.perf_counter(), time.time()
+            while not over.wait(max(begin + len(self._sent) / PER_SECOND - time.perf_counter(), 0)):
+                intended = len(self._sent) / PER_SECOND
+                ask(self._port, "/metrics", kept if self._keeps_connection else None)
+                self._sent.append((epoch + intended, round(1000 * (time.perf_counter() - begin - intended), 3)))
 
     def latencies_ms(self, window: Window) -> list[float]:
         """Return the latencies of the questions of this time."""
         return [latency for moment, latency in self._sent if window[0] <= moment <= window[1]]
-
-    def _ask(self) -> None:
-        begin, epoch = time.perf_counter(), time.time()
-        while not self._over.wait(max(begin + len(self._sent) / PER_SECOND - time.perf_counter(), 0)):
-            intended = len(self._sent) / PER_SECOND
-            ask(self._port, "/metrics", self._connection)
-            self._sent.append((epoch + intended, round(1000 * (time.perf_counter() - begin - intended), 3)))
 
 
 def run(bench: Bench) -> Outcome:
@@ -88,7 +76,8 @@ def run(bench: Bench) -> Outcome:
 def ask_through(url: str, backlog: Backlog, seconds: float, found: dict[str, Latencies]) -> tuple[float, float]:
     """Ask a worker through its drain and for so many seconds after it; return its rate and its memory."""
     with watched_worker(url=url) as (worker, port):
-        with Asker(port, keeps_connection=False) as new, Asker(port, keeps_connection=True) as kept:
+        new, kept = Asker(port, keeps_connection=False), Asker(port, keeps_connection=True)
+        with Background(new.ask_until, kept.ask_until):
             wait_until_ended(worker, backlog.due)
             drained_at = time.time()
             time.sleep(seconds + 1)
