@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.results import median
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("psycopg", "sqlalchemy", "procrastinate")
+PACKAGES = ("psycopg", "sqlalchemy", "procrastinate", "prometheus-client", "waitress")
 
 
 def describe_machine() -> dict[str, Any]:

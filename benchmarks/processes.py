@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
@@ -26,7 +26,7 @@ class ProcessError(Exception):
 def forget_settings() -> None:
     """Take lapse's and libpq's settings out of the environment: what is measured are the defaults."""
     for name in list(os.environ):
-        if name in {"DATABASE_URL", "LOG_LEVEL"} or name.startswith(_SETTINGS):
+        if name in {"DATABASE_URL", "LOG_LEVEL", "LAPSE_HTTP", "NOTIFY_SOCKET"} or name.startswith(_SETTINGS):
             del os.environ[name]
 
 
@@ -37,6 +37,11 @@ class Process:
         """Use a started one."""
         self._process = process
         self._errors = errors
+
+    @property
+    def pid(self) -> int:
+        """Return its number."""
+        return self._process.pid
 
     def tell(self, word: str) -> None:
         """Send it a line."""
@@ -69,6 +74,24 @@ class Process:
             line = self.hear()
             if line.get("event") == event:
                 return line
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """Read its lines as they come, so that it never waits for its reader; in the end it is stopped."""
+        stdout = self._process.stdout
+        assert stdout is not None
+
+        def listen() -> None:
+            for line in stdout:
+                listener(json.loads(line))
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGTERM)
+            thread.join(PATIENCE_SECONDS)
 
     def stop(self) -> list[dict[str, Any]]:
         """Ask it to stop, wait for it, and return the lines that were not read yet."""

@@ -24,6 +24,10 @@ NAMES = (
     "fillfactor",
     "drain_latency",
     "lag",
+    "memory",
+    "idle",
+    "scrape",
+    "active",
     "replay",
 )
 

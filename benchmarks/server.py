@@ -72,14 +72,15 @@ class BenchServer:
             self.admin.drop_database(name)
 
     @contextmanager
-    def copy_of(self, template: str) -> Iterator[str]:
-        """Yield the URL of a fresh copy of a database, its pages in memory as far as they fit, after a checkpoint."""
+    def copy_of(self, template: str, *, is_warm: bool = True) -> Iterator[str]:
+        """Yield the URL of a fresh copy of a database, after a checkpoint; its pages in memory as far as they fit."""
         self._number += 1
         name = f"bench_{self._number}"
         self.admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
         try:
             url = self.url_of(name)
-            warm(url)
+            if is_warm:
+                warm(url)
             self.admin.execute("CHECKPOINT")
             yield url
         finally:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import psycopg
+
 from lapse.store.connection import CompiledStatement
 
 Sent = tuple[str, dict[str, Any]]
@@ -24,3 +26,11 @@ def statements_of(call: Callable[[], Any]) -> list[Sent]:
     with mock.patch.object(CompiledStatement, "values", note):
         call()
     return sent
+
+
+def explained(connection: psycopg.Connection, statement: Sent) -> str:
+    """Run a statement under `EXPLAIN (ANALYZE, BUFFERS)`, take back what it did, and return its plan."""
+    sql, values = statement
+    with connection.transaction(force_rollback=True):
+        rows = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, SETTINGS) {sql}".encode(), values).fetchall()
+    return "\n".join(str(row[0]) for row in rows)

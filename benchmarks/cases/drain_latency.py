@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.backlogs import Backlog, live_customers
-from benchmarks.bench import Bench, connect
+from benchmarks.bench import Bench
+from benchmarks.drains import Window, wait_until_ended, window_of
 from benchmarks.peers import bare_pair
-from benchmarks.processes import Process, running, running_worker
+from benchmarks.processes import running, running_worker
 from benchmarks.results import Figure, Goal, Outcome, median, quantile, quantiles
 from benchmarks.waits import WaitSampler
 
@@ -27,12 +28,6 @@ TITLE = "Messages during a drain"
 RATE = 200
 QUIET_SECONDS = 20
 QUIET, DRAIN, BARE = "in quiet", "during the drain", "during a bare UPDATE and INSERT over all of them"
-_WINDOW = """
-    SELECT extract(epoch FROM min(occurred_at))::float8, extract(epoch FROM max(occurred_at))::float8
-    FROM conversation_events WHERE type = 'expired'
-"""
-Window = tuple[float, float]
-"""From when until when, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +123,7 @@ def drain(url: str, due: int) -> Window:
     with running_worker(url=url) as worker:
         wait_until_ended(worker, due)
         worker.stop()
-    with connect(url) as connection:
-        begin, end = connection.execute(_WINDOW).fetchone() or (0.0, 0.0)
-    return begin, end
+    return window_of(url)
 
 
 def bare(url: str) -> Window:
@@ -138,13 +131,6 @@ def bare(url: str) -> Window:
     begin = time.time()
     bare_pair.end_all(url)
     return begin, time.time()
-
-
-def wait_until_ended(worker: Process, number: int) -> None:
-    """Read the worker's log until so many conversations have ended."""
-    ended = 0
-    while ended < number:
-        ended += worker.hear_event("task processed")["count"]
 
 
 def plot(axes: Any, raw: dict[str, Any]) -> None:

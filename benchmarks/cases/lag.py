@@ -14,29 +14,14 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.backlogs import CHANNEL, IDLE_TIMEOUT_SECONDS
+from benchmarks.arrivals import generate
 from benchmarks.bench import Bench, connect
 from benchmarks.processes import running_worker
 from benchmarks.results import Figure, Goal, Outcome, quantile, quantiles
-from tests.backlog import BUSINESS
 
 TITLE = "Lag, and the cost of waiting"
 RATE = 200
-STEP_SECONDS = 0.1
 LEAD_SECONDS = 5
-_INSERT = f"""
-    INSERT INTO conversations (
-        owner_id, conv_id, channel, session_key, from_number, to_number, status, started_at, updated_at,
-        last_inbound_at, expires_at, idle_check_at, idle_timeout_seconds)
-    SELECT 1, gen_random_uuid(), '{CHANNEL}', address || '::{BUSINESS}', address, '{BUSINESS}', 'pending',
-        began, began, began,
-        CASE WHEN by_expiry THEN deadline ELSE deadline + interval '1 day' END,
-        CASE WHEN by_expiry THEN deadline + interval '1 day' ELSE deadline END, {IDLE_TIMEOUT_SECONDS}
-    FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n,
-        LATERAL (SELECT '+1213' || lpad(n::text, 7, '0') AS address, n %% 2 = 0 AS by_expiry,
-            now() + (%(lead)s + (n - %(first)s) * %(gap)s) * interval '1 second' AS deadline) AS due,
-        LATERAL (SELECT deadline - {IDLE_TIMEOUT_SECONDS} * interval '1 second' AS began) AS start
-"""
 _LAGS = """
     SELECT extract(epoch FROM occurred_at - deadline)::float8 FROM conversation_events
     WHERE type IN ('expired', 'paused')
@@ -58,7 +43,7 @@ def run(bench: Bench) -> Outcome:
         connection.execute("CREATE EXTENSION pg_stat_statements")
         with running_worker(url=url) as worker:
             worker.hear_event("worker started")
-            generate(connection, number)
+            generate(connection, per_second=RATE, lead_seconds=LEAD_SECONDS, number=number)
             lags = wait_for_lags(connection, number)
             worker.stop()
         bench.say(f"lag: median {quantile(lags, 0.5):.2f} s, 99 % at most {quantile(lags, 0.99):.2f} s")
@@ -80,17 +65,6 @@ def run(bench: Bench) -> Outcome:
             "asked_when_idle": asked,
         },
     )
-
-
-def generate(connection: psycopg.Connection, number: int) -> None:
-    """Insert conversations at a steady rate, each due a few seconds later."""
-    step = round(RATE * STEP_SECONDS)
-    begin = time.monotonic()
-    for first in range(1, number + 1, step):
-        early = begin + first / RATE - time.monotonic()
-        time.sleep(max(early, 0))
-        values = {"first": first, "last": min(first + step - 1, number), "lead": LEAD_SECONDS, "gap": 1 / RATE}
-        connection.execute(_INSERT, values)
 
 
 def wait_for_lags(connection: psycopg.Connection, number: int) -> list[float]:

@@ -16,7 +16,7 @@ from benchmarks.backlogs import live_customers
 from benchmarks.bench import Bench, connect
 from benchmarks.messages import record
 from benchmarks.results import Outcome
-from benchmarks.statements import statements_of
+from benchmarks.statements import explained, statements_of
 from lapse import ConversationService
 
 TITLE = "Plans"
@@ -46,7 +46,5 @@ def run(bench: Bench) -> Outcome:
 
 def explain(connection: psycopg.Connection, call: Callable[[], Any]) -> str:
     """Return the plan of the one statement that the call sends, after the call."""
-    ((sql, values),) = statements_of(call)
-    with connection.transaction(force_rollback=True):
-        rows = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, SETTINGS) {sql}".encode(), values).fetchall()
-    return "\n".join(str(row[0]) for row in rows)
+    (statement,) = statements_of(call)
+    return explained(connection, statement)
