@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -46,6 +47,15 @@ def test_an_activity_set_back_by_sql_is_seen_when_its_look_comes(
     assert event.deadline is not None
     assert event.deadline < datetime(2020, 1, 2, tzinfo=UTC)
     assert service.record_message(1, CUSTOMER, BUSINESS).status == "progress"
+
+
+def test_an_activity_infinitely_long_ago_is_idle_and_has_no_lag(postgres_url: str) -> None:
+    with closing(ConversationService(postgres_url)) as service:
+        service.create_conversation(1, CUSTOMER, BUSINESS)
+        run_sql(service.database, "UPDATE conversations SET updated_at = '-infinity', idle_check_at = started_at")
+        result = service.conversation_repo.sweeper.idle(service.idle_timeout()).sweep(10)
+        assert (result.ended, result.lags_seconds) == (1, ())
+        assert [row.status for row in run_sql(service.database, "SELECT status FROM conversations")] == ["idle_timeout"]
 
 
 def test_a_row_that_was_deleted_leaves_the_rest_to_work(on_own_clock: ConversationService) -> None:

@@ -175,8 +175,11 @@ def look_at(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 def _lags(swept: sa.CTE, now: Now) -> sa.ScalarSelect[Any]:
     """How many seconds after its deadline each conversation ended, as one array: NULL where none did."""
-    lag = sa.cast(sa.extract("epoch", now - swept.c.deadline), sa.Double)
-    return sa.select(sa.func.array_agg(lag, type_=sa.types.NULLTYPE)).where(swept.c.ends).scalar_subquery()
+    # Not `extract`, whose exact number takes three times as long to make.
+    lag = sa.func.date_part("epoch", now - swept.c.deadline, type_=sa.Double)
+    # Others may have written an activity at -infinity, from which no server before 17 can count.
+    is_counted = swept.c.ends & sa.func.isfinite(swept.c.deadline)
+    return sa.select(sa.func.array_agg(lag, type_=sa.types.NULLTYPE)).where(is_counted).scalar_subquery()
 
 
 def _claim(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
