@@ -30,12 +30,13 @@ def test_a_worker_that_runs_goes_on(database: Database, database_url: str) -> No
         assert worker.process.returncode == 0
 
 
-def test_a_worker_looks_again_after_a_failure_and_ends(database: Database, database_url: str) -> None:
+@pytest.mark.parametrize("change", ["RENAME COLUMN actor TO somebody", "RENAME TO events_of_conversations"])
+def test_a_worker_looks_again_after_a_failure_and_ends(database: Database, database_url: str, change: str) -> None:
     with running_lapse("worker", "--interval", "1", "--database-url", database_url) as worker:
         worker.wait_for("worker started")
         insert_conversations(database, range(1), expires_in=-timedelta(minutes=1))
         worker.wait_for("task processed")
-        run_sql(database, "ALTER TABLE conversation_events RENAME COLUMN actor TO somebody")
+        run_sql(database, f"ALTER TABLE conversation_events {change}")
         run_sql(database, NEWER)
         insert_conversations(database, range(1, 4), expires_in=-timedelta(minutes=1))
         worker.wait_for("task failed")

@@ -69,9 +69,12 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
 
 def _listening(listen: str) -> socket.socket:
     host, port = parse_listen_address(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        return socket.create_server(found[0][4][:2], family=family)
+    except socket.gaierror as error:
+        reason = error.strerror
     except OSError as error:
-        is_unknown_host = isinstance(error, socket.gaierror)
-        reason = error.strerror if is_unknown_host else os.strerror(error.errno or 0)  # Python adds the address
-        raise ListenError(f"cannot listen at {listen}: {str(reason).lower()}") from None
+        reason = os.strerror(error.errno or 0)  # Python's own text holds the address once more
+    raise ListenError(f"cannot listen at {listen}: {str(reason).lower()}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from lapse.errors import DatabaseError, InvalidInputError
+from lapse.errors import DatabaseError, InvalidInputError, SchemaError
 from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
@@ -199,7 +199,7 @@ class BackgroundWorker:
                 run = self.tasks[name].run(self.cycle_count, deadlines, is_over)
         except Interrupted:
             log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)
-        if isinstance(run.error, DatabaseError):
+        if isinstance(run.error, (DatabaseError, SchemaError)):
             self._outlook.has_schema = False  # it may be another database by now, or the schema of a newer lapse
         return run
 
