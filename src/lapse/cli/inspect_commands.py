@@ -74,6 +74,7 @@ def _read_status(service: ConversationService) -> dict[str, Any]:
         "database": service.database.safe_url,
         "schema_version": schema_version(service.database),
         "open": repository.count_open_by_status(),
+        "idle_minutes": service.settings.idle_timeout_minutes,  # by this process's settings, which decide what is due
         "due": {"idle_conversations": idle, "expired_conversations": expired},
         "next_deadline": earliest.isoformat().replace("+00:00", "Z") if earliest else None,
     }
@@ -83,6 +84,7 @@ def _as_text(found: dict[str, Any]) -> str:
     rows = [
         ("database", f"{found['database']} (schema {found['schema_version']})"),
         *((f"open, {status}", count) for status, count in found["open"].items()),
+        ("idle after", f"{found['idle_minutes']:g} minutes"),
         *((f"due now, {task}", count) for task, count in found["due"].items()),
         ("next deadline", found["next_deadline"] or "none"),
     ]
