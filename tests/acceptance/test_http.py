@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import waitress.trigger
 
 from lapse import Database
-from lapse.http import ROUTES, WorkerApp
+from lapse.http import ROUTES, WorkerApp, serving
 from lapse.worker import progress
 from tests.backlog import insert_conversations
 from tests.commands import RunningLapse, error_line, run_lapse, running_lapse
-from tests.http_client import request, samples
+from tests.http_client import ask, request, samples
 from tests.proxy import Proxy
 from tests.sql import run_sql, transaction
 from tests.workers import EXPIRED, IDLE, in_background, worker_on
@@ -46,13 +47,6 @@ def status_once_it_is(wanted: int, port: int, path: str) -> str:
         assert time.monotonic() < deadline, answer
         time.sleep(0.05)
     return answer.text
-
-
-def ask(app: WorkerApp, path: str) -> tuple[int, str]:
-    """Ask the application without a server."""
-    begun: list[str] = []
-    body = b"".join(app({"PATH_INFO": path, "REQUEST_METHOD": "GET"}, lambda status, headers: begun.append(status)))
-    return int(begun[0].split()[0]), body.decode()
 
 
 def test_a_worker_answers_probes_and_shows_what_it_did(database_url: str, database: Database) -> None:
@@ -183,6 +177,21 @@ def test_a_loop_that_stands_still_is_not_alive(database_url: str, monkeypatch: p
             while ask(app, "/livez")[0] != 200:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+
+
+def test_a_server_that_is_busy_when_it_is_to_stop_stops(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pull = getattr(waitress.trigger.trigger, "_physical_pull")  # noqa: B009 - mypy
+
+    def pull_twice(trigger: waitress.trigger.trigger) -> None:
+        pull(trigger)  # somebody else wakes the server just before
+        time.sleep(0.1)
+        pull(trigger)
+
+    with worker_on(database_url) as worker, serving(WorkerApp(worker), "127.0.0.1:0") as (_, port):
+        assert request(port, "/livez").status == 200
+        monkeypatch.setattr(waitress.trigger.trigger, "_physical_pull", pull_twice)
+    with socket.create_server(("127.0.0.1", port)):
+        pass
 
 
 def test_a_worker_that_stops_is_not_ready(database_url: str) -> None:

@@ -62,8 +62,11 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
         try:
             yield host, port
         finally:
-            # In the server's own thread: nobody else may close what it polls.
-            server.trigger.pull_trigger(partial(wasyncore.close_all, channels))
+            # In the server's own thread: nobody else may close what it polls. Under the lock of the trigger: awake by
+            # itself, the server would close it before it is pulled.
+            with server.trigger.lock:
+                server.trigger.thunks.append(partial(wasyncore.close_all, channels))
+                server.pull_trigger()
             server.task_dispatcher.set_thread_count(0)
 
 
