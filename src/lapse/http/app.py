@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lapse.errors import DatabaseUnavailableError
 from lapse.http.readiness import Readiness
-from lapse.store import check_schema
+from lapse.store import Database, check_schema
 
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
@@ -26,8 +28,7 @@ class WorkerApp:
     def __init__(self, worker: BackgroundWorker) -> None:
         """Speak for this worker, from any thread."""
         self._worker = worker
-        database = worker.conversation_service.database
-        self._readiness = Readiness(lambda: check_schema(database, retry=False))
+        self._readiness = Readiness(partial(_check, worker.conversation_service.database))
         self._metrics = self._make_metrics()
 
     def __call__(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
@@ -82,6 +83,14 @@ ROUTES: dict[str, Callable[[WorkerApp, Environment, StartResponse], Iterable[byt
     "/health": WorkerApp.health,
     "/metrics": WorkerApp.metrics,
 }
+
+
+def _check(database: Database) -> None:
+    try:
+        check_schema(database, retry=False)
+    except DatabaseUnavailableError:
+        # Between two probes its connection may have been closed, by a pooler say: that is no database that is away.
+        check_schema(database, retry=False)
 
 
 def _respond(
