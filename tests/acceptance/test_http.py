@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ def test_a_worker_answers_probes_and_shows_what_it_did(database_url: str, databa
         assert found["lapse_transition_lag_seconds_sum", EXPIRED] == pytest.approx(180, abs=60)
         assert found["background_task_duration_seconds_count", IDLE] >= 1
         assert found["lapse_task_last_success_timestamp_seconds", IDLE] == pytest.approx(time.time(), abs=60)
-        assert found["lapse_oldest_due_seconds", EXPIRED] == 0
         while samples(port)["active_conversations", None] != 4:  # counted once the cycle is over
             time.sleep(0.05)
+        assert samples(port)["lapse_oldest_due_seconds", EXPIRED] == 0
 
 
 def test_there_is_nothing_else_and_nothing_to_change(database_url: str) -> None:
@@ -85,15 +85,6 @@ def test_there_is_nothing_else_and_nothing_to_change(database_url: str) -> None:
             enemy.sendall(b"GET /livez HTTP/1.1\r\nX: " + b"x" * 100_000)
             assert b" 431 " in enemy.recv(4_096)
         assert request(port, "/livez").status == 200
-
-
-def test_connections_that_say_nothing_hold_nobody_up(database_url: str) -> None:
-    with serving_lapse(database_url) as (_, port), ExitStack() as silent:
-        for _ in range(100):
-            silent.enter_context(socket.create_connection(("127.0.0.1", port)))
-        begin = time.monotonic()
-        assert request(port, "/livez").status == 200
-        assert time.monotonic() - begin < FAST_SECONDS
 
 
 def test_it_answers_while_a_batch_takes_long(postgres_url: str) -> None:

@@ -36,9 +36,11 @@ class WorkerApp:
         answer = ROUTES.get(environment["PATH_INFO"])
         if answer is None:
             return _respond(start_response, NOT_FOUND, f"use one of {', '.join(ROUTES)}")
-        if environment["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        method = environment["REQUEST_METHOD"]
+        if method not in ("GET", "HEAD"):
             return _respond(start_response, WRONG_METHOD, "use GET", headers=[("Allow", "GET, HEAD")])
-        return answer(self, environment, start_response)
+        body = answer(self, environment, start_response)
+        return [] if method == "HEAD" else body
 
     def livez(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer whether the loop moves. Never a matter of the database: to start the worker anew mends none."""
@@ -64,7 +66,10 @@ class WorkerApp:
         """Answer with the Prometheus metrics."""
         if self._metrics is None:
             return _respond(start_response, NOT_FOUND, "metrics are switched off (BACKGROUND_TASK_ENABLE_METRICS)")
-        return self._metrics(environment, start_response)
+        try:
+            return self._metrics(environment, start_response)
+        except (TypeError, ValueError):  # of an `Accept` with a version that is none, before anything was answered
+            return self._metrics(environment | {"HTTP_ACCEPT": ""}, start_response)
 
     def _make_metrics(self) -> WsgiApp | None:
         registry = self._worker.observer.registry
