@@ -155,6 +155,19 @@ def test_a_conversation_that_is_slow_or_locked_or_skipped_is_set_aside(
         check_invariants(database)
 
 
+def test_what_the_database_leaves_as_it_was_counts_as_refused_and_not_as_contended(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database, worker_on(postgres_url) as worker:
+        overdue(database, 12)
+        run_sql(database, SKIPPED_ONE.replace("%03", "%"))
+        worker.run_task(EXPIRED)
+        assert worker.observer.registry is not None
+        counted = [
+            worker.observer.registry.get_sample_value(f"lapse_conversations_{name}_total", {"task_type": EXPIRED})
+            for name in ("refused", "contended")
+        ]
+    assert counted == [12, 0]
+
+
 def test_many_skipped_conversations_of_one_deadline_do_not_hide_the_others(postgres_url: str) -> None:
     with closing(Database(postgres_url)) as database, worker_on(postgres_url, batch_size=10) as worker:
         insert_conversations(database, range(12), expires_in=-2 * MINUTE, step=timedelta(0))
