@@ -151,5 +151,10 @@ def _http_server(worker: BackgroundWorker, listen: str | None) -> Iterator[None]
         return
     from lapse.http import WorkerApp, serving
 
+    if worker.observer.registry is not None:
+        from prometheus_client import disable_created_metrics
+
+        # Half as many series again, that nobody looks at. Of the whole process: not where an application is around.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
     with serving(WorkerApp(worker), listen):
         yield

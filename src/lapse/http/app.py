@@ -75,9 +75,8 @@ class WorkerApp:
         registry = self._worker.observer.registry
         if registry is None:
             return None
-        from prometheus_client import disable_created_metrics, make_wsgi_app
+        from prometheus_client import make_wsgi_app
 
-        disable_created_metrics()  # type: ignore[no-untyped-call] # half as many series again, that nobody looks at
         app: WsgiApp = make_wsgi_app(registry)
         return app
 
