@@ -11,7 +11,7 @@ import typer
 
 from lapse.cli.options import DatabaseUrl, help_with_variable
 from lapse.errors import InvalidInputError
-from lapse.stopping import StopFlag, exit_on_signals, stop_on_signals
+from lapse.stopping import StopFlag, exit_on_signals, ignore_stop_signals, stop_on_signals
 from lapse.systemd import Systemd
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def worker(
             _run_once(settings, flag)
         else:
             _run(settings, flag)
+    ignore_stop_signals()
 
 
 def _load(**overrides: Any) -> Settings:
