@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +32,13 @@ def answers(port: int, sent: bytes, timeout: float = 5) -> bytes:
         return b"".join(iter(lambda: client.recv(65_536), b""))
 
 
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
 def test_connections_that_say_nothing_hold_nobody_up(port: int) -> None:
     with ExitStack() as silent:
-        for _ in range(100):
+        for _ in range(50):
             silent.enter_context(socket.create_connection(("127.0.0.1", port)))
         begin = time.monotonic()
         assert request(port, "/livez").status == 200
@@ -66,6 +71,15 @@ def test_connections_that_say_little_but_say_it_for_ever_are_closed(monkeypatch:
         finally:
             over.set()
             dripping.join()
+
+
+def test_a_low_limit_of_open_files_is_not_reached(port: int) -> None:
+    before = open_files()
+    with ExitStack() as silent:
+        for _ in range(300):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port)))
+        time.sleep(0.5)
+        assert open_files() - before - 300 <= 100, "both ends are in this process"
 
 
 def test_of_many_requests_at_once_on_a_connection_one_is_answered(port: int) -> None:

@@ -21,8 +21,9 @@ from lapse.errors import ListenError
 from lapse.http.app import WsgiApp
 
 THREADS = 4
-MOST_CONNECTIONS = 500
-"""Probes and scrapes need a handful. Beyond, new ones wait until old ones are closed."""
+MOST_CONNECTIONS = 100
+"""Probes and scrapes need a handful. Beyond, new ones wait until old ones are closed. Few enough for any limit of open
+files: without one left to accept with, the server would try again and again, and write a line each time."""
 MOST_SECONDS = 10
 """So long a connection may take for its request, and then for its answer."""
 MOST_REQUEST_BYTES = 16 * 1024
