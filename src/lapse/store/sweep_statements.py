@@ -174,9 +174,13 @@ def look_at(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def _lags(swept: sa.CTE, now: Now) -> sa.ScalarSelect[Any]:
-    """How many seconds after its deadline each conversation ended, as one array: NULL where none did."""
+    """How many seconds after its deadline each conversation ended, as one array: NULL where none did.
+
+    Not of a deadline that others wrote as `-infinity`: before PostgreSQL 17 that would be an error.
+    """
     lag = sa.cast(sa.extract("epoch", now - swept.c.deadline), sa.Double)
-    return sa.select(sa.func.array_agg(lag, type_=sa.types.NULLTYPE)).where(swept.c.ends).scalar_subquery()
+    lags = sa.select(sa.func.array_agg(lag, type_=sa.types.NULLTYPE))
+    return lags.where(swept.c.ends, sa.func.isfinite(swept.c.deadline)).scalar_subquery()
 
 
 def _claim(sweep: Sweep, scope: sa.ColumnElement[bool]) -> sa.Select[Any]:
