@@ -170,6 +170,21 @@ def test_a_loop_that_stands_still_is_not_alive(database_url: str, monkeypatch: p
                 time.sleep(0.05)
 
 
+def test_a_loop_that_died_is_not_alive_however_long_it_wanted_to_wait(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_seconds: float) -> None:
+        raise OSError("no file descriptor left to wait with")
+
+    with worker_on(database_url, interval_seconds=86_400) as worker:
+        monkeypatch.setattr(worker.stop_flag, "wait", fail)
+        app = WorkerApp(worker)
+        assert ask(app, "/livez")[0] == 200
+        with pytest.raises(OSError, match="no file descriptor"):
+            worker.run()
+        assert ask(app, "/livez") == (503, "the loop has ended\n")
+
+
 def test_a_server_that_is_busy_when_it_is_to_stop_stops(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pull = getattr(waitress.trigger.trigger, "_physical_pull")  # noqa: B009 - mypy
 

@@ -44,7 +44,9 @@ class WorkerApp:
 
     def livez(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer whether the loop moves. Never a matter of the database: to start the worker anew mends none."""
-        progress = self._worker.progress
+        worker, progress = self._worker, self._worker.progress
+        if worker.started_at is not None and not worker.running:  # its thread may have died in an application
+            return _respond(start_response, UNAVAILABLE, "the loop has ended")
         is_alive, doing = progress.is_alive, progress.described()
         text = f"alive: {doing}" if is_alive else f"the loop stands still: {doing}"
         return _respond(start_response, OK if is_alive else UNAVAILABLE, text)
