@@ -31,10 +31,10 @@ FAST_SECONDS = 1.0
 
 
 @contextmanager
-def serving_lapse(url: str, *arguments: str) -> Iterator[tuple[RunningLapse, int]]:
+def serving_lapse(url: str, *arguments: str, env: dict[str, str] | None = None) -> Iterator[tuple[RunningLapse, int]]:
     """Run a worker with an HTTP server and hand it out with its port."""
     options = ("--http", "127.0.0.1:0", "--database-url", url, *arguments)
-    with running_lapse("worker", *options) as worker:
+    with running_lapse("worker", *options, env=env) as worker:
         yield worker, worker.wait_for("http server listening")["port"]
         assert worker.stop(signal.SIGTERM) < FAST_SECONDS
         assert (worker.process.returncode, worker.stderr) == (0, "")
@@ -69,6 +69,20 @@ def test_a_worker_answers_probes_and_shows_what_it_did(database_url: str, databa
         while samples(port)["active_conversations", None] != 4:  # counted once the cycle is over
             time.sleep(0.05)
         assert samples(port)["lapse_oldest_due_seconds", EXPIRED] == 0
+
+
+def test_metrics_begin_at_zero_where_an_application_keeps_its_own_in_files(
+    database_url: str, database: Database, tmp_path: Path
+) -> None:
+    insert_conversations(database, range(3), expires_in=-timedelta(minutes=1))
+    (tmp_path / "metrics").mkdir()
+    for folder in ("metrics", "missing"):
+        env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / folder)}
+        with serving_lapse(database_url, env=env) as (worker, port):
+            if folder == "metrics":
+                worker.wait_for("task processed")
+            assert samples(port)["background_conversations_processed_total", IDLE] == 0
+    assert not list((tmp_path / "metrics").iterdir())
 
 
 def test_there_is_nothing_else_and_nothing_to_change(database_url: str) -> None:

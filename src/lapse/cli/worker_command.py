@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +117,10 @@ def _load(**overrides: Any) -> Settings:
 
     settings = load_settings(**overrides)
     configure_logging(settings.log_level, sys.stdout)
+    # Meant for an application of several processes with the same environment. Prometheus' client would keep the
+    # metrics of this one in files there, and those of an earlier worker with the same process id would live on.
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(name, None)
     return settings
 
 
