@@ -155,6 +155,7 @@ def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     from lapse.cli import main
 
     command, out, err = ["lapse", *map(str, arguments)], io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with (
         mock.patch.object(sys, "argv", command),
         redirect_stdout(out),
@@ -162,6 +163,8 @@ def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         pytest.raises(SystemExit) as end,
     ):
         main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     code = end.value.code or 0
     assert isinstance(code, int), code
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())

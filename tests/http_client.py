@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from lapse.http import WorkerApp
+
 
 class Response(NamedTuple):
     status: int
@@ -22,6 +24,13 @@ def request(port: int, path: str, method: str = "GET", timeout: float = 10) -> R
         return Response(response.status, response.read().decode())
     finally:
         connection.close()
+
+
+def ask(app: WorkerApp, path: str) -> tuple[int, str]:
+    """Ask the application without a server."""
+    begun: list[str] = []
+    body = b"".join(app({"PATH_INFO": path, "REQUEST_METHOD": "GET"}, lambda status, headers: begun.append(status)))
+    return int(begun[0].split()[0]), body.decode()
 
 
 def samples(port: int) -> dict[tuple[str, str | None], float]:

@@ -27,7 +27,13 @@ _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 # What people put between digits: spaces, brackets, dots, hyphens and their typographic kin.
 _FILLER = re.compile(r"[\s().\-/\u00ad\u2010-\u2015\u2212]")
 _E164 = re.compile(r"\+[1-9][0-9]{0,14}")  # ITU-T E.164: at most 15 digits, no country code starts with 0
-_NUMBER_IN_TEXT = re.compile(r"\+?(?<![0-9])[0-9]{8,15}(?![0-9])")
+# In texts that others wrote: digits in a row, a number with a plus and what people put between digits, an e-mail
+# address. Not the user of a URL, which stands behind slashes.
+_ADDRESS_IN_TEXT = re.compile(
+    r"\+?(?<![0-9])[0-9]{8,}"
+    r"|\+[1-9](?:[\s().\-/\u2010-\u2015]{0,3}[0-9]){7,14}"
+    r"|(?<![\w.%+\-/])[\w.%+\-]+@\w[\w\-]*(?:\.\w[\w\-]*)+"
+)
 _PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,14}")
 # Control characters, unpaired surrogates (not UTF-8) and line or paragraph separators (they forge log lines).
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -140,8 +146,8 @@ def mask_address(address: str) -> str:
 
 
 def mask_numbers(text: str) -> str:
-    """Return the text with every phone number in it masked: for messages that others wrote."""
-    return _NUMBER_IN_TEXT.sub(lambda found: mask_address(found[0]), text)
+    """Return the text with every phone number and e-mail address in it masked: for messages that others wrote."""
+    return _ADDRESS_IN_TEXT.sub(lambda found: mask_address(found[0]), text)
 
 
 def _spellings(address: str, channel: str) -> tuple[str, str]:

@@ -28,7 +28,8 @@ def configure_logging(level: str, stream: TextIO) -> None:
     structlog.configure(
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        # Not `PrintLogger`, which writes the line's end by itself: another thread's line may come in between.
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
     _configure_libraries(level, stream, [*first, _library], last)
@@ -51,6 +52,8 @@ def _configure_libraries(
     least = max(logging.WARNING, logging.getLevelNamesMapping()[level])
     logging.basicConfig(level=least, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # A line for each request that waits a moment for a thread.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
 def _library(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

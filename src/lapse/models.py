@@ -65,7 +65,7 @@ class SweepResult:
     last_deadline: datetime | None = None
     """The latest deadline of the batch, where a drain goes on from; None where it may go on from the start."""
     lags_seconds: Sequence[float] = field(default=(), repr=False)
-    """How long after its deadline each of the ended conversations ended, in no order; on SQLite not of one whose
+    """How long after its deadline each of the ended conversations ended, in no order; not of one whose
     deadline others wrote as no time."""
 
     @property

@@ -131,6 +131,12 @@ def exit_on_signals() -> Iterator[None]:
         yield
 
 
+def ignore_stop_signals() -> None:
+    """Let no further signal change the exit code of a command that is done; Python's own end takes a while."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
     previous = {number: signal.signal(number, handler) for number in numbers}

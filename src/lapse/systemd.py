@@ -10,6 +10,8 @@ from contextlib import suppress
 
 SOCKET_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLES = ("WATCHDOG_USEC", "WATCHDOG_PID")
+PATIENCE_SECONDS = 0.2
+"""How long a message waits for a manager that does not read: neither the work nor a stop may wait for it."""
 
 
 class Systemd:
@@ -23,8 +25,8 @@ class Systemd:
     def report(self, status: str) -> None:
         """Show what the service does, one line; the first time this also says that it has started."""
         ready = [] if self._has_said_ready else ["READY=1"]
-        self._has_said_ready = True
-        self._say(*ready, f"STATUS={' '.join(status.split())}")
+        # Where nobody took it, the next report says it again: a manager waits for this one.
+        self._has_said_ready = self._say(*ready, f"STATUS={' '.join(status.split())}") or self._has_said_ready
 
     def stopping(self) -> None:
         """Say that the service is about to end."""
@@ -53,11 +55,15 @@ class Systemd:
             return 0.0
         return int(microseconds) / 1_000_000
 
-    def _say(self, *lines: str) -> None:
+    def _say(self, *lines: str) -> bool:
+        """Tell whether the manager took it."""
         if not self._address:
-            return
+            return False
         # `@` stands for the NUL byte that abstract names begin with.
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         # Whether anybody listens is not the service's business.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to_manager:
+            to_manager.settimeout(PATIENCE_SECONDS)
             to_manager.sendto("\n".join(lines).encode(), address)
+            return True
+        return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from contextlib import closing
 from datetime import timedelta
 
 from lapse import BackgroundWorker, ConversationService, Database
+from lapse.store.connection import Connection
 from tests.backlog import insert_conversations
 from tests.sql import run_sql
 from tests.workers import in_background
@@ -40,3 +43,13 @@ def test_a_worker_keeps_one_connection_and_closes_it_at_its_end(postgres_url: st
         while connections(observer):
             assert time.monotonic() < deadline, "the connection is still there"
             time.sleep(0.05)
+
+
+def test_a_server_that_owes_an_answer_is_asked_whether_it_is_still_there(postgres_url: str) -> None:
+    def options(connection: Connection) -> list[int]:
+        with socket.socket(fileno=os.dup(connection.driver.fileno())) as connected:
+            asked = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_USER_TIMEOUT)
+            return [connected.getsockopt(socket.IPPROTO_TCP, option) for option in asked]
+
+    with closing(Database(postgres_url)) as database:
+        assert database.autocommit(options) == [5, 5, 15_000]

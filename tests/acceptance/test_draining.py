@@ -22,7 +22,7 @@ from tests.backlog import customer, insert_conversations
 from tests.commands import running_lapse
 from tests.invariants import check_invariants
 from tests.sql import run_sql
-from tests.workers import EXPIRED, counts, worker_on
+from tests.workers import EXPIRED, IDLE, counts, worker_on
 
 MINUTE = timedelta(minutes=1)
 
@@ -153,6 +153,30 @@ def test_a_conversation_that_is_slow_or_locked_or_skipped_is_set_aside(
         assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 1
         assert counts(database) == {"expired": 11, "pending": 1}
         check_invariants(database)
+
+
+def test_what_the_database_leaves_as_it_was_counts_as_refused_and_not_as_contended(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database, worker_on(postgres_url) as worker:
+        overdue(database, 12)
+        run_sql(database, SKIPPED_ONE.replace("%03", "%"))
+        worker.run_task(EXPIRED)
+        assert worker.observer.registry is not None
+        counted = [
+            worker.observer.registry.get_sample_value(f"lapse_conversations_{name}_total", {"task_type": EXPIRED})
+            for name in ("refused", "contended")
+        ]
+    assert counted == [12, 0]
+
+
+def test_an_infinite_deadline_ends_and_has_no_lag(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database, worker_on(postgres_url) as worker:
+        insert_conversations(database, range(3), silent_for=timedelta(hours=1))
+        run_sql(database, "UPDATE conversations SET updated_at = '-infinity' WHERE from_number LIKE '%1'")
+        run = worker.run_task(IDLE)
+        assert (run.ended, run.refused) == (3, 0)
+        assert worker.observer.registry is not None
+        lag = worker.observer.registry.get_sample_value("lapse_transition_lag_seconds_sum", {"task_type": IDLE})
+        assert lag == pytest.approx(2 * 1800, abs=60)
 
 
 def test_many_skipped_conversations_of_one_deadline_do_not_hide_the_others(postgres_url: str) -> None:

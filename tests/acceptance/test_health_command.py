@@ -99,10 +99,25 @@ def test_something_else_that_answers_is_a_failure() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "8080", "localhost:8080", "https://localhost", "ftp://localhost", "http://", "http://:80", "http://[::1",
-     "http://localhost:http", "http://localhost:0", "http://localhost:99999", "http://lo cal", "http://a\nb", "http://é"],
+     "http://localhost:http", "http://localhost:0", "http://localhost:99999", "http://lo cal", "http://a\nb", "http://é",
+     "http://a..b", f"http://{'a' * 64}.com"],
 )  # fmt: skip
 def test_what_is_no_url_is_one_clear_line(url: str) -> None:
     assert "is no URL to ask: use http://HOST:PORT/livez" in error_line(run_here("health", "--url", url), 2)
+
+
+def test_an_answer_has_no_say_over_the_terminal() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_answer, args=(listener, b"\x1b[31mred\x00\n"), daemon=True).start()
+        result = run_here("health", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    assert (result.returncode, result.stdout) == (0, "[31mred\n")
+
+
+def _answer(listener: socket.socket, body: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(4_096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
 
 
 def test_a_variable_that_is_no_address_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,27 @@ def test_what_libraries_say_has_the_same_form() -> None:
     assert_no_address_in(shown.stdout, [SECRET])
 
 
+THREADS = """
+import logging, sys, threading
+import structlog
+from lapse.logs import configure_logging
+configure_logging("INFO", sys.stdout)
+of_lapse, of_library = structlog.get_logger("lapse").info, logging.getLogger("waitress").warning
+def speak(say):
+    for _ in range(6000):
+        say("something")
+threads = [threading.Thread(target=speak, args=(say,)) for say in (of_lapse, of_library)]
+for thread in threads:
+    thread.start()
+"""
+
+
+def test_lines_of_several_threads_do_not_mix() -> None:
+    env = environment({"PYTHONUNBUFFERED": "1"})  # as in many images
+    shown = subprocess.run([sys.executable, "-c", THREADS], env=env, capture_output=True, text=True, check=True)
+    assert len(log_of(shown.stdout)) == 12_000
+
+
 def _run_dry(worker: RunningLapse) -> list[dict[str, Any]]:
     worker.stop(signal.SIGTERM)
     return worker.log

@@ -39,6 +39,18 @@ def test_a_stop_while_waiting(database_url: str, number: signal.Signals) -> None
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_changes_nothing(database_url: str, number: signal.Signals) -> None:
+    for pause in (0, 0.005, 0.01, 0.02, 0.04):
+        with running_lapse("worker", "--database-url", database_url, "--http", "127.0.0.1:0") as worker:
+            worker.wait_for("worker started")
+            worker.process.send_signal(number)
+            worker.wait_for("worker stopped")
+            time.sleep(pause)
+            assert worker.stop(number) < SLOWEST_SECONDS
+            assert (worker.process.returncode, worker.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_stop_in_a_back_off(number: signal.Signals) -> None:
     with running_lapse("worker", "--database-url", "postgresql://nobody@127.0.0.1:1/none") as worker:
         pauses = [worker.wait_for("waiting for the database")["retry_in_seconds"] for _ in range(3)]

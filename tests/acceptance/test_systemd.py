@@ -90,6 +90,26 @@ def test_a_worker_that_waits_for_its_database_has_started_and_says_why_it_waits(
         proxy.close()
 
 
+def test_a_manager_that_does_not_read_holds_up_neither_the_work_nor_the_stop(database_url: str) -> None:
+    with manager("notify.sock") as listening:
+        env = {"NOTIFY_SOCKET": "notify.sock", "WATCHDOG_USEC": "20000", "DATABASE_URL": database_url}
+        with running_lapse("worker", "--interval", "0.05", "--min-wait", "0", env=env) as worker:
+            worker.wait_for("metrics", cycle=20)  # its queue holds some ten messages
+            assert worker.stop(signal.SIGTERM) < 1
+            assert (worker.process.returncode, worker.stderr) == (0, "")
+        assert listening.next()[0] in ("READY=1", "WATCHDOG=1")
+
+
+def test_that_it_started_is_said_again_where_nobody_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "notify.sock")
+    systemd = Systemd()
+    systemd.report("healthy")
+    with manager("notify.sock") as listening:
+        for expected in (["READY=1", "STATUS=healthy"], ["STATUS=healthy"]):
+            systemd.report("healthy")
+            assert listening.next() == expected
+
+
 def test_a_worker_with_a_wrong_schema_never_says_that_it_started(empty_postgres_url: str) -> None:
     with manager("notify.sock") as listening:
         env = {"NOTIFY_SOCKET": "notify.sock", "DATABASE_URL": empty_postgres_url}

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from lapse import Conversation, ConversationStatus
-from lapse.addresses import mask_address
+from lapse.addresses import mask_address, mask_numbers
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,36 @@ from lapse.addresses import mask_address
 )
 def test_a_masked_address_hides_its_middle(address: str, masked: str) -> None:
     assert mask_address(address) == masked
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("not +5511999999999!", "not +5511*****9999!"),
+        ("not (+55 11 99999-9999)", "not (+55 1*****9999)"),
+        ("+44 (0)20 7946 0958.", "+44 (*****0958."),
+        ("group 120363021234567890@g.us", "group 12036*****7890@g.us"),
+        ("ana.maria+x@example.com::desk@example.org", "ana.m*****.com::desk@*****.org"),
+        ("Key (from_number)=(josé@example.com) is there", "Key (from_number)=(josé@*****.com) is there"),
+    ],
+)
+def test_addresses_in_what_others_wrote_are_masked(text: str, masked: str) -> None:
+    assert mask_numbers(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "at 2026-01-05 12:00:00.123456+00, 2026-01-05T12:00:00+10:00",
+        "postgresql+psycopg://lapse@db.example.com:5432/chat",
+        "postgresql+psycopg://lapse:***@db.example.com:5432/chat",
+        "01a21452-988c-744d-b051-021b7ea11683",
+        "port 5432, line 1234567",
+        "operator does not exist: jsonb @> text",
+    ],
+)
+def test_what_is_no_address_stays(text: str) -> None:
+    assert mask_numbers(text) == text
 
 
 def test_a_conversation_is_shown_without_its_addresses_and_its_contents() -> None:

@@ -56,7 +56,8 @@ def _parsed(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and url.isprintable()
-    except ValueError:  # a port that is no number, brackets that do not close
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # a port that is no number, brackets that do not close, a host with a part that is too long
         is_usable = False
     if not is_usable or " " in url or not url.isascii():
         raise InvalidInputError(f"{url[:60]!r} is no URL to ask: use http://HOST:PORT{PATH}")
@@ -70,7 +71,8 @@ def _ask(url: SplitResult) -> tuple[bool, str]:
         connection.request("GET", (url.path or PATH) + (f"?{url.query}" if url.query else ""))
         response = connection.getresponse()
         lines = response.read(4_096).decode(errors="replace").splitlines()
-        reason = lines[0] if lines else f"status {response.status}"
+        # Whatever answers there, it has no say over a terminal.
+        reason = "".join(filter(str.isprintable, lines[0] if lines else "")) or f"status {response.status}"
         return response.status == http.client.OK, reason
     except TimeoutError:
         return False, f"no answer from {asked} within {TIMEOUT_SECONDS:g} seconds"

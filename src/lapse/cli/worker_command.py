@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import typer
 
 from lapse.cli.options import DatabaseUrl, help_with_variable
 from lapse.errors import InvalidInputError
-from lapse.stopping import StopFlag, exit_on_signals, stop_on_signals
+from lapse.stopping import StopFlag, exit_on_signals, ignore_stop_signals, stop_on_signals
 from lapse.systemd import Systemd
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def worker(
             _run_once(settings, flag)
         else:
             _run(settings, flag)
+    ignore_stop_signals()
 
 
 def _load(**overrides: Any) -> Settings:
@@ -115,6 +117,10 @@ def _load(**overrides: Any) -> Settings:
 
     settings = load_settings(**overrides)
     configure_logging(settings.log_level, sys.stdout)
+    # Meant for an application of several processes with the same environment. Prometheus' client would keep the
+    # metrics of this one in files there, and those of an earlier worker with the same process id would live on.
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(name, None)
     return settings
 
 
@@ -151,5 +157,10 @@ def _http_server(worker: BackgroundWorker, listen: str | None) -> Iterator[None]
         return
     from lapse.http import WorkerApp, serving
 
+    if worker.observer.registry is not None:
+        from prometheus_client import disable_created_metrics
+
+        # Half as many series again, that nobody looks at. Of the whole process: not where an application is around.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
     with serving(WorkerApp(worker), listen):
         yield

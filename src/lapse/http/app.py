@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lapse.errors import DatabaseUnavailableError
 from lapse.http.readiness import Readiness
-from lapse.store import check_schema
+from lapse.store import Database, check_schema
 
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
 
-Environment = dict[str, Any]
-StartResponse = Callable[..., Any]
-WsgiApp = Callable[[Environment, StartResponse], Iterable[bytes]]
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 NOT_FOUND, WRONG_METHOD = "404 Not Found", "405 Method Not Allowed"
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+"""The text format of Prometheus' exposition formats."""
+
+
+class Reply(NamedTuple):
+    """What is answered."""
+
+    status: str
+    text: str
+    content_type: str = TEXT
 
 
 class WorkerApp:
@@ -26,64 +36,54 @@ class WorkerApp:
     def __init__(self, worker: BackgroundWorker) -> None:
         """Speak for this worker, from any thread."""
         self._worker = worker
-        database = worker.conversation_service.database
-        self._readiness = Readiness(lambda: check_schema(database, retry=False))
-        self._metrics = self._make_metrics()
+        self._readiness = Readiness(partial(_check, worker.conversation_service.database))
 
-    def __call__(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
-        answer = ROUTES.get(environment["PATH_INFO"])
+        method, answer = environment["REQUEST_METHOD"], ROUTES.get(environment["PATH_INFO"])
         if answer is None:
-            return _respond(start_response, NOT_FOUND, f"use one of {', '.join(ROUTES)}")
-        if environment["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _respond(start_response, WRONG_METHOD, "use GET", headers=[("Allow", "GET, HEAD")])
-        body = answer(self, environment, start_response)
-        return [] if environment["REQUEST_METHOD"] == "HEAD" else body
+            reply = Reply(NOT_FOUND, f"use one of {', '.join(ROUTES)}\n")
+        elif method not in ("GET", "HEAD"):
+            reply = Reply(WRONG_METHOD, "use GET\n")
+        else:
+            reply = answer(self)
+        body = reply.text.encode()
+        headers = {"Content-Type": reply.content_type, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+        if reply.status == WRONG_METHOD:
+            headers["Allow"] = "GET, HEAD"
+        start_response(reply.status, list(headers.items()))
+        return [] if method == "HEAD" else [body]
 
-    def livez(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+    def livez(self) -> Reply:
         """Answer whether the loop moves. Never a matter of the database: to start the worker anew mends none."""
-        progress = self._worker.progress
+        worker, progress = self._worker, self._worker.progress
+        if worker.started_at is not None and not worker.running:  # its thread may have died in an application
+            return Reply(UNAVAILABLE, "the loop has ended\n")
         is_alive, doing = progress.is_alive, progress.described()
-        text = f"alive: {doing}" if is_alive else f"the loop stands still: {doing}"
-        return _respond(start_response, OK if is_alive else UNAVAILABLE, text)
+        return Reply(OK, f"alive: {doing}\n") if is_alive else Reply(UNAVAILABLE, f"the loop stands still: {doing}\n")
 
-    def readyz(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+    def readyz(self) -> Reply:
         """Answer whether the worker can do its work now."""
         if self._worker.stop_flag.is_set():
-            return _respond(start_response, UNAVAILABLE, "stopping")
-        answer = self._readiness.ask()
-        text = f"ready: {answer.reason}" if answer.is_yes else f"not ready: {answer.reason}"
-        return _respond(start_response, OK if answer.is_yes else UNAVAILABLE, text)
+            return Reply(UNAVAILABLE, "stopping\n")
+        is_ready, reason = self._readiness.ask()
+        return Reply(OK, f"ready: {reason}\n") if is_ready else Reply(UNAVAILABLE, f"not ready: {reason}\n")
 
-    def health(self, _environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+    def health(self) -> Reply:
         """Answer with `get_health_status()`."""
-        text = json.dumps(self._worker.get_health_status())
-        return _respond(start_response, OK, text, content_type=JSON)
+        return Reply(OK, f"{json.dumps(self._worker.get_health_status())}\n", JSON)
 
-    def metrics(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer with the Prometheus metrics."""
-        if self._metrics is None:
-            return _respond(start_response, NOT_FOUND, "metrics are switched off (BACKGROUND_TASK_ENABLE_METRICS)")
-        # The client's own application takes no HEAD, and leaves the length open.
-        begun: list[tuple[str, list[tuple[str, str]]]] = []
-        parts = self._metrics(environment | {"REQUEST_METHOD": "GET"}, lambda *begin: begun.append(begin))
-        body = b"".join(parts)
-        for status, headers in begun:
-            start_response(status, [*headers, ("Content-Length", str(len(body)))])
-        return [body]
-
-    def _make_metrics(self) -> WsgiApp | None:
+    def metrics(self) -> Reply:
+        """Answer with the Prometheus metrics, in the one form that every scraper takes."""
         registry = self._worker.observer.registry
         if registry is None:
-            return None
-        from prometheus_client import disable_created_metrics, make_wsgi_app
+            return Reply(NOT_FOUND, "metrics are switched off (BACKGROUND_TASK_ENABLE_METRICS)\n")
+        from prometheus_client import generate_latest
 
-        disable_created_metrics()  # type: ignore[no-untyped-call] # half as many series again, that nobody looks at
-        app: WsgiApp = make_wsgi_app(registry)
-        return app
+        return Reply(OK, generate_latest(registry).decode(), PROMETHEUS)
 
 
-ROUTES: dict[str, Callable[[WorkerApp, Environment, StartResponse], Iterable[bytes]]] = {
+ROUTES: dict[str, Callable[[WorkerApp], Reply]] = {
     "/livez": WorkerApp.livez,
     "/readyz": WorkerApp.readyz,
     "/health": WorkerApp.health,
@@ -91,17 +91,9 @@ ROUTES: dict[str, Callable[[WorkerApp, Environment, StartResponse], Iterable[byt
 }
 
 
-def _respond(
-    start_response: StartResponse,
-    status: str,
-    text: str,
-    *,
-    content_type: str = TEXT,
-    headers: Iterable[tuple[str, str]] = (),
-) -> Iterable[bytes]:
-    body = f"{text}\n".encode()
-    start_response(
-        status,
-        [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"), *headers],
-    )
-    return [body]
+def _check(database: Database) -> None:
+    try:
+        check_schema(database, retry=False)
+    except DatabaseUnavailableError:
+        # Between two probes its connection may have been closed, by a pooler say: that is no database that is away.
+        check_schema(database, retry=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lapse.errors import LapseError
 
@@ -12,8 +12,7 @@ LIMIT_SECONDS = 2.0
 """How long a probe waits for the database."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Whether it is so, and one line that says why."""
 
     is_yes: bool

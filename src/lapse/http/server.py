@@ -12,20 +12,45 @@ from typing import Any
 
 import structlog
 from waitress import wasyncore
+from waitress.channel import HTTPChannel
 from waitress.server import create_server
+from waitress.task import WSGITask
 
 from lapse.arguments import parse_listen_address
 from lapse.errors import ListenError
 from lapse.http.app import WsgiApp
 
 THREADS = 4
-MOST_CONNECTIONS = 500
-"""Probes and scrapes need a handful. Beyond, new ones wait until the silent ones are closed."""
-SILENT_SECONDS = 10
-"""A connection that says nothing for so long is closed."""
+MOST_CONNECTIONS = 100
+"""Probes and scrapes need a handful. Beyond, new ones wait until old ones are closed. Few enough for any limit of open
+files: without one left to accept with, the server would try again and again, and write a line each time."""
+MOST_SECONDS = 10
+"""So long a connection may take for its request, and then for its answer."""
 MOST_REQUEST_BYTES = 16 * 1024
 
 log = structlog.get_logger("lapse")
+
+
+class _Answer(WSGITask):
+    """One answer for each connection: what a client sends without waiting for it is not looked at."""
+
+    def start(self) -> None:
+        super().start()
+        self.set_close_on_finish()
+
+
+class _Connection(HTTPChannel):
+    """A connection that grows old whatever it says: one byte now and then does not keep it."""
+
+    task_class = _Answer
+
+    @property
+    def last_activity(self) -> float:
+        return self.creation_time
+
+    @last_activity.setter
+    def last_activity(self, moment: float) -> None:
+        pass
 
 
 @contextmanager
@@ -48,13 +73,14 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
             sockets=[listener],
             threads=THREADS,
             connection_limit=MOST_CONNECTIONS,
-            channel_timeout=SILENT_SECONDS,
-            cleanup_interval=SILENT_SECONDS // 2,
+            channel_timeout=MOST_SECONDS,
+            cleanup_interval=MOST_SECONDS // 2,
             max_request_header_size=MOST_REQUEST_BYTES,
             max_request_body_size=MOST_REQUEST_BYTES,
             asyncore_use_poll=True,
             ident=None,
         )
+        server.channel_class = _Connection
         # Daemons, all of them: whoever is still being answered at the end of the process is not waited for.
         threading.Thread(target=server.run, name="lapse-http", daemon=True).start()
         host, port = listener.getsockname()[:2]
@@ -62,8 +88,11 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
         try:
             yield host, port
         finally:
-            # In the server's own thread: nobody else may close what it polls.
-            server.trigger.pull_trigger(partial(wasyncore.close_all, channels))
+            # In the server's own thread: nobody else may close what it polls. Under the lock of the trigger: awake by
+            # itself, the server would close it before it is pulled.
+            with server.trigger.lock:
+                server.trigger.thunks.append(partial(wasyncore.close_all, channels))
+                server.pull_trigger()
             server.task_dispatcher.set_thread_count(0)
 
 

@@ -16,6 +16,8 @@ from lapse.store.types import PLUS_SECONDS_FUNCTION, from_utc_text, utc_text
 CONNECT_TIMEOUT_SECONDS = 5
 TCP_USER_TIMEOUT_MS = 15_000
 """A database host that vanished without a word is given up after this time, not after the kernel's 15 minutes."""
+KEEPALIVE_SECONDS = 5
+"""One that vanished when it had everything and owed an answer: without a question each 5 s that took two hours."""
 BUSY_LOOK_SECONDS = 0.2
 """How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
 _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -42,6 +44,8 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
     defaults = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
+        "keepalives_idle": KEEPALIVE_SECONDS,
+        "keepalives_interval": KEEPALIVE_SECONDS,
         "application_name": "lapse",
     }
     arguments |= {name: value for name, value in defaults.items() if name not in url.query}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from lapse.errors import ForeignTableError, SchemaMissingError, SchemaVersionError
@@ -18,6 +18,8 @@ from lapse.store.schema import metadata
 
 VERSION_TABLE = "lapse_schema_version"
 """Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
+# Not Alembic's: that one makes a table anew for each look, and SQLAlchemy keeps what it compiles for it.
+_VERSION: sa.Select[str] = sa.select(sa.column("version_num", sa.Text)).select_from(sa.table(VERSION_TABLE))
 LOCK_SCHEMA = sa.select(sa.func.pg_advisory_xact_lock(0x6C61707365))  # "lapse" in ASCII
 """PostgreSQL: one change of the schema at a time. Of a transaction: a session's would be lost in a pooler."""
 _alembic_lock = threading.Lock()
@@ -37,12 +39,19 @@ class MigrationResult:
         return self.before != self.after
 
 
+# Cached: Alembic registers something at exit for each look at the scripts, and a readiness probe looks every time.
+@cache
 def head_version() -> str:
     """Return the schema version that this lapse needs."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     if head is None:
         raise AssertionError("the package holds no migrations")
     return head
+
+
+@cache
+def _known_versions() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def schema_version(database: Database, *, retry: bool = True) -> str | None:
@@ -61,8 +70,7 @@ def check_schema(database: Database, *, retry: bool = True) -> None:
     if found is None:
         raise SchemaMissingError
     if found != needed:
-        known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-        advice = "run `lapse migrate`" if found in known else "a newer lapse made it: upgrade lapse"
+        advice = "run `lapse migrate`" if found in _known_versions() else "a newer lapse made it: upgrade lapse"
         raise SchemaVersionError(f"the database's schema has version {found}, this lapse needs {needed}: {advice}")
 
 
@@ -81,7 +89,7 @@ def migrate(database: Database) -> MigrationResult:
         before, head = _current_version(connection), head_version()
         if before is None:
             _refuse_foreign_tables(connection)
-        elif before not in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}:
+        elif before not in _known_versions():
             raise SchemaVersionError(
                 f"the database's schema has version {before}, which a newer lapse made: upgrade lapse"
             )
@@ -108,8 +116,7 @@ def _current_version(connection: sa.Connection) -> str | None:
     # Asking for a table that is not there would spoil the transaction on PostgreSQL.
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    options = {"version_table": VERSION_TABLE}
-    return MigrationContext.configure(connection, opts=options).get_current_revision()
+    return connection.execute(_VERSION).scalar_one_or_none()
 
 
 def _refuse_foreign_tables(connection: sa.Connection) -> None:

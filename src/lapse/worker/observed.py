@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -22,11 +23,16 @@ class ObservedSweep:
 
     def sweep(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> SweepResult:
         """Sweep a batch."""
-        return self._observe(limit, lambda: self._sweep.sweep(limit, after, without))
+        result = self._observe(limit, lambda: self._sweep.sweep(limit, after, without))
+        # A batch that was left as it was, as a whole, met no message but something that refuses.
+        self._count(self._task, _without_contended(result) if result.changed_nothing else result)
+        return result
 
     def sweep_only(self, ids: Sequence[UUID]) -> SweepResult:
-        """Sweep some conversations."""
-        return self._observe(len(ids), lambda: self._sweep.sweep_only(ids))
+        """Sweep some conversations, of a batch that was refused."""
+        result = self._observe(len(ids), lambda: self._sweep.sweep_only(ids))
+        self._count(self._task, _without_contended(result))
+        return result
 
     def look(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> list[UUID]:
         """Return what `sweep` would claim."""
@@ -37,5 +43,8 @@ class ObservedSweep:
         with span("lapse.batch", task=self._task, batch_size=limit) as batch_span, self._progress.asking_database():
             result = batch()
             batch_span.set(claimed=result.claimed, ended=result.ended, rearmed=result.rearmed)
-        self._count(self._task, result)
         return result
+
+
+def _without_contended(result: SweepResult) -> SweepResult:
+    return replace(result, claimed=result.ended + result.rearmed)

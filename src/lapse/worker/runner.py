@@ -62,7 +62,7 @@ class TaskRunner:
             self.metrics.record_success(run.ended, run.seconds)
             self._rest.succeeded()
         else:
-            self.metrics.record_failure(str(run.error), run.seconds, run.ended)
+            self.metrics.record_failure(mask_numbers(str(run.error)), run.seconds, run.ended)
         self._count_run(run, len(self.drain.set_aside_ids))
         self._log(run, cycle)
         return run
