@@ -145,7 +145,7 @@ def mask_address(address: str) -> str:
     return f"{address[:2]}*****" if len(address) >= 5 else "*****"
 
 
-def mask_numbers(text: str) -> str:
+def mask_addresses(text: str) -> str:
     """Return the text with every phone number and e-mail address in it masked: for messages that others wrote."""
     return _ADDRESS_IN_TEXT.sub(lambda found: mask_address(found[0]), text)
 

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from lapse.addresses import mask_numbers
+from lapse.addresses import mask_addresses
 
 _NOT_MASKED = frozenset({"conv_id", "timestamp"})
 """Values that are no address, though a part of them may look like one."""
@@ -66,5 +66,5 @@ def _mask(_logger: Any, _method: str, event: structlog.typing.EventDict) -> stru
     """Mask what looks like an address: the last defence, for texts that others wrote."""
     for name, value in event.items():
         if isinstance(value, str) and name not in _NOT_MASKED:
-            event[name] = mask_numbers(value)
+            event[name] = mask_addresses(value)
     return event

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lapse import ConversationService, Database
-from lapse.store.migrate import head_version
+from lapse.store.schema_version import head_version
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.clock import ManualClock
 from tests.commands import LAPSE, environment, error_line, run_here, run_lapse, run_program

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import make_url
 
 from lapse import ConversationService, Database
-from lapse.store.migrate import head_version
+from lapse.store.schema_version import head_version
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.closed import insert_closed
 from tests.commands import run_lapse, running_lapse

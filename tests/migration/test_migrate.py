@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 
 from lapse import ConversationService, Database, ForeignTableError, SchemaMissingError, SchemaVersionError, migrate
 from lapse.store import check_schema, ensure_schema
-from lapse.store.migrate import VERSION_TABLE, head_version, schema_version
+from lapse.store.migrate import alembic_config
+from lapse.store.schema_version import VERSION_TABLE, head_version, known_versions, schema_version
 from tests.sql import run_sql
 
 TABLES = {"conversations", "conversation_events", VERSION_TABLE}
@@ -39,6 +41,22 @@ def test_a_first_migration_creates_the_schema_and_a_second_does_nothing(empty: D
     assert (second.before, second.after, second.changed) == (head_version(), head_version(), False)
     assert service.get_conversation_by_id(opened.conv_id) == opened
     check_schema(empty)
+
+
+def test_the_versions_are_those_of_alembic() -> None:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    assert known_versions() == tuple(reversed([script.revision for script in scripts.walk_revisions()]))
+    assert head_version() == scripts.get_current_head()
+
+
+def test_who_migrates_nothing_does_without_alembic(empty: Database) -> None:
+    migrate(empty)
+    url = empty.engine.url.render_as_string(hide_password=False)
+    program = f"""import sys
+from lapse import BackgroundWorker, load_settings
+assert BackgroundWorker(settings=load_settings(database_url={url!r})).run_once()
+assert "alembic" not in sys.modules"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_processes_that_migrate_at_once_all_succeed_and_one_of_them_creates(empty_database_url: str) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from lapse import Database, migrate
 from lapse.store import check_schema
-from lapse.store.migrate import head_version
+from lapse.store.schema_version import head_version
 from tests.commands import run_program
 from tests.together import at_once
 

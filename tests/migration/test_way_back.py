@@ -12,7 +12,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from lapse import ConversationService, Database, migrate
-from lapse.store.migrate import _config, head_version, schema_version
+from lapse.store.migrate import alembic_config
+from lapse.store.schema_version import head_version, schema_version
 from tests.migration.test_schema_matches_metadata import catalog
 from tests.sql import run_sql
 
@@ -32,12 +33,12 @@ def ways_back() -> dict[str, tuple[str, list[str]]]:
 
 def migrated_to(url: str, version: str) -> Database:
     database = Database(url)
-    database.schema_transaction(lambda connection: command.upgrade(_config(connection=connection), version))
+    database.schema_transaction(lambda connection: command.upgrade(alembic_config(connection=connection), version))
     return database
 
 
 def test_every_version_but_the_first_has_a_way_back() -> None:
-    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    scripts = ScriptDirectory.from_config(alembic_config()).walk_revisions()
     wanted = {script.revision: script.down_revision for script in scripts if script.down_revision}
     assert {newer: older for newer, (older, _) in ways_back().items()} == wanted
 

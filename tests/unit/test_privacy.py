@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from lapse import Conversation, ConversationStatus
-from lapse.addresses import mask_address, mask_numbers
+from lapse.addresses import mask_address, mask_addresses
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_masked_address_hides_its_middle(address: str, masked: str) -> None:
     ],
 )
 def test_addresses_in_what_others_wrote_are_masked(text: str, masked: str) -> None:
-    assert mask_numbers(text) == masked
+    assert mask_addresses(text) == masked
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_addresses_in_what_others_wrote_are_masked(text: str, masked: str) -> No
     ],
 )
 def test_what_is_no_address_stays(text: str) -> None:
-    assert mask_numbers(text) == text
+    assert mask_addresses(text) == text
 
 
 def test_a_conversation_is_shown_without_its_addresses_and_its_contents() -> None:

@@ -6,7 +6,7 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError
 
-from lapse.addresses import mask_numbers
+from lapse.addresses import mask_addresses
 from lapse.errors import (
     ConversationRefusedError,
     DatabaseError,
@@ -73,7 +73,7 @@ def _of_postgresql(origin: BaseException) -> LapseError:
 
     sqlstate = getattr(origin, "sqlstate", None) or ""
     diagnostics = getattr(origin, "diag", None)
-    reason = mask_numbers(getattr(diagnostics, "message_primary", None) or _first_line(origin))
+    reason = mask_addresses(getattr(diagnostics, "message_primary", None) or _first_line(origin))
     context = getattr(diagnostics, "context", None) or ""
     if context.startswith(_CITUS_CONTEXT):
         context = ""
@@ -93,4 +93,4 @@ def _of_postgresql(origin: BaseException) -> LapseError:
 
 
 def _first_line(error: BaseException) -> str:
-    return mask_numbers(str(error).strip().partition("\n")[0])
+    return mask_addresses(str(error).strip().partition("\n")[0])

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
-from lapse.errors import ForeignTableError, SchemaMissingError, SchemaVersionError
+from lapse.errors import ForeignTableError, SchemaVersionError
 from lapse.store.database import Database
 from lapse.store.schema import metadata
+from lapse.store.schema_version import check_schema, current_version, head_version, known_versions, schema_version
 
-VERSION_TABLE = "lapse_schema_version"
-"""Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
-# Not Alembic's: that one makes a table anew for each look, and SQLAlchemy keeps what it compiles for it.
-_VERSION: sa.Select[str] = sa.select(sa.column("version_num", sa.Text)).select_from(sa.table(VERSION_TABLE))
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 LOCK_SCHEMA = sa.select(sa.func.pg_advisory_xact_lock(0x6C61707365))  # "lapse" in ASCII
 """PostgreSQL: one change of the schema at a time. Of a transaction: a session's would be lost in a pooler."""
 _alembic_lock = threading.Lock()
@@ -39,41 +35,6 @@ class MigrationResult:
         return self.before != self.after
 
 
-# Cached: Alembic registers something at exit for each look at the scripts, and a readiness probe looks every time.
-@cache
-def head_version() -> str:
-    """Return the schema version that this lapse needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    if head is None:
-        raise AssertionError("the package holds no migrations")
-    return head
-
-
-@cache
-def _known_versions() -> frozenset[str]:
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
-
-
-def schema_version(database: Database, *, retry: bool = True) -> str | None:
-    """Return the version of the database's schema, or None where there is none."""
-    return database.inspect(_current_version, retry=retry)
-
-
-def check_schema(database: Database, *, retry: bool = True) -> None:
-    """Let a database with the right schema pass.
-
-    Raises:
-        SchemaMissingError: it has none.
-        SchemaVersionError: it has another version's.
-    """
-    found, needed = schema_version(database, retry=retry), head_version()
-    if found is None:
-        raise SchemaMissingError
-    if found != needed:
-        advice = "run `lapse migrate`" if found in _known_versions() else "a newer lapse made it: upgrade lapse"
-        raise SchemaVersionError(f"the database's schema has version {found}, this lapse needs {needed}: {advice}")
-
-
 def migrate(database: Database) -> MigrationResult:
     """Create or upgrade the schema, in one transaction; does nothing where it is up to date.
 
@@ -86,16 +47,15 @@ def migrate(database: Database) -> MigrationResult:
     def upgrade(connection: sa.Connection) -> MigrationResult:
         if database.dialect == "postgresql":
             connection.execute(LOCK_SCHEMA)
-        before, head = _current_version(connection), head_version()
+        before, head = current_version(connection), head_version()
         if before is None:
             _refuse_foreign_tables(connection)
-        elif before not in _known_versions():
+        elif before not in known_versions():
             raise SchemaVersionError(
                 f"the database's schema has version {before}, which a newer lapse made: upgrade lapse"
             )
         if before != head:
-            with _alembic_lock:  # taken after the database's lock, always in that order
-                command.upgrade(_config(connection=connection), "head")
+            _run_migrations(connection)
         return MigrationResult(before, head)
 
     return database.schema_transaction(upgrade)
@@ -112,13 +72,6 @@ def ensure_schema(database: Database, *, retry: bool = True) -> None:
     check_schema(database, retry=retry)
 
 
-def _current_version(connection: sa.Connection) -> str | None:
-    # Asking for a table that is not there would spoil the transaction on PostgreSQL.
-    if not sa.inspect(connection).has_table(VERSION_TABLE):
-        return None
-    return connection.execute(_VERSION).scalar_one_or_none()
-
-
 def _refuse_foreign_tables(connection: sa.Connection) -> None:
     inspector = sa.inspect(connection)
     found = [name for name in metadata.tables if inspector.has_table(name)]
@@ -129,7 +82,18 @@ def _refuse_foreign_tables(connection: sa.Connection) -> None:
         )
 
 
-def _config(**attributes: Any) -> Config:
+def _run_migrations(connection: sa.Connection) -> None:
+    # Imported here: most processes never migrate anything.
+    from alembic import command
+
+    with _alembic_lock:  # taken after the database's lock, always in that order
+        command.upgrade(alembic_config(connection=connection), "head")
+
+
+def alembic_config(**attributes: Any) -> Config:
+    """Return Alembic's configuration, with these attributes for `migrations/env.py`."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "lapse.store:migrations")
     config.attributes.update(attributes)

@@ -36,7 +36,7 @@ class Observer:
 def make_observer(tasks: list[str], database: str) -> Observer:
     """Return one that keeps Prometheus metrics of these tasks on this kind of database."""
     from lapse import __version__
-    from lapse.store.migrate import head_version
+    from lapse.store.schema_version import head_version
     from lapse.worker.prometheus import PrometheusMetrics
 
     return PrometheusMetrics(tasks, version=__version__, schema_version=head_version(), database=database)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from lapse.addresses import mask_numbers
+from lapse.addresses import mask_addresses
 from lapse.models import NextDeadlines
 from lapse.tracing import span
 from lapse.worker.drain import Drain, TaskRun
@@ -62,7 +62,7 @@ class TaskRunner:
             self.metrics.record_success(run.ended, run.seconds)
             self._rest.succeeded()
         else:
-            self.metrics.record_failure(mask_numbers(str(run.error)), run.seconds, run.ended)
+            self.metrics.record_failure(mask_addresses(str(run.error)), run.seconds, run.ended)
         self._count_run(run, len(self.drain.set_aside_ids))
         self._log(run, cycle)
         return run
@@ -95,7 +95,7 @@ class TaskRunner:
                 retry_in_seconds=retry_in_seconds,
                 **fields,
                 # Written out here: some renderers of `exc_info` show the values of variables, and so addresses.
-                exception=mask_numbers("".join(traceback.format_exception(run.error)).rstrip()),
+                exception=mask_addresses("".join(traceback.format_exception(run.error)).rstrip()),
             )
         elif run.ended or not run.is_drained:
             # What is left waits for the next cycle, or the next `--once`.

@@ -1,0 +1,59 @@
+"""The version of the schema: which one lapse needs, which one a database has, and whether they fit."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import sqlalchemy as sa
+
+from lapse.errors import SchemaMissingError, SchemaVersionError
+from lapse.store.database import Database
+
+VERSION_TABLE = "lapse_schema_version"
+"""Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
+# Not Alembic's: that one makes a table anew for each look, and SQLAlchemy keeps what it compiles for it.
+_VERSION: sa.Select[str] = sa.select(sa.column("version_num", sa.Text)).select_from(sa.table(VERSION_TABLE))
+
+
+@cache
+def known_versions() -> tuple[str, ...]:
+    """Return the versions that this lapse knows, the first one first: `0001` is the file `v0001_….py`.
+
+    Not asked of Alembic: a worker that has nothing to migrate is 7 MB smaller without it.
+    """
+    names = (path.name for path in files("lapse.store.migrations.versions").iterdir())
+    return tuple(sorted(name[1:].partition("_")[0] for name in names if name.startswith("v") and name.endswith(".py")))
+
+
+def head_version() -> str:
+    """Return the schema version that this lapse needs."""
+    return known_versions()[-1]
+
+
+def schema_version(database: Database, *, retry: bool = True) -> str | None:
+    """Return the version of the database's schema, or None where there is none."""
+    return database.inspect(current_version, retry=retry)
+
+
+def current_version(connection: sa.Connection) -> str | None:
+    """Return the version of the schema, inside a transaction."""
+    # Asking for a table that is not there would spoil the transaction on PostgreSQL.
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(_VERSION).scalar_one_or_none()
+
+
+def check_schema(database: Database, *, retry: bool = True) -> None:
+    """Let a database with the right schema pass.
+
+    Raises:
+        SchemaMissingError: it has none.
+        SchemaVersionError: it has another version's.
+    """
+    found, needed = schema_version(database, retry=retry), head_version()
+    if found is None:
+        raise SchemaMissingError
+    if found != needed:
+        advice = "run `lapse migrate`" if found in known_versions() else "a newer lapse made it: upgrade lapse"
+        raise SchemaVersionError(f"the database's schema has version {found}, this lapse needs {needed}: {advice}")
