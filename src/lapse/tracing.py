@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
+
+from lapse.addresses import mask_addresses
 
 try:
     from opentelemetry import trace
@@ -36,10 +39,17 @@ class Span:
             self._current.set_attributes(_prefixed(attributes))
 
     def fail(self, error: Exception) -> None:
-        """Note an error that goes no further."""
-        if self._current is not None:
-            self._current.record_exception(error)
-            self._current.set_status(trace.Status(trace.StatusCode.ERROR, str(error)))
+        """Note an error, in the words of OpenTelemetry's conventions for exceptions, without the addresses in it."""
+        if self._current is None:
+            return
+        attributes = {
+            "exception.type": type(error).__qualname__,
+            "exception.message": str(error),
+            "exception.stacktrace": "".join(traceback.format_exception(error)),
+        }
+        masked = {name: mask_addresses(text) for name, text in attributes.items()}
+        self._current.add_event("exception", masked)
+        self._current.set_status(trace.Status(trace.StatusCode.ERROR, masked["exception.message"]))
 
 
 @contextmanager
@@ -48,8 +58,15 @@ def span(name: str, **attributes: str | float) -> Iterator[Span]:
     if trace is None:
         yield Span()
         return
-    with trace.get_tracer("lapse").start_as_current_span(name, attributes=_prefixed(attributes)) as current:
-        yield Span(current)
+    with trace.get_tracer("lapse").start_as_current_span(
+        name, attributes=_prefixed(attributes), record_exception=False, set_status_on_exception=False
+    ) as current:
+        opened = Span(current)
+        try:
+            yield opened
+        except Exception as error:
+            opened.fail(error)
+            raise
 
 
 @contextmanager

@@ -270,6 +270,15 @@ def test_an_address_to_listen_at_that_cannot_be_is_one_clear_line(listen: str, s
     assert "unknown" not in line
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_every_address_of_ipv6_means_those_of_ipv4_as_well(database_url: str) -> None:
+    with running_lapse("worker", "--http", "[::]:0", "--database-url", database_url) as worker:
+        port = worker.wait_for("http server listening")["port"]
+        assert request(port, "/livez").status == 200
+        with socket.create_connection(("::1", port)):
+            pass
+
+
 def test_a_single_cycle_has_no_server(database_url: str) -> None:
     assert "--once" in error_line(run_lapse("worker", "--once", "--http", "127.0.0.1:0"), 2)
     # A container has the variable in any case.

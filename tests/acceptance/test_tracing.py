@@ -126,6 +126,8 @@ def test_an_error_is_on_its_spans_without_an_address(postgres_url: str) -> None:
         assert span.status.code == Status.STATUS_CODE_ERROR
         assert "column" in span.status.message
         assert "12120000000" not in str(span)
+        (error,) = span.events
+        assert {a.key: a.value.string_value for a in error.attributes}["exception.type"] == "DatabaseError"
     assert received.resources[0]["service.name"] == "night-shift"
 
 

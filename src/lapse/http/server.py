@@ -101,7 +101,8 @@ def _listening(listen: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-        return socket.create_server(found[0][4][:2], family=family)
+        is_for_both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(found[0][4][:2], family=family, dualstack_ipv6=is_for_both)
     except socket.gaierror as error:
         reason = error.strerror
     except OSError as error:
