@@ -132,7 +132,10 @@ def exit_on_signals() -> Iterator[None]:
 
 
 def ignore_stop_signals() -> None:
-    """Let no further signal change the exit code of a command that is done; Python's own end takes a while."""
+    """Let no further signal change the exit code of a command that is done; Python's own end takes a while.
+
+    Inside `exit_on_signals`, at its end: between two handlers that come back, a signal would find the default one.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -144,4 +147,5 @@ def _handled_by(handler: Callable[[int, FrameType | None], None], *numbers: sign
         yield
     finally:
         for number, before in previous.items():
-            signal.signal(number, before)
+            if signal.getsignal(number) == handler:  # what was put in its place inside is there to stay
+                signal.signal(number, before)

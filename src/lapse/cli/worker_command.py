@@ -108,7 +108,7 @@ def worker(
             _run_once(settings, flag)
         else:
             _run(settings, flag)
-    ignore_stop_signals()
+        ignore_stop_signals()
 
 
 def _load(**overrides: Any) -> Settings:
