@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from benchmarks.background import Background, Work
@@ -31,25 +31,16 @@ def watched_worker(*arguments: str, url: str) -> Iterator[tuple[Process, int]]:
         yield worker, port
 
 
-def connection_to(port: int) -> http.client.HTTPConnection:
-    """Return a connection that will be made by its first request."""
-    return http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-
-
-def ask(port: int, path: str, connection: http.client.HTTPConnection | None = None) -> str:
-    """Return what the worker answers, on this connection or on one for this question alone.
+def ask(port: int, path: str) -> str:
+    """Return what the worker answers, on a connection for this question alone.
 
     Raises:
         ProcessError: it is not well.
     """
-    own = connection or connection_to(port)
-    try:
-        own.request("GET", path)
-        response = own.getresponse()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", path)
+        response = connection.getresponse()
         text = response.read().decode()
-    finally:
-        if connection is None:
-            own.close()
     if response.status != http.HTTPStatus.OK:
         raise ProcessError(f"{path} answered {response.status}: {text}")
     return text
