@@ -56,6 +56,14 @@ def test_no_label_can_hold_an_address_or_an_owner(metrics: PrometheusMetrics) ->
     assert names == {"task_type", "le", "version", "schema_version", "database"}
 
 
+def test_what_is_active_is_wanted_once_and_then_whenever_it_was_read(metrics: PrometheusMetrics) -> None:
+    assert metrics.wants_active, "the first scrape shall find it"
+    metrics.set_active(7)
+    assert not metrics.wants_active
+    assert value(metrics, "active_conversations") == 7
+    assert metrics.wants_active
+
+
 def test_a_batch_counts_at_once(metrics: PrometheusMetrics) -> None:
     metrics.count_batch(IDLE, SweepResult(claimed=10, ended=4, rearmed=3, lags_seconds=[0.05, 0.1, 0.11, 90_000]))
     assert value(metrics, "background_conversations_processed_total", IDLE) == 4

@@ -16,6 +16,8 @@ class Observer:
 
     registry: CollectorRegistry | None = None
     """The Prometheus metrics, if there are any."""
+    wants_active: bool = False
+    """Whether somebody would look at the number of active conversations, were it counted now."""
 
     def count_batch(self, task: str, result: SweepResult) -> None:
         """Be told of a batch of a task."""

@@ -103,8 +103,8 @@ class Outlook:
         return deadlines
 
     def count_active(self) -> None:
-        """Let the observer know about how many conversations are active, unless it was told just now."""
-        if time.monotonic() < self._count_active_at:
+        """Let the observer know about how many conversations are active, if it wants to and was not told just now."""
+        if not self._observer.wants_active or time.monotonic() < self._count_active_at:
             return
         self._count_active_at = time.monotonic() + COUNT_ACTIVE_EVERY_SECONDS
         # Where this fails, the next look at the deadlines says why.

@@ -66,11 +66,13 @@ class PrometheusMetrics(Observer):
             registry=self.registry,
             buckets=DURATION_BUCKETS,
         )
-        self._active = Gauge(
+        self._active, self.wants_active = 0, True
+        active = Gauge(
             "active_conversations",
             "Conversations that are pending or in progress; the same of every worker: take the maximum.",
             registry=self.registry,
         )
+        active.set_function(self._read_active)
         oldest_due = self._gauge("lapse_oldest_due_seconds", "How long the oldest deadline has been due.", tasks)
         self._lag = _LagHistogram(tasks)
         self.registry.register(self._lag)
@@ -114,8 +116,8 @@ class PrometheusMetrics(Observer):
             self._due_at[task] = now + (deadline - deadlines.now).total_seconds() if deadline else None
 
     def set_active(self, conversations: int) -> None:
-        """Keep the number."""
-        self._active.set(conversations)
+        """Keep the number. Another is wanted once this one was read: where nobody scrapes, nobody counts."""
+        self._active, self.wants_active = conversations, False
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -124,6 +126,10 @@ class PrometheusMetrics(Observer):
 
     def _gauge(self, name: str, text: str, tasks: Iterable[str]) -> Gauge:
         return _with_zeros(Gauge(name, text, [TASK], registry=self.registry), tasks)
+
+    def _read_active(self) -> float:
+        self.wants_active = True
+        return self._active
 
     def _seconds_overdue(self, task: str) -> float:
         due_at = self._due_at[task]

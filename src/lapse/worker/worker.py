@@ -122,8 +122,7 @@ class BackgroundWorker:
                     continue  # the database is away
                 runs = self.run_cycle(deadlines)
                 seconds = self._seconds_to_wait(runs, deadlines, began)
-                if self.enable_metrics:
-                    self._outlook.count_active()
+                self._outlook.count_active()
                 self._report_status()
                 self._wait(seconds)
         finally:
