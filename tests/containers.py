@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import pytest
 import yaml
+
+from tests.commands import LAPSE, run_program
+from tests.missing import missing
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -104,17 +104,16 @@ def tool(name: str, package: str) -> str:
     beside_python = Path(sys.executable).parent / name
     path = str(beside_python) if beside_python.exists() else shutil.which(name)
     if path is None:
-        missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         missing(f"there is no {name} on this machine ({package} has it)")
     return path
 
 
 def run(*command: str | Path) -> tuple[int, str]:
     """Return a program's exit status and all that it wrote."""
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finished = run_program(*command)
     return finished.returncode, finished.stdout + finished.stderr
 
 
 def help_of(*arguments: str) -> tuple[int, str]:
     """Ask lapse for the help of a command; one that does not exist, or an option that does not, is an error."""
-    return run(sys.executable, "-m", "lapse", *arguments, "--help")
+    return run(*LAPSE, *arguments, "--help")

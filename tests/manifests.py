@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
 import yaml
+
+from tests.missing import missing
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy/kubernetes"
@@ -21,11 +21,6 @@ _OLDEST_KUSTOMIZE = 5
 """kubectl 1.27 brought it; older ones do not know all that the files use."""
 
 Object = dict[str, Any]
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip the test, for all to see; where CI asks for everything, fail."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 @functools.cache

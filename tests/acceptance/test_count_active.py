@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from unittest import mock
 
 import pytest
 
 from lapse import ConversationRepository
 from lapse.worker import outlook
+from tests.waiting import until
 from tests.workers import in_background, worker_on
 
 
@@ -22,15 +21,9 @@ def test_nobody_scrapes_nobody_counts(database_url: str, monkeypatch: pytest.Mon
     ):
         registry = worker.observer.registry
         assert registry is not None
-        _until_cycle(worker.cycle_count + 10, lambda: worker.cycle_count)
+        until(lambda: worker.cycle_count >= 10)
         assert count_active.call_count == 1, "so that the first scrape finds it"
         assert registry.get_sample_value("active_conversations") == 7
-        _until_cycle(worker.cycle_count + 3, lambda: worker.cycle_count)
+        cycle = worker.cycle_count
+        until(lambda: worker.cycle_count >= cycle + 3)
         assert count_active.call_count == 2
-
-
-def _until_cycle(wanted: int, cycle_count: Callable[[], int]) -> None:
-    deadline = time.monotonic() + 20
-    while cycle_count() < wanted:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from lapse import ConversationStatus, EventType, Settings
 from lapse.lifecycle import TRANSITIONS
+from tests import documents
 
 ROOT = Path(__file__).parents[2]
 READMES = ["README.md", "README.pt-BR.md"]
@@ -31,7 +31,7 @@ def text_of(document: str) -> str:
 
 
 def blocks(document: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(document), re.DOTALL | re.MULTILINE)
+    return documents.blocks(ROOT / document, language)
 
 
 def run(*command: str, cwd: Path | None = None) -> str:
@@ -41,9 +41,7 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 
 def commands(document: str) -> list[list[str]]:
-    """Return the lines of the shell blocks, as words and without their comments."""
-    lines = "\n".join(blocks(document, "sh")).splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return documents.commands(ROOT / document)
 
 
 @pytest.mark.parametrize("document", READMES)
@@ -109,16 +107,8 @@ def test_the_two_readmes_have_the_same_parts() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", text_of(document)):
-        path, _, anchor = target.partition("#")
-        found = (ROOT / document).parent / path if path else ROOT / document
-        assert found.exists(), target
-        assert not anchor or anchor in anchors(found), target
-
-
-def anchors(path: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in documents.links(text_of(document)):
+        assert documents.leads_somewhere(target, ROOT / document), target
 
 
 def test_files_that_contributing_names_exist() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,19 +16,12 @@ from tests.http_client import request
 from tests.prometheus import Prometheus, running_prometheus
 from tests.promql import alerts, dashboard_queries, metric_names, metrics_asked_for
 from tests.sql import run_sql
+from tests.waiting import until
 from tests.workers import EXPIRED, IDLE
 
 SECOND = timedelta(seconds=1)
+PATIENCE_SECONDS = 30
 OF_EVENTS = {"expired": EXPIRED, "paused": IDLE}
-
-
-def soon(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    """Ask until the answer is a true one, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not in {seconds} seconds"
-        time.sleep(0.2)
-    return found
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def two_workers(postgres_url: str) -> Iterator[dict[str, RunningLapse]]:
 @pytest.fixture
 def prometheus(two_workers: dict[str, RunningLapse], tmp_path: Path) -> Iterator[Prometheus]:
     with running_prometheus(tmp_path, list(two_workers)) as running:
-        soon(lambda: len(running.query('up{job="lapse-worker"} == 1')) == 2)
+        until(lambda: len(running.query('up{job="lapse-worker"} == 1')) == 2, PATIENCE_SECONDS)
         yield running
 
 
@@ -69,13 +60,13 @@ def test_prometheus_counts_what_the_database_holds_and_notices_a_killed_worker(
         insert_conversations(database, range(300, 600), expires_in=SECOND, step=step)
         insert_conversations(database, range(600, 900), silent_for=IDLE_TIMEOUT + SECOND, step=step)
         insert_conversations(database, range(900, 950))
-        soon(lambda: events(database, "count(*)") == {EXPIRED: 600, IDLE: 300})
+        until(lambda: events(database, "count(*)") == {EXPIRED: 600, IDLE: 300}, PATIENCE_SECONDS)
 
         def has_all_events() -> bool:
             counted = prometheus.by_task("sum by (task_type) (background_conversations_processed_total)")
             return counted == events(database, "count(*)")
 
-        soon(has_all_events)
+        until(has_all_events, PATIENCE_SECONDS)
         lags = events(database, "sum(extract(epoch FROM occurred_at - deadline))")
         assert prometheus.by_task("sum by (task_type) (lapse_transition_lag_seconds_sum)") == pytest.approx(lags)
         assert prometheus.by_task("sum by (task_type) (lapse_transition_lag_seconds_count)") == events(
@@ -83,13 +74,16 @@ def test_prometheus_counts_what_the_database_holds_and_notices_a_killed_worker(
         )
         within = prometheus.by_task('sum by (task_type) (lapse_transition_lag_seconds_bucket{le="1.0"})')
         assert within == events(database, "count(*) FILTER (WHERE occurred_at - deadline <= interval '1 second')")
-    soon(lambda: prometheus.query("active_conversations == 50"))
-    soon(lambda: prometheus.by_task("max by (task_type) (lapse_oldest_due_seconds)") == {IDLE: 0, EXPIRED: 0})
+    until(lambda: prometheus.query("active_conversations == 50"), PATIENCE_SECONDS)
+    until(
+        lambda: prometheus.by_task("max by (task_type) (lapse_oldest_due_seconds)") == {IDLE: 0, EXPIRED: 0},
+        PATIENCE_SECONDS,
+    )
     judge_the_rules(prometheus)
     assert prometheus.alerts() == []
     victim = next(iter(two_workers))
     two_workers[victim].process.kill()
-    (alert,) = soon(prometheus.alerts)
+    (alert,) = until(prometheus.alerts, PATIENCE_SECONDS)
     assert (alert["labels"]["alertname"], alert["labels"]["instance"]) == ("LapseWorkerDown", victim)
     assert alert["state"] in {"pending", "firing"}
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -21,6 +20,7 @@ from tests.commands import running_lapse
 from tests.invariants import check_invariants
 from tests.proxy import Proxy
 from tests.sql import run_sql
+from tests.waiting import until
 from tests.workers import EXPIRED, IDLE, counts, in_background
 
 AGO = timedelta(minutes=40)
@@ -70,7 +70,7 @@ def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
     assert worker.get_health_status()["status"] == "degraded"
     drain.task = replace(drain.task, sweeps=sweeps)
     assert [run.task for run in worker.run_cycle()] == [EXPIRED], "a task that failed rests for a moment"
-    wait_for(lambda: not worker.tasks[IDLE].is_resting)
+    until(lambda: not worker.tasks[IDLE].is_resting)
     assert [run.ended for run in worker.run_cycle()] == [3, 0]
     assert worker.get_health_status()["status"] == "healthy"
     assert counts(database) == {"idle_timeout": 3, "expired": 2}
@@ -151,7 +151,7 @@ def test_a_conversation_ends_on_time_whatever_the_interval(database_url: str, da
         with in_background(worker):
             time.sleep(0.3)
             opened = service.record_message(1, customer(1), BUSINESS)
-            wait_for(lambda: service.get_conversation_by_id(opened.conv_id).status == "expired")
+            until(lambda: service.get_conversation_by_id(opened.conv_id).status == "expired")
         for event in service.get_conversation_events(opened.conv_id):
             assert event.deadline is not None
             lag = (event.occurred_at - event.deadline).total_seconds()
@@ -178,10 +178,3 @@ def test_a_database_that_is_away_is_waited_for(postgres_url: str) -> None:
             assert worker.process.returncode == 0
             assert worker.stderr == ""
         check_invariants(database)
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

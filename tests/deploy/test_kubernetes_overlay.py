@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
 from lapse import __version__
+from tests.documents import commands
 from tests.manifests import FOLDER, Object, build, container, is_of_kubernetes, labels, one, pods
 
 PRODUCTION = "overlays/production"
@@ -99,17 +99,11 @@ def test_the_first_step_brings_all_that_the_migration_needs_and_no_worker() -> N
 # --- the README ---------------------------------------------------------------------------------------------------
 
 
-def commands() -> list[list[str]]:
-    """Return the commands of the README's shell blocks, as words and without their comments."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [words for line in "".join(blocks).splitlines() if (words := shlex.split(line, comments=True))]
-
-
 def test_the_commands_of_the_readme_name_what_there_is() -> None:
     objects = build(PRODUCTION)
     namespace = one(objects, "Namespace")["metadata"]["name"]
-    assert len(commands()) > 10
-    for command in commands():
+    assert len(commands(README)) > 10
+    for command in commands(README):
         for option, value in itertools.pairwise(command):
             if option in ("-k", "-f", "cp") and value != "secret.yaml":
                 assert (FOLDER / value).exists(), command
@@ -120,12 +114,7 @@ def test_the_commands_of_the_readme_name_what_there_is() -> None:
 
 
 def test_the_readme_waits_for_the_migration_between_the_two_steps() -> None:
-    steps = [command[1:] for command in commands() if command[1] in ("apply", "wait") and "-f" not in command]
+    steps = [command[1:] for command in commands(README) if command[1] in ("apply", "wait") and "-f" not in command]
     first, wait, last = steps
     assert first == [*last, "-l", "!=".join(SPARED)]
     assert "--for=condition=complete" in wait
-
-
-def test_links_of_the_readme_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
-    assert [target for target in targets if not (FOLDER / target).exists()] == []

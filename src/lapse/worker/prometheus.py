@@ -30,7 +30,7 @@ LAG_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 21_600)
 class PrometheusMetrics(Observer):
     """The metrics of one worker. Nothing here asks the database, on scrape or otherwise."""
 
-    def __init__(self, tasks: Iterable[str], *, version: str, schema_version: str, database: str) -> None:
+    def __init__(self, tasks: Sequence[str], *, version: str, schema_version: str, database: str) -> None:
         """Begin at zero for each of these tasks.
 
         Args:
@@ -121,10 +121,10 @@ class PrometheusMetrics(Observer):
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _counter(self, name: str, text: str, tasks: Iterable[str]) -> Counter:
+    def _counter(self, name: str, text: str, tasks: Sequence[str]) -> Counter:
         return _with_zeros(Counter(name, text, [TASK], registry=self.registry), tasks)
 
-    def _gauge(self, name: str, text: str, tasks: Iterable[str]) -> Gauge:
+    def _gauge(self, name: str, text: str, tasks: Sequence[str]) -> Gauge:
         return _with_zeros(Gauge(name, text, [TASK], registry=self.registry), tasks)
 
     def _read_active(self) -> float:
@@ -136,7 +136,7 @@ class PrometheusMetrics(Observer):
         return 0.0 if due_at is None else max(time.monotonic() - due_at, 0.0)
 
 
-def _with_zeros(metric: _Metric, tasks: Iterable[str]) -> _Metric:
+def _with_zeros(metric: _Metric, tasks: Sequence[str]) -> _Metric:
     """Make each label's series now: a counter that first appears at 1 has no rate."""
     for task in tasks:
         metric.labels(task)
@@ -146,7 +146,7 @@ def _with_zeros(metric: _Metric, tasks: Iterable[str]) -> _Metric:
 class _LagHistogram(Collector):
     """How late conversations ended. Takes a batch's lags at once, where `Histogram` takes one observation at a time."""
 
-    def __init__(self, tasks: Iterable[str]) -> None:
+    def __init__(self, tasks: Sequence[str]) -> None:
         self._counts = {task: [0] * (len(LAG_BUCKETS) + 1) for task in tasks}
         self._sums = dict.fromkeys(self._counts, 0.0)
 
