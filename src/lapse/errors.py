@@ -78,6 +78,10 @@ class ForeignTableError(SchemaError):
     """The database has a table of that name that lapse did not make."""
 
 
+class AdoptionError(SchemaError):
+    """The table cannot be adopted."""
+
+
 class DistributionError(SchemaError):
     """The tables cannot be distributed over the nodes of a Citus cluster."""
 
