@@ -52,6 +52,8 @@ def check_schema(database: Database, *, retry: bool = True) -> None:
         SchemaVersionError: it has another version's.
     """
     found, needed = schema_version(database, retry=retry), head_version()
+    if found != needed:
+        database.forget_layout()
     if found is None:
         raise SchemaMissingError
     if found != needed:
