@@ -12,6 +12,7 @@ import pytest
 import lapse
 
 PUBLIC_NAMES = {
+    "NEVER",
     "BackgroundWorker",
     "Conversation",
     "ConversationAlreadyOpenError",
