@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         SettingsError,
     )
     from lapse.lifecycle import ConversationStatus, EventType, Sender
-    from lapse.models import NEVER, Conversation, ConversationEvent, NextDeadlines, PurgeResult, SweepResult
+    from lapse.models import Conversation, ConversationEvent, NextDeadlines, PurgeResult, SweepResult
     from lapse.service import ConversationService
     from lapse.settings import Settings, load_settings
     from lapse.store import ConversationRepository, Database, migrate
@@ -59,7 +59,7 @@ _MODULES = {
         "SettingsError",
     ),
     "lapse.lifecycle": ("ConversationStatus", "EventType", "Sender"),
-    "lapse.models": ("NEVER", "Conversation", "ConversationEvent", "NextDeadlines", "PurgeResult", "SweepResult"),
+    "lapse.models": ("Conversation", "ConversationEvent", "NextDeadlines", "PurgeResult", "SweepResult"),
     "lapse.service": ("ConversationService",),
     "lapse.settings": ("Settings", "load_settings"),
     "lapse.store": ("ConversationRepository", "Database", "migrate"),
@@ -69,7 +69,6 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __version__ = "0.1.0"
 __all__ = [
-    "NEVER",
     "BackgroundWorker",
     "Conversation",
     "ConversationAlreadyOpenError",

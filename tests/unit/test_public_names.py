@@ -12,7 +12,6 @@ import pytest
 import lapse
 
 PUBLIC_NAMES = {
-    "NEVER",
     "BackgroundWorker",
     "Conversation",
     "ConversationAlreadyOpenError",
