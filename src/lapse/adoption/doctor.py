@@ -83,10 +83,11 @@ def examine(database: Database) -> Diagnosis:
         DatabaseError: it cannot be reached, or its catalog cannot be read.
     """
     require_postgresql(database)
-    return database.autocommit(lambda connection: connection.transaction(BEGIN, _examine), retry=False)
+    return database.autocommit(lambda connection: connection.transaction(BEGIN, examine_within), retry=False)
 
 
-def _examine(connection: Connection) -> Diagnosis:
+def examine_within(connection: Connection) -> Diagnosis:
+    """Look at the database inside a transaction that has begun, and in which nothing is written; as `examine`."""
     driver = connection.driver
     set_limits(driver)
     subject = read_subject(connection)
