@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -31,15 +32,6 @@ def check_bigint(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -_BIGINT <= value < _BIGINT:
         raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {_shown(value)}")
     return value
-
-
-def check_optional_bigint(name: str, value: int | None) -> int | None:
-    """Return a whole number that fits a `bigint`, or None.
-
-    Raises:
-        InvalidInputError: it is something else.
-    """
-    return None if value is None else check_bigint(name, value)
 
 
 def check_limit(limit: int) -> int:
@@ -101,18 +93,45 @@ def parse_listen_address(text: str) -> tuple[str, int]:
     return found["ipv6"] or found["host"], int(found["port"])
 
 
-def check_uuid(conv_id: UUID | str) -> UUID:
-    """Return the id of a conversation.
+def check_uuid(name: str, value: UUID | str) -> UUID:
+    """Return an id that is a UUID.
 
     Raises:
-        InvalidInputError: it is no UUID.
+        InvalidInputError: it is none.
     """
-    if isinstance(conv_id, UUID):
-        return conv_id
+    if isinstance(value, UUID):
+        return value
     try:
-        return UUID(conv_id)
+        return UUID(value)
     except (ValueError, TypeError, AttributeError):
-        raise InvalidInputError(f"{str(conv_id)[:60]!r} is not the id of a conversation (a UUID)") from None
+        raise InvalidInputError(f"{name} must be a UUID, not {_shown(value)}") from None
+
+
+def check_text_id(name: str, value: str) -> str:
+    """Return an id that is text.
+
+    Raises:
+        InvalidInputError: it is empty, too long, or holds control characters.
+    """
+    if not isinstance(value, str) or not value or len(value) > MAX_TEXT_LENGTH or not value.isprintable():
+        raise InvalidInputError(f"{name} must be printable text of 1 to {MAX_TEXT_LENGTH} characters")
+    return value
+
+
+def check_id(kind: str, name: str, value: Any) -> UUID | int | str:
+    """Return an id of a column that holds `bigint`, `uuid` or `text`.
+
+    Raises:
+        InvalidInputError: it is none of that kind.
+    """
+    return _CHECK_OF_KIND[kind](name, value)
+
+
+_CHECK_OF_KIND: dict[str, Callable[[str, Any], UUID | int | str]] = {
+    "bigint": check_bigint,
+    "uuid": check_uuid,
+    "text": check_text_id,
+}
 
 
 def check_text(name: str, text: str | None) -> str | None:

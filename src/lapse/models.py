@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from lapse.lifecycle import ConversationStatus, EventType
 
+AnyId = UUID | int | str
+"""An id: in lapse's own tables a conversation's is a UUID and an owner's a whole number; an adopted table keeps its."""
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""The last moment of the calendar."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """One conversation between two addresses, as it was when it was read. All times are aware and UTC."""
+    """One conversation between two addresses, as it was when it was read. All times are aware and UTC.
 
-    conv_id: UUID
-    owner_id: int
+    In an adopted table a status may be one that lapse does not know, as text. Where the application left out
+    `expires_at`, it is `NEVER`; other times that it left out are its other one, or 1970.
+    """
+
+    conv_id: AnyId
+    owner_id: AnyId
     channel: str
     session_key: str = field(repr=False)
     from_number: str = field(repr=False)
     to_number: str = field(repr=False)
-    user_id: int | None
+    user_id: AnyId | None
     status: ConversationStatus
     version: int
     started_at: datetime
@@ -39,8 +49,8 @@ class Conversation:
 class ConversationEvent:
     """One transition of a conversation: what the history shows and deliveries are made from."""
 
-    owner_id: int
-    conv_id: UUID
+    owner_id: AnyId
+    conv_id: AnyId
     version: int
     type: EventType
     from_status: ConversationStatus

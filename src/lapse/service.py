@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
-
-from uuid_utils import compat
 
 from lapse.addresses import WHATSAPP, address_pair
-from lapse.arguments import check_bigint, check_json_object, check_limit, check_optional_bigint, check_text, check_uuid
+from lapse.arguments import check_id, check_json_object, check_limit, check_text
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
-from lapse.models import Conversation, ConversationEvent, NextDeadlines
+from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
 from lapse.settings import TEN_YEARS_MINUTES, Settings, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
@@ -56,20 +53,20 @@ class ConversationService:
 
     def record_message(
         self,
-        owner_id: int,
+        owner_id: AnyId,
         from_number: str,
         to_number: str,
         channel: str = WHATSAPP,
         sender: str = Sender.USER,
         *,
-        user_id: int | None = None,
+        user_id: AnyId | None = None,
         context: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Conversation:
         """Note a message and return its conversation: opened, kept alive, answered or brought back by it.
 
         Args:
-            owner_id: the tenant.
+            owner_id: the tenant. A whole number, or whatever the application's own table has, when it was adopted.
             from_number: the address that the message comes from.
             to_number: the address that it goes to.
             channel: `whatsapp`, `sms`, `webchat`, ….
@@ -83,16 +80,16 @@ class ConversationService:
             SchemaError: the database has no schema that this lapse can use.
             DatabaseError: the database refused, or stayed out of reach.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context=context, metadata=metadata)
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
         return self._repository.record_message(new)
 
     def create_conversation(
         self,
-        owner_id: int,
+        owner_id: AnyId,
         from_number: str,
         to_number: str,
         channel: str = WHATSAPP,
-        user_id: int | None = None,
+        user_id: AnyId | None = None,
         metadata: dict[str, Any] | None = None,
         context: dict[str, Any] | None = None,
         sender: str = Sender.USER,
@@ -102,7 +99,7 @@ class ConversationService:
         Raises:
             ConversationAlreadyOpenError: the pair has an open one, which was left as it is.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context=context, metadata=metadata)
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
         conversation, created = self._repository.open_conversation(new)
         if not created:
             raise ConversationAlreadyOpenError(conversation.conv_id)
@@ -110,11 +107,11 @@ class ConversationService:
 
     def get_or_create_conversation(
         self,
-        owner_id: int,
+        owner_id: AnyId,
         from_number: str,
         to_number: str,
         channel: str = WHATSAPP,
-        user_id: int | None = None,
+        user_id: AnyId | None = None,
         metadata: dict[str, Any] | None = None,
         context: dict[str, Any] | None = None,
         sender: str = Sender.USER,
@@ -123,17 +120,17 @@ class ConversationService:
 
         Arguments and errors are those of `record_message`.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context=context, metadata=metadata)
+        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
         return self._repository.open_conversation(new)[0]
 
     def close_conversation(
         self,
-        conv_id: UUID | str,
+        conv_id: AnyId,
         status: str,
         reason: str | None = None,
         actor: str | None = None,
         *,
-        owner_id: int | None = None,
+        owner_id: AnyId | None = None,
     ) -> Conversation:
         """End a conversation as `agent_closed`, `support_closed`, `user_closed`, `failed` or `expired`.
 
@@ -144,8 +141,8 @@ class ConversationService:
         """
         closed = parse_closed_status(status)
         return self._repository.close(
-            check_uuid(conv_id),
-            check_optional_bigint("owner_id", owner_id),
+            self._id("conv_id", conv_id),
+            self._optional_id("owner_id", owner_id),
             closed,
             check_text("reason", reason),
             check_text("actor", actor),
@@ -153,11 +150,11 @@ class ConversationService:
 
     def extend_expiration(
         self,
-        conv_id: UUID | str,
+        conv_id: AnyId,
         minutes: float | None = None,
         *,
         until: datetime | None = None,
-        owner_id: int | None = None,
+        owner_id: AnyId | None = None,
     ) -> Conversation:
         """Move a conversation's expiry later: by `minutes` (default: the expiration setting), or to `until`.
 
@@ -175,9 +172,11 @@ class ConversationService:
             minutes = self.settings.expiration_minutes if minutes is None else minutes
             if not 0 < minutes <= TEN_YEARS_MINUTES:
                 raise InvalidInputError(f"cannot extend by {minutes!r} minutes: use up to {TEN_YEARS_MINUTES}")
-        return self._repository.extend(check_uuid(conv_id), check_optional_bigint("owner_id", owner_id), minutes, until)
+        return self._repository.extend(
+            self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id), minutes, until
+        )
 
-    def get_conversation_by_id(self, conv_id: UUID | str, *, owner_id: int | None = None) -> Conversation:
+    def get_conversation_by_id(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> Conversation:
         """Return a conversation.
 
         Raises:
@@ -185,13 +184,13 @@ class ConversationService:
             ConversationNotFoundError: there is no such conversation.
         """
         conversation = self._repository.get_conversation_by_id(
-            check_uuid(conv_id), check_optional_bigint("owner_id", owner_id)
+            self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
         )
         if conversation is None:
             raise ConversationNotFoundError(f"there is no conversation {conv_id}")
         return conversation
 
-    def get_conversation_events(self, conv_id: UUID | str, *, owner_id: int | None = None) -> list[ConversationEvent]:
+    def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
         """Return a conversation's transitions, the first one first.
 
         Raises:
@@ -201,15 +200,15 @@ class ConversationService:
         conversation = self.get_conversation_by_id(conv_id, owner_id=owner_id)
         return self._repository.get_events(conversation.conv_id, conversation.owner_id)
 
-    def get_active_conversations(self, owner_id: int, limit: int = 100) -> list[Conversation]:
+    def get_active_conversations(self, owner_id: AnyId, limit: int = 100) -> list[Conversation]:
         """Return an owner's active conversations (pending and progress), the latest activity first."""
-        return self._repository.get_active_conversations(check_bigint("owner_id", owner_id), check_limit(limit))
+        return self._repository.get_active_conversations(self._id("owner_id", owner_id), check_limit(limit))
 
     def get_conversation_history(
-        self, owner_id: int, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
+        self, owner_id: AnyId, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
     ) -> list[Conversation]:
         """Return all conversations of a pair of addresses, in either direction, the latest first."""
-        pair, owner_id = address_pair(from_number, to_number, channel), check_bigint("owner_id", owner_id)
+        pair, owner_id = address_pair(from_number, to_number, channel), self._id("owner_id", owner_id)
         return self._repository.get_history(owner_id, pair.channel, pair.session_key, check_limit(limit))
 
     def find_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> list[Conversation]:
@@ -266,20 +265,27 @@ class ConversationService:
             self._has_schema = True
         return self.conversation_repo
 
+    def _id(self, name: str, value: AnyId) -> AnyId:
+        """Return an id for this column, checked: of which type it is, the database says."""
+        return check_id(self._repository.database.layout().kinds[name], name, value)
+
+    def _optional_id(self, name: str, value: AnyId | None) -> AnyId | None:
+        return None if value is None else self._id(name, value)
+
     def _new(
         self,
-        owner_id: int,
+        owner_id: AnyId,
         from_number: str,
         to_number: str,
         channel: str,
         sender: str,
-        user_id: int | None,
-        **documents: dict[str, Any] | None,
+        user_id: AnyId | None,
+        context: dict[str, Any] | None,
+        metadata: dict[str, Any] | None,
     ) -> NewConversation:
         pair = address_pair(from_number, to_number, channel)
         return NewConversation(
-            conv_id=compat.uuid7(),
-            owner_id=check_bigint("owner_id", owner_id),
+            owner_id=self._id("owner_id", owner_id),
             channel=pair.channel,
             session_key=pair.session_key,
             from_number=pair.from_number,
@@ -287,6 +293,7 @@ class ConversationService:
             sender=parse_sender(sender),
             expiration_seconds=self._expiration_seconds,
             idle_timeout_seconds=self._idle_timeout_seconds,
-            user_id=check_optional_bigint("user_id", user_id),
-            **{name: check_json_object(name, value) for name, value in documents.items()},
+            user_id=self._optional_id("user_id", user_id),
+            context=check_json_object("context", context),
+            metadata=check_json_object("metadata", metadata),
         )

@@ -16,6 +16,7 @@ from uuid import UUID
 import pytest
 
 from lapse import BackgroundWorker, Conversation, ConversationAlreadyOpenError, ConversationService, Database
+from lapse.models import AnyId
 from tests.backlog import BUSINESS, IDLE_TIMEOUT, customer, insert_conversations, present
 from tests.invariants import check_invariants
 from tests.sql import count, run_sql
@@ -74,7 +75,7 @@ def test_eight_writers_open_one_conversation(postgres_url: str, observer: Databa
 def test_however_it_is_opened_it_is_created_once(postgres_url: str, observer: Database) -> None:
     pairs, outcomes = 25, Counter[str]()
 
-    def create(service: ConversationService, pair: int) -> UUID:
+    def create(service: ConversationService, pair: int) -> AnyId:
         try:
             created = service.create_conversation(1, customer(pair), BUSINESS, "sms")
         except ConversationAlreadyOpenError as error:
@@ -83,10 +84,10 @@ def test_however_it_is_opened_it_is_created_once(postgres_url: str, observer: Da
         outcomes["created"] += 1
         return created.conv_id
 
-    def get_or_create(service: ConversationService, pair: int) -> UUID:
+    def get_or_create(service: ConversationService, pair: int) -> AnyId:
         return service.get_or_create_conversation(1, BUSINESS, customer(pair), "sms").conv_id
 
-    def write(service: ConversationService, pair: int) -> UUID:
+    def write(service: ConversationService, pair: int) -> AnyId:
         return service.record_message(1, customer(pair), BUSINESS, "sms").conv_id
 
     mixed = [create, get_or_create, write, create, get_or_create, write, create, create]

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import pytest
 import structlog
 
 from lapse import BackgroundWorker, ConversationService, Database, InvalidInputError, SweepResult, load_settings
+from lapse.models import AnyId
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.clock import START
 from tests.commands import running_lapse
@@ -34,13 +34,13 @@ def make_due(database: Database, idle: int = 3, expired: int = 2) -> None:
 class BrokenSweep:
     """A task's sweep with a defect."""
 
-    def sweep(self, limit: int, after: datetime = START, without: Sequence[UUID] = ()) -> SweepResult:
+    def sweep(self, limit: int, after: datetime = START, without: Sequence[AnyId] = ()) -> SweepResult:
         raise RuntimeError("a task that fails")
 
-    def sweep_only(self, ids: Sequence[UUID]) -> SweepResult:
+    def sweep_only(self, ids: Sequence[AnyId]) -> SweepResult:
         raise RuntimeError("a task that fails")
 
-    def look(self, limit: int, after: datetime = START, without: Sequence[UUID] = ()) -> list[UUID]:
+    def look(self, limit: int, after: datetime = START, without: Sequence[AnyId] = ()) -> list[AnyId]:
         raise RuntimeError("a task that fails")
 
 

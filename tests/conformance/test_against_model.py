@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -26,6 +25,7 @@ from lapse import (
     InvalidTransitionError,
     load_settings,
 )
+from lapse.models import AnyId
 from lapse.store.connection import Connection
 from lapse.store.rows import conversation_of, event_of
 from lapse.store.schema import conversation_events, conversations
@@ -54,7 +54,7 @@ class ConversationMachine(RuleBasedStateMachine):
         super().__init__()
         self.service, self.clock = service, clock
         self.model = ConversationModel(EXPIRATION_MINUTES)
-        self.ids: dict[int, UUID] = {}
+        self.ids: dict[int, AnyId] = {}
 
     @initialize()
     def begin_empty(self) -> None:
@@ -183,10 +183,10 @@ class ConversationMachine(RuleBasedStateMachine):
 
     # --- inside
 
-    def remember(self, conversation: ModelConversation, conv_id: UUID) -> None:
+    def remember(self, conversation: ModelConversation, conv_id: AnyId) -> None:
         assert self.ids.setdefault(id(conversation), conv_id) == conv_id
 
-    def id_of(self, conversation: ModelConversation) -> UUID:
+    def id_of(self, conversation: ModelConversation) -> AnyId:
         return self.ids[id(conversation)]
 
     def ended_among(self, due: list[ModelConversation], status: str, number: int) -> list[ModelConversation]:

@@ -13,8 +13,8 @@ from lapse.arguments import (
     check_bigint,
     check_json_object,
     check_limit,
-    check_optional_bigint,
     check_text,
+    check_text_id,
     check_uuid,
 )
 
@@ -25,6 +25,14 @@ CYCLE["self"] = CYCLE
 
 def bigint(value: Any) -> Any:
     return check_bigint("owner_id", value)
+
+
+def uuid(value: Any) -> Any:
+    return check_uuid("conv_id", value)
+
+
+def text_id(value: Any) -> Any:
+    return check_text_id("conv_id", value)
 
 
 def text(value: Any) -> Any:
@@ -69,10 +77,14 @@ def test_what_fits_passes_unchanged(check: Callable[[Any], Any], value: Any) -> 
         (check_limit, 10_001),
         (check_limit, True),
         (check_limit, "100"),
-        (check_uuid, "conversation-1"),
-        (check_uuid, ""),
-        (check_uuid, None),
-        (check_uuid, 7),
+        (uuid, "conversation-1"),
+        (uuid, ""),
+        (uuid, None),
+        (uuid, 7),
+        (text_id, ""),
+        (text_id, "x" * 501),
+        (text_id, "01\n"),
+        (text_id, 7),
         (text, "x" * 501),
         (text, "line\nbreak"),
         (text, "\x00"),
@@ -96,7 +108,6 @@ def test_what_does_not_fit_is_one_clear_error(check: Callable[[Any], Any], value
 
 
 def test_an_id_may_be_text_and_a_number_may_be_left_out() -> None:
-    assert check_uuid(ID) == check_uuid(UUID(ID)) == UUID(ID)
-    assert check_optional_bigint("user_id", None) is None
-    assert check_optional_bigint("user_id", 5) == 5
+    assert check_uuid("conv_id", ID) == check_uuid("conv_id", UUID(ID)) == UUID(ID)
+    assert check_text_id("conv_id", "01JQ") == "01JQ"
     assert check_json_object("context", None) == {}

@@ -19,6 +19,7 @@ from lapse.store import citus, statements
 from lapse.store.connection import Connection, Statements
 from lapse.store.driver_errors import SqliteBusyError, translate
 from lapse.store.engines import BUSY_LOOK_SECONDS, READS_ONLY, make_engine
+from lapse.store.layout import OWN, Layout, read_layout, use_layout
 from lapse.store.pool import Pool
 from lapse.store.urls import parse_url, safe_url
 
@@ -65,7 +66,9 @@ class Database:
         self.engine = make_engine(parsed)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._pool = Pool(self.engine)
+        self._url = parsed
         self._statements = Statements(self.engine.dialect)
+        self._layout = OWN if self.dialect == "sqlite" else None
         self._is_distributed: bool | None = None
 
     def close(self) -> None:
@@ -109,6 +112,21 @@ class Database:
             self._is_distributed = self.autocommit(citus.is_distributed, retry=retry)
         return self._is_distributed
 
+    def layout(self) -> Layout:
+        """Return how this database keeps lapse's tables; asked of it once.
+
+        Raises:
+            DatabaseError: the database refused, or cannot be reached.
+        """
+        if self._layout is None:
+            self.autocommit(lambda connection: None)
+        return self._layout or OWN
+
+    def forget_layout(self) -> None:
+        """Ask again before the next statement: the tables may have been adopted, or given back."""
+        if self.dialect != "sqlite":
+            self._layout = None
+
     def transaction(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction that may write, and return what it returns.
 
@@ -122,7 +140,7 @@ class Database:
         """
 
         def attempt(driver: Any) -> T:
-            return Connection(driver, self._statements).transaction(_BEGIN[self.dialect], work)
+            return self._connection(driver).transaction(_BEGIN[self.dialect], work)
 
         return self._run(lambda: self._pool.lend(attempt), retry=retry)
 
@@ -130,7 +148,7 @@ class Database:
         """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`."""
 
         def attempt(driver: Any) -> T:
-            return work(Connection(driver, self._statements))
+            return work(self._connection(driver))
 
         return self._run(lambda: self._pool.lend(attempt), retry=retry)
 
@@ -144,6 +162,20 @@ class Database:
         return self._with_sqlalchemy({READS_ONLY: True}, work, retry=retry)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _connection(self, driver: Any) -> Connection:
+        if self._layout is None:
+            self._look_at_layout(driver)
+        return Connection(driver, self._statements)
+
+    def _look_at_layout(self, driver: Any) -> None:
+        found = read_layout(driver)
+        dialect = self.engine.dialect
+        if found not in (None, OWN):
+            # One of its own: what a dialect has compiled it keeps for good.
+            dialect = use_layout(make_engine(self._url).dialect, found)
+        self._statements = Statements(dialect)
+        self._layout = found  # None, where there is no table yet: looked for again next time
 
     def _with_sqlalchemy(self, options: dict[str, Any], work: Callable[[sa.Connection], T], *, retry: bool) -> T:
         engine = self.engine.execution_options(**options)

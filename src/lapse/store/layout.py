@@ -2,5 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
 LAPSE_COLUMNS = ("session_key", "version", "last_inbound_at", "idle_check_at", "idle_timeout_seconds")
 """What lapse adds to a table of the application's. Where that has a column of the name, lapse's is `lapse_…`."""
+PREFIX = "lapse_"
+
+
+class IdKind(StrEnum):
+    """What the ids of a column are: lapse's own tables have UUIDs and whole numbers."""
+
+    BIGINT = "bigint"
+    UUID = "uuid"
+    TEXT = "text"
+
+
+_KIND_OF_TYPE = {
+    "int2": IdKind.BIGINT,
+    "int4": IdKind.BIGINT,
+    "int8": IdKind.BIGINT,
+    "uuid": IdKind.UUID,
+}
+"""By PostgreSQL's name of the type; whatever else there is, is spelled as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The table `conversations` as it is in one database."""
+
+    is_adopted: bool = False
+    """Made by the application: values may be NULL there that are not in lapse's own."""
+    kinds: Mapping[str, IdKind] = field(
+        default_factory=lambda: {"conv_id": IdKind.UUID, "owner_id": IdKind.BIGINT, "user_id": IdKind.BIGINT}
+    )
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Lapse's names of columns that the application has others of, and their names there."""
+    new_id: str | None = None
+    """The SQL expression by which the database makes the id of a new conversation; None: lapse makes it."""
+
+
+OWN = Layout()
+"""Lapse's own tables, on either database."""
+
+LAYOUT_QUERY = """
+    SELECT a.attname, t.typname, a.attnotnull, to_regclass('lapse_adoption') IS NOT NULL AS is_adopted,
+        CASE WHEN a.attname = 'conv_id' THEN
+            CASE WHEN a.attidentity <> '' THEN
+                'nextval(' || quote_literal(pg_get_serial_sequence(a.attrelid::regclass::text, a.attname)) || ')'
+            ELSE pg_get_expr(d.adbin, d.adrelid) END
+        END AS new_id
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = to_regclass('conversations') AND a.attnum > 0 AND NOT a.attisdropped"""
+"""PostgreSQL: a look at the catalog, which every role may take; no row where there is no such table."""
+
+
+def read_layout(driver: Any) -> Layout | None:
+    """Return the layout of a PostgreSQL database by its driver's connection, or None where there is no table yet."""
+    columns = {row[0]: row for row in driver.execute(LAYOUT_QUERY).fetchall()}
+    if not columns:
+        return None
+    kinds = {
+        name: _KIND_OF_TYPE.get(columns[name][1], IdKind.TEXT) if name in columns else kind
+        for name, kind in OWN.kinds.items()
+    }
+    # The columns whose NULLs an application may leave; lapse's own table has none.
+    may_be_null = any(name in columns and not columns[name][2] for name in ("status", "updated_at", "expires_at"))
+    is_adopted = bool(next(iter(columns.values()))[3]) or may_be_null
+    found = Layout(
+        is_adopted=is_adopted,
+        kinds=kinds,
+        renamed={name: PREFIX + name for name in LAPSE_COLUMNS if PREFIX + name in columns},
+        new_id=columns["conv_id"][4] if "conv_id" in columns else None,
+    )
+    return OWN if found == OWN else found
+
+
+def layout_of(dialect: sa.Dialect) -> Layout:
+    """Return the layout that statements of this dialect are compiled for."""
+    layout: Layout = getattr(dialect, "lapse_layout", OWN)
+    return layout
+
+
+def use_layout(dialect: sa.Dialect, layout: Layout) -> sa.Dialect:
+    """Let statements of this dialect be compiled for a layout; it must not have compiled any yet."""
+    dialect.lapse_layout = layout  # type: ignore[attr-defined]
+    if layout.renamed:
+        dialect.identifier_preparer = _renaming(dialect, layout.renamed)
+    return dialect
+
+
+def _renaming(dialect: sa.Dialect, names: Mapping[str, str]) -> Any:
+    """Return what spells identifiers, some of them by another name."""
+
+    class Renaming(dialect.preparer):  # type: ignore[name-defined,misc]
+        def quote(self, ident: str, force: Any = None) -> str:
+            return str(super().quote(names.get(ident, ident)))
+
+    return Renaming(dialect)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from lapse.errors import ConversationExpiredError, ConversationRefusedError, InvalidInputError, InvalidTransitionError
-from lapse.lifecycle import ConversationStatus, Sender, is_due
-from lapse.models import Conversation, ConversationEvent, NextDeadlines
+from lapse.lifecycle import ConversationStatus, Sender
+from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
 from lapse.store import statements, sweep_statements
 from lapse.store.connection import Connection, Row, Rows
+from lapse.store.conv_ids import new_conv_id
 from lapse.store.database import Database
 from lapse.store.purge import Purger
 from lapse.store.rows import conversation_of, event_of
@@ -19,6 +19,7 @@ from lapse.store.sweeps import Sweeper
 from lapse.store.transitions import (
     NewConversation,
     apply_message,
+    has_expired,
     key_of,
     last_event_is,
     lock_by_id,
@@ -31,13 +32,13 @@ EXACT_UP_TO = {"postgresql": 10_000, "sqlite": 100_000}
 """Active conversations that are counted one by one: some milliseconds."""
 
 
-class OpenPairs(set[tuple[int, str, str]]):
+class OpenPairs(set[tuple[AnyId, str, str]]):
     """Pairs that had an open conversation when this process last saw them: a guess at which statement to try first."""
 
     MOST = 100_000
     """Some 20 MB."""
 
-    def add(self, pair: tuple[int, str, str]) -> None:
+    def add(self, pair: tuple[AnyId, str, str]) -> None:
         """Remember a pair; when there are too many, all others are forgotten."""
         if len(self) >= self.MOST:
             self.clear()
@@ -77,7 +78,7 @@ class ConversationRepository:
                 row = connection.execute(activity, new.pair | now).one_or_none()
                 if row is not None:
                     return row
-            return connection.execute(self._message[new.sender], new.parameters | now).one_or_none()
+            return connection.execute(self._message[new.sender], self._with_id(new, connection) | now).one_or_none()
 
         recorded = self._opened_once(new, lambda: self.database.autocommit(work) or self._record_transition(new))
         self._open_pairs.add(pair)
@@ -88,7 +89,7 @@ class ConversationRepository:
 
         def work(connection: Connection) -> Row | None:
             live, now = lock_live(self.database, connection, new)
-            return live or connection.execute(self._open, new.parameters | {"now": now}).one_or_none()
+            return live or connection.execute(self._open, self._with_id(new, connection) | {"now": now}).one_or_none()
 
         found = self._opened_once(new, lambda: until_found(lambda: self.database.transaction(work)))
         # By its id, so that a repeat after a lost COMMIT still knows its own.
@@ -96,8 +97,8 @@ class ConversationRepository:
 
     def close(
         self,
-        conv_id: UUID,
-        owner_id: int | None,
+        conv_id: AnyId,
+        owner_id: AnyId | None,
         status: ConversationStatus,
         reason: str | None,
         actor: str | None,
@@ -126,7 +127,7 @@ class ConversationRepository:
         return conversation_of(self.database.transaction(work))
 
     def extend(
-        self, conv_id: UUID, owner_id: int | None, minutes: float | None, until: datetime | None
+        self, conv_id: AnyId, owner_id: AnyId | None, minutes: float | None, until: datetime | None
     ) -> Conversation:
         """Move `expires_at` by minutes, or to `until`.
 
@@ -144,34 +145,36 @@ class ConversationRepository:
                 raise InvalidTransitionError(
                     row.status,
                     row.status,
-                    f"conversation {conv_id} has ended as {row.status}: it cannot be extended",
+                    f"conversation {conv_id} is not open, but {row.status}: it cannot be extended",
                 )
-            if is_due(row.expires_at, self.database.read_clock(connection)):
+            now = self.database.read_clock(connection)
+            if has_expired(row, now):
                 raise ConversationExpiredError(
                     f"conversation {conv_id} expired at {row.expires_at.isoformat()}: a later message opens a new one"
                 )
-            if until is not None and until < row.expires_at:
-                raise InvalidInputError(f"conversation {conv_id} expires later than that already: {row.expires_at}")
-            target = target or row.expires_at + timedelta(minutes=minutes or 0)
+            expires_at = row.expires_at or now  # none in an adopted table: one begins here
+            if until is not None and until < expires_at:
+                raise InvalidInputError(f"conversation {conv_id} expires later than that already: {expires_at}")
+            target = target or expires_at + timedelta(minutes=minutes or 0)
             return connection.execute(
-                statements.SET_EXPIRY, key_of(row) | {"new_expires_at": max(target, row.expires_at)}
+                statements.SET_EXPIRY, key_of(row) | {"new_expires_at": max(target, expires_at)}
             ).one()
 
         return conversation_of(self.database.transaction(work))
 
     # --- questions ----------------------------------------------------------------------------------------------
 
-    def get_conversation_by_id(self, conv_id: UUID, owner_id: int | None = None) -> Conversation | None:
+    def get_conversation_by_id(self, conv_id: AnyId, owner_id: AnyId | None = None) -> Conversation | None:
         """Return the conversation or None; with `owner_id` a distributed database asks one node only."""
         statement = statements.BY_ID if owner_id is None else statements.BY_OWNER_AND_ID
         found = self._rows(statement, {"of_conv_id": conv_id, "of_owner_id": owner_id})
         return conversation_of(found[0]) if found else None
 
-    def get_active_conversations(self, owner_id: int, limit: int) -> list[Conversation]:
+    def get_active_conversations(self, owner_id: AnyId, limit: int) -> list[Conversation]:
         """Return an owner's active conversations, the latest activity first."""
         return self._conversations(statements.ACTIVE_OF_OWNER, {"of_owner_id": owner_id, "limit": limit})
 
-    def get_history(self, owner_id: int, channel: str, session_key: str, limit: int) -> list[Conversation]:
+    def get_history(self, owner_id: AnyId, channel: str, session_key: str, limit: int) -> list[Conversation]:
         """Return all conversations of a pair, the latest first."""
         parameters = {
             "of_owner_id": owner_id,
@@ -181,7 +184,7 @@ class ConversationRepository:
         }
         return self._conversations(statements.HISTORY_OF_PAIR, parameters)
 
-    def get_events(self, conv_id: UUID, owner_id: int) -> list[ConversationEvent]:
+    def get_events(self, conv_id: AnyId, owner_id: AnyId) -> list[ConversationEvent]:
         """Return a conversation's transitions, the first one first."""
         rows = self._rows(statements.EVENTS_OF_CONVERSATION, {"of_conv_id": conv_id, "of_owner_id": owner_id})
         return [event_of(row) for row in rows]
@@ -196,7 +199,7 @@ class ConversationRepository:
         return self._conversations(self._find_expired, self._now({"limit": limit}))
 
     def next_deadlines(
-        self, without_idle: Sequence[UUID] = (), without_expired: Sequence[UUID] = (), *, retry: bool = True
+        self, without_idle: Sequence[AnyId] = (), without_expired: Sequence[AnyId] = (), *, retry: bool = True
     ) -> NextDeadlines:
         """Return when the next sweep has work, not counting these: looks at the ends of three indexes."""
         parameters = {"without_idle": list(without_idle), "without_expired": list(without_expired)}
@@ -255,10 +258,16 @@ class ConversationRepository:
             return conversation_of(work())
         except ConversationRefusedError:
             # The id is this call's own: whatever has it was opened by an earlier attempt.
-            own = self.get_conversation_by_id(new.conv_id, new.owner_id)
+            own = None if new.conv_id is None else self.get_conversation_by_id(new.conv_id, new.owner_id)
             if own is None:
                 raise
             return own
+
+    def _with_id(self, new: NewConversation, connection: Connection) -> dict[str, Any]:
+        """Return the parameters of an insert; the conversation has an id from here on, if it had none."""
+        if new.conv_id is None:
+            new.conv_id = new_conv_id(self.database.layout(), connection)
+        return new.parameters
 
     def _record_transition(self, new: NewConversation) -> Row:
         def work(connection: Connection) -> Row | None:
@@ -267,7 +276,7 @@ class ConversationRepository:
                 return apply_message(connection, live, new, now)
             # Another message may open one first: then this one is activity of that, or tries again.
             statement = self._message_at[new.sender]
-            return connection.execute(statement, new.parameters | {"now": now}).one_or_none()
+            return connection.execute(statement, self._with_id(new, connection) | {"now": now}).one_or_none()
 
         return until_found(lambda: self.database.transaction(work))
 

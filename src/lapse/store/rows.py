@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
+from lapse.addresses import WHATSAPP
 from lapse.lifecycle import ConversationStatus, EventType
-from lapse.models import Conversation, ConversationEvent
+from lapse.models import NEVER, Conversation, ConversationEvent
 from lapse.store.connection import Row
 from lapse.store.schema import conversation_events, conversations
 
@@ -11,6 +15,7 @@ from lapse.store.schema import conversation_events, conversations
 _COLUMNS = tuple(conversations.c.keys())
 _WRITERS = tuple(getattr(Conversation, column).__set__ for column in _COLUMNS)
 _STATUSES = {status.value: status for status in ConversationStatus}
+LONG_AGO = datetime.fromtimestamp(0, UTC)
 _EVENT_COLUMNS = tuple(conversation_events.c.keys())
 
 
@@ -19,8 +24,25 @@ def conversation_of(row: Row) -> Conversation:
     conversation = object.__new__(Conversation)
     for write, value in zip(_WRITERS, row, strict=True):
         write(conversation, value)
-    _WRITERS[_COLUMNS.index("status")](conversation, _STATUSES[row.status])
+    _WRITERS[_COLUMNS.index("status")](conversation, _STATUSES.get(row.status, row.status))
+    if None in (row.channel, row.context, row.metadata, row.started_at, row.updated_at, row.expires_at):
+        _fill_gaps(conversation, row)
     return conversation
+
+
+def _fill_gaps(conversation: Conversation, row: Row) -> None:
+    """Give what an application left NULL in its own table the value that the statements take it for."""
+    instead: dict[str, Any] = {
+        "channel": WHATSAPP,
+        "context": {},
+        "metadata": {},
+        "started_at": row.updated_at or LONG_AGO,
+        "updated_at": row.started_at or LONG_AGO,
+        "expires_at": NEVER,
+    }
+    for name, value in instead.items():
+        if getattr(row, name) is None:
+            _WRITERS[_COLUMNS.index(name)](conversation, value)
 
 
 def event_of(row: Row) -> ConversationEvent:

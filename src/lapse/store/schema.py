@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from lapse.lifecycle import ConversationStatus
-from lapse.store.types import ConversationId, JsonObject, UtcDateTime
+from lapse.store.types import ConversationId, JsonObject, OwnerId, UserId, UtcDateTime
 
 FILLFACTOR = 85
 """Per cent of a page filled by inserts: the rest takes the next version of a row, without which no update is HOT."""
@@ -29,13 +29,13 @@ metadata = sa.MetaData(
 conversations = sa.Table(
     "conversations",
     metadata,
-    sa.Column("owner_id", sa.BigInteger, nullable=False),
+    sa.Column("owner_id", OwnerId, nullable=False),
     sa.Column("conv_id", ConversationId, nullable=False),
     sa.Column("channel", sa.Text, nullable=False),
     sa.Column("session_key", sa.Text, nullable=False),
     sa.Column("from_number", sa.Text, nullable=False),
     sa.Column("to_number", sa.Text, nullable=False),
-    sa.Column("user_id", sa.BigInteger),
+    sa.Column("user_id", UserId),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("started_at", UtcDateTime, nullable=False),
@@ -58,7 +58,7 @@ conversations = sa.Table(
 conversation_events = sa.Table(
     "conversation_events",
     metadata,
-    sa.Column("owner_id", sa.BigInteger, nullable=False),
+    sa.Column("owner_id", OwnerId, nullable=False),
     sa.Column("conv_id", ConversationId, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("type", sa.Text, nullable=False),

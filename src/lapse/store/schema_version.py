@@ -52,6 +52,13 @@ def check_schema(database: Database, *, retry: bool = True) -> None:
         SchemaVersionError: it has another version's.
     """
     found, needed = schema_version(database, retry=retry), head_version()
+    if found != needed:
+        database.forget_layout()
+    if found is None and database.layout().is_adopted:
+        raise SchemaMissingError(
+            f"{database.safe_url} has a table conversations that an application made and lapse has not adopted: "
+            "run `lapse doctor`, then `lapse adopt`"
+        )
     if found is None:
         raise SchemaMissingError
     if found != needed:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from lapse.lifecycle import Sender, unmoved_statuses
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, idle_check_index, is_active, is_open, status_in
+from lapse.store.tolerance import expiry, pair_channel
 from lapse.store.types import ConversationIds, UtcDateTime, greatest, is_one_of, plus_seconds
 
 Now = sa.ColumnElement[datetime]
@@ -23,7 +24,12 @@ c = conversations.c
 # A parameter with the name of a column would be taken for a value to write: hence the prefixes `of_` and `new_`.
 OF_OWNER = c.owner_id == sa.bindparam("of_owner_id")
 OF_ID = c.conv_id == sa.bindparam("of_conv_id", type_=c.conv_id.type)
-OF_PAIR = OF_OWNER & (c.channel == sa.bindparam("of_channel")) & (c.session_key == sa.bindparam("of_session_key"))
+OF_PAIR = (
+    OF_OWNER
+    & (pair_channel(c.channel) == sa.bindparam("of_channel", type_=c.channel.type))
+    & (c.session_key == sa.bindparam("of_session_key"))
+)
+UNIQUE_AMONG_OPEN: list[Any] = [c.owner_id, pair_channel(c.channel), c.session_key]
 LIMIT: sa.BindParameter[int] = sa.bindparam("limit", type_=sa.Integer)
 IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Integer)
 IS_INBOUND: sa.BindParameter[bool] = sa.bindparam("is_inbound", type_=sa.Boolean)
@@ -78,7 +84,7 @@ def open_conversation(dialect: str, now: Now) -> Any:
     """Insert a conversation unless its pair has an open one; returns the new row or nothing."""
     return (
         _new_conversation(dialect, now)
-        .on_conflict_do_nothing(index_elements=[c.owner_id, c.channel, c.session_key], index_where=is_open)
+        .on_conflict_do_nothing(index_elements=UNIQUE_AMONG_OPEN, index_where=is_open)
         .returning(conversations)
     )
 
@@ -91,10 +97,10 @@ def message(dialect: str, now: Now, sender: Sender) -> Any:
     """
     insert = _new_conversation(dialect, now)
     return insert.on_conflict_do_update(
-        index_elements=[c.owner_id, c.channel, c.session_key],
+        index_elements=UNIQUE_AMONG_OPEN,
         index_where=is_open,
         set_=_activity(insert.excluded.updated_at, insert.excluded.last_inbound_at.is_not(None)),
-        where=status_in(c.status, unmoved_statuses(sender)) & (c.expires_at >= insert.excluded.updated_at),
+        where=status_in(c.status, unmoved_statuses(sender)) & (expiry(c.expires_at) >= insert.excluded.updated_at),
     ).returning(conversations)
 
 
@@ -109,7 +115,7 @@ def activity(now: Now, sender: Sender) -> Any:
     # `is_open` for SQLite, which uses a partial index only where its very condition stands.
     return (
         sa.update(conversations)
-        .where(OF_PAIR, is_open, status_in(c.status, unmoved_statuses(sender)), c.expires_at >= now)
+        .where(OF_PAIR, is_open, status_in(c.status, unmoved_statuses(sender)), expiry(c.expires_at) >= now)
         .values(updated_at=moment, **inbound)
         .returning(conversations)
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 
 from lapse.lifecycle import ConversationStatus, EventType
+from lapse.models import AnyId
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, is_active, is_open
 from lapse.store.statements import IDLE_TIMEOUT, LIMIT, Now
+from lapse.store.tolerance import expiry, latest_activity, least_owner
 from lapse.store.types import ConversationIds, UtcDateTime, is_one_of, plus_seconds
 
 c = conversations.c
 AFTER: sa.BindParameter[datetime] = sa.bindparam("after", type_=UtcDateTime)
-LEAST_OWNER = -(2**63)
-IDS: sa.BindParameter[list[UUID]] = sa.bindparam("ids", type_=ConversationIds)
+IDS: sa.BindParameter[list[AnyId]] = sa.bindparam("ids", type_=ConversationIds)
 AMONG_IDS = is_one_of(c.conv_id, IDS)
 """The one condition by which a batch that leaves some out and one that takes only some differ."""
 _CTID: sa.Label[Any] = sa.literal_column("conversations.ctid").label("ctid")
@@ -34,7 +34,8 @@ def is_expired(now: Now) -> sa.ColumnElement[bool]:
 
 def is_idle(now: Now) -> sa.ColumnElement[bool]:
     """Active, without activity for longer than the idle timeout, and not expired, which goes first."""
-    return is_active & (c.updated_at < plus_seconds(now, -IDLE_TIMEOUT)) & (c.expires_at >= now)
+    without_activity = latest_activity(c.updated_at) < plus_seconds(now, -IDLE_TIMEOUT)
+    return is_active & without_activity & (expiry(c.expires_at) >= now)
 
 
 def _expiry_passed(now: Now) -> sa.ColumnElement[bool]:
@@ -51,7 +52,7 @@ def _not_before_after(deadline: sa.ColumnElement[datetime]) -> sa.ColumnElement[
     Of a range it expects one row in two hundred where it has no statistics yet, and then sorts all that is due for each
     batch, in place of reading the index in order.
     """
-    return sa.tuple_(deadline, c.owner_id) >= sa.tuple_(AFTER, sa.literal(LEAST_OWNER, sa.BigInteger))
+    return sa.tuple_(deadline, c.owner_id) >= sa.tuple_(AFTER, least_owner())
 
 
 def _armed_longer() -> sa.ColumnElement[bool]:
@@ -102,14 +103,14 @@ def idle_sweep(now: Now, *, armed_longer: bool = False) -> Sweep:
         (is_idle(now), c.idle_check_at),
         # Expiry has passed and ends it at the expired task's next run: no need to be in the way until then.
         (_expiry_passed(now), plus_seconds(now, IDLE_TIMEOUT)),
-        else_=plus_seconds(c.updated_at, IDLE_TIMEOUT),
+        else_=plus_seconds(latest_activity(c.updated_at), IDLE_TIMEOUT),
     )
     return Sweep(
         among=is_active,
         passed=_armed_longer() if armed_longer else passed,
         order=c.idle_timeout_seconds if armed_longer else c.idle_check_at,
         ends=is_idle(now),
-        deadline=plus_seconds(c.updated_at, IDLE_TIMEOUT),
+        deadline=plus_seconds(latest_activity(c.updated_at), IDLE_TIMEOUT),
         to_status=ConversationStatus.IDLE_TIMEOUT,
         event_type=EventType.PAUSED,
         values={"idle_check_at": next_check, "idle_timeout_seconds": IDLE_TIMEOUT},
@@ -253,7 +254,7 @@ def find_expired(now: Now) -> sa.Select[Any]:
 
 def find_idle(now: Now) -> sa.Select[Any]:
     """Select what an idle sweep would pause; the first condition is the one that has an index."""
-    return find_due(is_idle(now) & (_idle_check_passed(now) | _armed_longer()), c.updated_at)
+    return find_due(is_idle(now) & (_idle_check_passed(now) | _armed_longer()), latest_activity(c.updated_at))
 
 
 def count_due(now: Now) -> sa.Select[Any]:

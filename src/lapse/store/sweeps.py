@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy as sa
 
 from lapse.errors import ConversationUnchangedError
-from lapse.models import SweepResult
+from lapse.models import AnyId, SweepResult
 from lapse.store import sweep_statements
 from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
@@ -82,7 +81,7 @@ class BoundSweep:
         self._forms = forms
         self._parameters = parameters
 
-    def sweep(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> SweepResult:
+    def sweep(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[AnyId] = ()) -> SweepResult:
         """Sweep up to `limit` conversations, from the deadline `after` on, in one transaction.
 
         Args:
@@ -97,11 +96,11 @@ class BoundSweep:
         """
         return self._run(lambda form: form.without, self._scope(limit, after, without))
 
-    def sweep_only(self, ids: Sequence[UUID]) -> SweepResult:
+    def sweep_only(self, ids: Sequence[AnyId]) -> SweepResult:
         """Sweep those of these conversations that are due, in one transaction; errors as `sweep`."""
         return self._run(lambda form: form.only, self._scope(len(ids), BEGINNING_OF_TIME, ids))
 
-    def look(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[UUID] = ()) -> list[UUID]:
+    def look(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[AnyId] = ()) -> list[AnyId]:
         """Return what `sweep` would claim; nothing is locked or changed."""
         is_distributed = self._database.is_distributed(retry=False)
 
@@ -111,7 +110,7 @@ class BoundSweep:
 
         return [row.conv_id for row in self._database.autocommit(work, retry=False)]
 
-    def _scope(self, limit: int, after: datetime, ids: Sequence[UUID]) -> dict[str, Any]:
+    def _scope(self, limit: int, after: datetime, ids: Sequence[AnyId]) -> dict[str, Any]:
         return self._parameters | {"limit": limit, "after": after, "ids": list(ids)}
 
     def _run(self, choose: Callable[[_Statements], list[Any]], parameters: dict[str, Any]) -> SweepResult:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-from lapse.errors import ConversationNotFoundError, DatabaseUnavailableError
+from lapse.errors import ConversationNotFoundError, DatabaseUnavailableError, InvalidTransitionError
 from lapse.lifecycle import (
     ConversationStatus,
     Sender,
@@ -18,6 +17,7 @@ from lapse.lifecycle import (
     is_due,
     status_after_message,
 )
+from lapse.models import AnyId
 from lapse.store import statements
 from lapse.store.connection import Connection, Row
 from lapse.store.database import Database
@@ -30,8 +30,7 @@ MAX_ATTEMPTS = 20
 class NewConversation:
     """A conversation that a message (or a caller) would open; durations in seconds."""
 
-    conv_id: UUID
-    owner_id: int
+    owner_id: AnyId
     channel: str
     session_key: str
     from_number: str
@@ -39,9 +38,11 @@ class NewConversation:
     sender: Sender
     expiration_seconds: int
     idle_timeout_seconds: int
-    user_id: int | None = None
+    user_id: AnyId | None = None
     context: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    conv_id: AnyId | None = None
+    """Given before it is inserted: the repeat of an attempt whose answer was lost must know its own."""
 
     @property
     def pair(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def make_transition(
     Raises:
         InvalidTransitionError: the table of transitions does not have it; nothing was changed.
     """
-    from_status = ConversationStatus(row.status)
+    from_status = _known_status(row, to_status)
     check_transition(from_status, to_status)
     is_closed = to_status in ConversationStatus.closed_statuses()
     moved = connection.execute(
@@ -121,6 +122,23 @@ def make_transition(
     return moved
 
 
+def _known_status(row: Row, to_status: ConversationStatus) -> ConversationStatus:
+    try:
+        return ConversationStatus(row.status)
+    except ValueError:
+        raise InvalidTransitionError(
+            str(row.status),
+            to_status,
+            f"conversation {row.conv_id} has the status {row.status!r}, which is the application's own: lapse leaves "
+            "it alone",
+        ) from None
+
+
+def has_expired(row: Row, now: datetime) -> bool:
+    """Tell whether the row's expiry has passed; without one (in an adopted table) it never does."""
+    return row.expires_at is not None and is_due(row.expires_at, now)
+
+
 def lock_live(database: Database, connection: Connection, new: NewConversation) -> tuple[Row | None, datetime]:
     """Lock the pair's open conversation and return it with the present moment, read after the lock.
 
@@ -128,7 +146,7 @@ def lock_live(database: Database, connection: Connection, new: NewConversation) 
     """
     row = connection.execute(statements.LOCK_OPEN_OF_PAIR, new.pair).one_or_none()
     now = database.read_clock(connection)
-    if row is None or not is_due(row.expires_at, now):
+    if row is None or not has_expired(row, now):
         return row, now
     make_transition(
         connection,
@@ -154,7 +172,7 @@ def apply_message(connection: Connection, row: Row, new: NewConversation, now: d
     return connection.execute(statements.NOTE_ACTIVITY, key_of(row) | activity).one()
 
 
-def lock_by_id(connection: Connection, conv_id: UUID, owner_id: int | None) -> Row:
+def lock_by_id(connection: Connection, conv_id: AnyId, owner_id: AnyId | None) -> Row:
     """Lock a conversation and return it.
 
     Raises:

@@ -14,6 +14,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import TypeDecorator
 
 from lapse.lifecycle import require_utc
+from lapse.store.layout import IdKind, layout_of
 
 PLUS_SECONDS_FUNCTION = "lapse_plus_seconds"
 """SQLite has no interval; every connection gets a function of this name (see `database`)."""
@@ -73,29 +74,45 @@ def from_utc_text(text: str | None) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-class ConversationId(TypeDecorator[UUID]):
-    """A UUID: native on PostgreSQL, its usual text with hyphens on SQLite, so that people can query by it."""
+class Id(TypeDecorator[Any]):
+    """An id, of the type that the column has in this database; on SQLite a UUID is its usual text with hyphens."""
 
     impl = sa.Text
     cache_ok = True
 
+    def __init__(self, column: str) -> None:
+        """Of this column: `conv_id`, `owner_id` or `user_id`."""
+        super().__init__()
+        self.column = column
+
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """Take PostgreSQL's own type where there is one."""
-        return dialect.type_descriptor(postgresql.UUID() if dialect.name == "postgresql" else sa.Text())
+        """Take what the database has."""
+        kind = layout_of(dialect).kinds[self.column]
+        is_native = dialect.name == "postgresql" or kind is not IdKind.UUID
+        return dialect.type_descriptor(_TYPES[kind]() if is_native else sa.Text())
 
-    def process_bind_param(self, value: UUID | None, dialect: sa.Dialect) -> UUID | str | None:
-        """Spell it for SQLite."""
-        return str(value) if value is not None and dialect.name == "sqlite" else value
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Spell a UUID for SQLite."""
+        return str(value) if dialect.name == "sqlite" and isinstance(value, UUID) else value
 
-    def process_result_value(self, value: UUID | str | None, dialect: sa.Dialect) -> UUID | None:
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
         """Read SQLite's text."""
-        return UUID(value) if isinstance(value, str) else value
+        return UUID(value) if dialect.name == "sqlite" and isinstance(value, str) else value
 
+
+_TYPES: dict[IdKind, type[sa.types.TypeEngine[Any]]] = {
+    IdKind.BIGINT: sa.BigInteger,
+    IdKind.UUID: postgresql.UUID,
+    IdKind.TEXT: sa.Text,
+}
+ConversationId = Id("conv_id")
+OwnerId = Id("owner_id")
+UserId = Id("user_id")
 
 JsonObject = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
-class ConversationIds(TypeDecorator[list[UUID]]):
+class ConversationIds(TypeDecorator[list[Any]]):
     """A list of conversation ids as one parameter: an array on PostgreSQL, a JSON array on SQLite."""
 
     impl = sa.Text
@@ -103,10 +120,11 @@ class ConversationIds(TypeDecorator[list[UUID]]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
         """Take PostgreSQL's own type where there is one."""
-        is_postgresql = dialect.name == "postgresql"
-        return dialect.type_descriptor(postgresql.ARRAY(postgresql.UUID()) if is_postgresql else sa.Text())
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(sa.Text())
+        return dialect.type_descriptor(postgresql.ARRAY(_TYPES[layout_of(dialect).kinds["conv_id"]]()))
 
-    def process_bind_param(self, value: list[UUID] | None, dialect: sa.Dialect) -> list[UUID] | str:
+    def process_bind_param(self, value: list[Any] | None, dialect: sa.Dialect) -> list[Any] | str:
         """Spell it for SQLite."""
         ids = value or []
         return json.dumps([str(conv_id) for conv_id in ids]) if dialect.name == "sqlite" else ids

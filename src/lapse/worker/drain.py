@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from uuid import UUID
 
 import structlog
 
 from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
-from lapse.models import SweepResult
+from lapse.models import AnyId, SweepResult
 from lapse.store.statements import BEGINNING_OF_TIME
 from lapse.worker.batch_size import BatchSize
 from lapse.worker.halving import Halving
@@ -76,7 +75,7 @@ class Drain:
         self._in_a_row = 0
 
     @property
-    def set_aside_ids(self) -> list[UUID]:
+    def set_aside_ids(self) -> list[AnyId]:
         """Return the conversations that are set aside."""
         return [conv_id for aside in self._set_aside for conv_id in aside.ids]
 
@@ -158,7 +157,7 @@ class Drain:
                 # Ended; or not due any more; or locked, and then a later batch finds it.
                 aside.forget(conv_id)
 
-    def _refuse(self, place: int, conv_id: UUID, error: Exception, run: TaskRun) -> None:
+    def _refuse(self, place: int, conv_id: AnyId, error: Exception, run: TaskRun) -> None:
         aside = self._set_aside[place]
         self._in_a_row += 1
         if aside.is_full or (self._in_a_row > REFUSED_IN_A_ROW and not run.ended):
@@ -166,7 +165,7 @@ class Drain:
             raise error
         self._put_aside(aside, conv_id, error, run)
 
-    def _put_aside(self, aside: SetAside, conv_id: UUID, error: Exception, run: TaskRun) -> None:
+    def _put_aside(self, aside: SetAside, conv_id: AnyId, error: Exception, run: TaskRun) -> None:
         run.refused += 1
         log.error(
             "conversation refused",

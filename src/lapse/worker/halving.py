@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from uuid import UUID
 
 from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
-from lapse.models import SweepResult
+from lapse.models import AnyId, SweepResult
 from lapse.worker.tasks import Sweep
 
 
@@ -18,7 +17,7 @@ class Halving:
         self,
         sweep: Sweep,
         on_batch: Callable[[SweepResult], None],
-        on_refused: Callable[[UUID, Exception], None],
+        on_refused: Callable[[AnyId, Exception], None],
         is_over: Callable[[], bool],
     ) -> None:
         """Prepare it.
@@ -35,7 +34,7 @@ class Halving:
         self.last_deadline: datetime | None = None
         """The latest deadline of what was swept."""
 
-    def run(self, ids: Sequence[UUID], problem: Exception) -> None:
+    def run(self, ids: Sequence[AnyId], problem: Exception) -> None:
         """Go through a batch that met this problem as a whole, in the order of its deadlines."""
         if len(ids) == 1:
             if isinstance(problem, ConversationUnchangedError):
@@ -52,13 +51,13 @@ class Halving:
             if found := self._problem_of(half):
                 self.run(half, found)
 
-    def try_one(self, conv_id: UUID) -> bool:
+    def try_one(self, conv_id: AnyId) -> bool:
         """Sweep one conversation; tell whether it was refused."""
         if found := self._problem_of([conv_id]):
             self._on_refused(conv_id, found)
         return found is not None
 
-    def _problem_of(self, ids: Sequence[UUID]) -> Exception | None:
+    def _problem_of(self, ids: Sequence[AnyId]) -> Exception | None:
         try:
             result = self._sweep.sweep_only(ids)
         except (ConversationRefusedError, StatementTimeoutError) as error:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from uuid import UUID
 
 import structlog
 
 from lapse.errors import DatabaseError, DatabaseUnavailableError
-from lapse.models import NextDeadlines
+from lapse.models import AnyId, NextDeadlines
 from lapse.service import ConversationService
 from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
@@ -79,7 +78,7 @@ class Outlook:
                 self.has_schema = True
         return False
 
-    def next_deadlines(self, set_aside: Mapping[str, Sequence[UUID]]) -> NextDeadlines | None:
+    def next_deadlines(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines | None:
         """Return what is due next, not counting what each task has set aside; None when the database doesn't say."""
         try:
             with self._asking_database():
@@ -116,7 +115,7 @@ class Outlook:
         with self._stop_flag.interruptible(), self._progress.asking_database():
             yield
 
-    def _ask(self, set_aside: Mapping[str, Sequence[UUID]]) -> NextDeadlines:
+    def _ask(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:
         return self._service.conversation_repo.next_deadlines(
             set_aside[IDLE_CONVERSATIONS], set_aside[EXPIRED_CONVERSATIONS], retry=False
         )

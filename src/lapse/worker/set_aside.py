@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from uuid import UUID
 
+from lapse.models import AnyId
 from lapse.worker.pauses import Backoff
 
 FIRST_PAUSE_SECONDS = 60.0
@@ -18,15 +18,15 @@ class SetAside:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._pauses: dict[UUID, Backoff] = {}
+        self._pauses: dict[AnyId, Backoff] = {}
 
     @property
-    def ids(self) -> list[UUID]:
+    def ids(self) -> list[AnyId]:
         """Return all of them."""
         return list(self._pauses)
 
     @property
-    def ready(self) -> list[UUID]:
+    def ready(self) -> list[AnyId]:
         """Return those whose pause is over."""
         return [conv_id for conv_id, pause in self._pauses.items() if not pause.seconds_left]
 
@@ -40,10 +40,10 @@ class SetAside:
         """Return when the first of them is ready; infinite when there are none."""
         return min((pause.seconds_left for pause in self._pauses.values()), default=math.inf)
 
-    def add(self, conv_id: UUID) -> float:
+    def add(self, conv_id: AnyId) -> float:
         """Set a refused conversation aside (again); returns its pause in seconds."""
         return self._pauses.setdefault(conv_id, Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)).failed()
 
-    def forget(self, conv_id: UUID) -> None:
+    def forget(self, conv_id: AnyId) -> None:
         """Take a conversation back: it has ended, or is not due any more."""
         self._pauses.pop(conv_id, None)

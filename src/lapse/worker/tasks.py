@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
-from uuid import UUID
 
-from lapse.models import NextDeadlines, SweepResult
+from lapse.models import AnyId, NextDeadlines, SweepResult
 from lapse.service import ConversationService
 from lapse.store.statements import BEGINNING_OF_TIME
 
@@ -19,13 +18,13 @@ EXPIRED_CONVERSATIONS = "expired_conversations"
 class Sweep(Protocol):
     """One bounded batch of one kind of work, in one transaction: `lapse.store.sweeps.BoundSweep`."""
 
-    def sweep(self, limit: int, after: datetime = ..., without: Sequence[UUID] = ...) -> SweepResult:
+    def sweep(self, limit: int, after: datetime = ..., without: Sequence[AnyId] = ...) -> SweepResult:
         """Sweep up to `limit` conversations, from the deadline `after` on, but not those of `without`."""
 
-    def sweep_only(self, ids: Sequence[UUID]) -> SweepResult:
+    def sweep_only(self, ids: Sequence[AnyId]) -> SweepResult:
         """Sweep those of these conversations that are due."""
 
-    def look(self, limit: int, after: datetime = ..., without: Sequence[UUID] = ...) -> list[UUID]:
+    def look(self, limit: int, after: datetime = ..., without: Sequence[AnyId] = ...) -> list[AnyId]:
         """Return what `sweep` would claim; nothing is changed."""
 
 

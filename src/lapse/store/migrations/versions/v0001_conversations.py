@@ -27,7 +27,7 @@ def _create_conversations() -> None:
     op.create_table(
         "conversations",
         sa.Column("owner_id", sa.BigInteger(), nullable=False),
-        sa.Column("conv_id", ConversationId(), nullable=False),
+        sa.Column("conv_id", ConversationId, nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("session_key", sa.Text(), nullable=False),
         sa.Column("from_number", sa.Text(), nullable=False),
@@ -54,7 +54,7 @@ def _create_conversation_events() -> None:
     op.create_table(
         "conversation_events",
         sa.Column("owner_id", sa.BigInteger(), nullable=False),
-        sa.Column("conv_id", ConversationId(), nullable=False),
+        sa.Column("conv_id", ConversationId, nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("from_status", sa.Text(), nullable=False),
