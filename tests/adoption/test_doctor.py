@@ -131,7 +131,8 @@ def test_a_table_that_cannot_be_adopted_is_named_with_each_reason(empty_postgres
     with connect(empty_postgres_url) as connection:
         table = with_fault(
             connection,
-            """CREATE TABLE conversations (id int PRIMARY KEY, conv_id numeric, from_number text, to_number text NOT NULL,
+            """CREATE TABLE conversations (id int PRIMARY KEY, conv_id numeric, from_number text,
+                to_number text NOT NULL,
                 status text, started_at timestamp, updated_at timestamptz)""",
         )
         view = with_fault(connection, "CREATE VIEW conversations AS SELECT 1 AS conv_id")

@@ -14,12 +14,11 @@ from lapse.adoption.checks_statuses import check_statuses
 from lapse.adoption.findings import TROUBLE, Finding, trouble
 from lapse.adoption.looks import BEGIN, set_limits
 from lapse.adoption.names import EVENTS
-from lapse.adoption.record import ADOPTION_TABLE
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject, read_subject
 from lapse.errors import AdoptionError
 from lapse.store.connection import Connection as StoreConnection
-from lapse.store.layout import PREFIX
+from lapse.store.layout import ADOPTION_TABLE, PREFIX
 from lapse.store.schema_version import VERSION_TABLE
 
 
