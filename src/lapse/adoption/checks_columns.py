@@ -14,7 +14,6 @@ from lapse.adoption.required_columns import (
     Types,
     declared_types,
     obstacles,
-    primary_key_is,
     wrong_columns,
 )
 from lapse.adoption.subject import Kind, Subject
@@ -39,24 +38,6 @@ def check_columns(subject: Subject, connection: Connection[Any]) -> Iterator[Fin
     yield from _columns_of_adoption(subject, subject.table)
     if subject.events:
         yield from wrong_columns(subject.events, _types_of_events(subject, subject.table))
-
-
-def check_primary_keys(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    """Yield primary keys that are gone, or are others: each transition stands in the events once by theirs."""
-    del connection
-    if not subject.is_current:
-        return
-    wanted = [(subject.events, ["owner_id", "conv_id", subject.physical["version"]])]
-    if subject.kind is Kind.OWN:
-        wanted.append((subject.table, ["owner_id", "conv_id"]))
-    for table, columns in wanted:
-        if table and set(columns) <= set(table.columns) and not primary_key_is(table, columns):
-            key = ", ".join(columns)
-            yield trouble(
-                "primary-key",
-                f"The primary key of {table.name} is not ({key}).",
-                f"ALTER TABLE {name_of(table)} ADD PRIMARY KEY ({key}); (after dropping another primary key)",
-            )
 
 
 def check_fillable(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:

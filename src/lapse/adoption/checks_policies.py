@@ -55,6 +55,21 @@ def check_policies(subject: Subject, connection: Connection[Any]) -> Iterator[Fi
             )
 
 
+def check_unprotected(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+    """Yield tables of lapse's that have no row level security beside conversations that have: an API may show them."""
+    del connection
+    if subject.kind is not Kind.ADOPTED or not (subject.table and subject.table.has_row_security):
+        return
+    for table in filter(None, (subject.events, subject.version_table)):
+        if not table.has_row_security:
+            yield note(
+                "row-security-missing",
+                f"conversations has row level security and {table.name} has none: whoever may use the schema's API "
+                "(Supabase publishes the schema public) may see it.",
+                f"ALTER TABLE {name_of(table)} ENABLE ROW LEVEL SECURITY; and policies for the roles of lapse.",
+            )
+
+
 def check_forced_security(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
     """Yield whether row level security also binds the table's owner, as whom lapse's triggers work."""
     if subject.kind not in (Kind.ADOPTABLE, Kind.ADOPTING, Kind.ADOPTED):

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
 
 from lapse.addresses import mask_addresses
 from lapse.adoption import (
     checks_clock,
     checks_columns,
+    checks_constraints,
     checks_duplicates,
     checks_indexes,
     checks_kind,
@@ -26,8 +28,9 @@ from lapse.adoption import (
 from lapse.adoption.findings import NOTE, TROUBLE, Finding, note
 from lapse.adoption.looks import BEGIN, look, set_limits
 from lapse.adoption.subject import Kind, Subject, read_subject
+from lapse.errors import DatabaseUnavailableError
 from lapse.store import Database
-from lapse.store.connection import Connection
+from lapse.store.connection import Connection, Statements
 
 Check = Callable[[Subject, psycopg.Connection[Any]], Iterator[Finding]]
 
@@ -39,9 +42,11 @@ CHECKS: dict[str, Check] = {
     "rights to adopt": checks_rights.check_rights_to_adopt,
     "rights to the sequence": checks_rights.check_sequence,
     "row level security": checks_policies.check_policies,
+    "tables without row level security": checks_policies.check_unprotected,
     "forced row level security": checks_policies.check_forced_security,
     "columns": checks_columns.check_columns,
-    "primary keys": checks_columns.check_primary_keys,
+    "primary keys": checks_constraints.check_primary_keys,
+    "constraints": checks_constraints.check_row_checks,
     "statuses that the table takes": checks_statuses.check_statuses,
     "lapse's triggers": checks_triggers.check_own_triggers,
     "triggers that touch updated_at": checks_triggers.check_activity_triggers,
@@ -83,14 +88,26 @@ def examine(database: Database) -> Diagnosis:
         DatabaseError: it cannot be reached, or its catalog cannot be read.
     """
     require_postgresql(database)
-    return database.autocommit(lambda connection: connection.transaction(BEGIN, examine_within), retry=False)
+    statements = Statements(database.engine.dialect)
+
+    def work(connection: sa.Connection) -> Diagnosis:
+        driver = connection.connection.driver_connection
+        return Connection(driver, statements).transaction(BEGIN, examine_within)
+
+    # Not by `autocommit`, whose own look at the table waits for any lock.
+    return database.inspect(work, retry=False)
 
 
 def examine_within(connection: Connection) -> Diagnosis:
     """Look at the database inside a transaction that has begun, and in which nothing is written; as `examine`."""
     driver = connection.driver
     set_limits(driver)
-    subject = read_subject(connection)
+    try:
+        subject = read_subject(connection)
+    except psycopg.errors.LockNotAvailable:
+        raise DatabaseUnavailableError(
+            "another session has locked the tables, to alter them, say: try again when it is done"
+        ) from None
     findings: list[Finding] = []
     for name, check in CHECKS.items():
         found = look(driver, lambda check=check: list(check(subject, driver)))  # type: ignore[misc]
