@@ -1,0 +1,79 @@
+"""`lapse doctor` on an adopted table: nothing is found on a clean one, and each planted fault is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lapse.store.schema_version import VERSION_TABLE
+from tests.adoption.adopted_table import create_adopted_table
+from tests.adoption.examining import codes, look, rolled_back, with_fault
+from tests.adoption.old_table import FORMS, GUARDED, connect
+
+ROW = """INSERT INTO conversations (owner_id, from_number, to_number, lapse_session_key, expires_at, status, channel)
+    SELECT 1, 'a', 'b', 'a::b', NULL, 'pending', NULL FROM generate_series(1, {});"""
+UNIQUE = "uq_conversations_open_session"
+
+FAULTS: Mapping[str, tuple[str, list[str]]] = {
+    "nothing": ("", []),
+    "a row with NULLs": (ROW.format(1), ["(null-channel)", "(null-expires-at)"]),
+    "an unfinished adoption": (
+        f"DROP TABLE {VERSION_TABLE}; UPDATE lapse_adoption SET completed_at = NULL; "
+        "DROP INDEX ix_conversations_expires_at_open",
+        ["adoption-unfinished"],
+    ),
+    "an adoption that has no end": ("UPDATE lapse_adoption SET completed_at = NULL", ["adoption-unfinished"]),
+    "a column": ("ALTER TABLE conversations DROP COLUMN last_inbound_at", ["missing-column"]),
+    "a column of the application's": ("ALTER TABLE conversations DROP COLUMN metadata", ["missing-column"]),
+    "a column that lapse needs": (
+        "ALTER TABLE conversations DROP COLUMN updated_at",
+        ["missing-column"],
+    ),
+    "a default": ("ALTER TABLE conversations ALTER COLUMN idle_check_at DROP DEFAULT", ["missing-default"]),
+    "a type of the events": ("ALTER TABLE conversation_events ALTER conv_id TYPE text", ["wrong-type"]),
+    "an index": (f"DROP INDEX {UNIQUE}", ["missing-index"]),
+    "an index over the bare channel": (
+        f"DROP INDEX {UNIQUE}; CREATE UNIQUE INDEX {UNIQUE} ON conversations (owner_id, channel, lapse_session_key) "
+        "WHERE status IN ('pending', 'progress', 'idle_timeout')",
+        ["differing-index"],
+    ),
+    "duplicates": (
+        f"DROP INDEX {UNIQUE}, idx_conversations_active_session; {ROW.format(3)}",
+        ["(null-channel)", "(null-expires-at)", "duplicates", "missing-index"],
+    ),
+    "a constraint": ("ALTER TABLE conversations DROP CONSTRAINT ck_conversations_session_key", ["missing-constraint"]),
+    "a trigger of lapse's": ("DROP TRIGGER zz_lapse_insert ON conversations", ["missing-trigger"]),
+    "a trigger of lapse's that is off": ("ALTER TABLE conversations DISABLE TRIGGER aa_lapse_ended", ["trigger-off"]),
+    "a trigger as it was before": (
+        """CREATE OR REPLACE TRIGGER set_updated_at BEFORE UPDATE ON conversations FOR EACH ROW
+        EXECUTE FUNCTION set_updated_at()""",
+        ["activity-trigger"],
+    ),
+    "row security without that of the events": (
+        "ALTER TABLE conversations ENABLE ROW LEVEL SECURITY",
+        ["(row-security-missing)"],
+    ),
+    "no events": ("DROP TABLE conversation_events", ["missing-table"]),
+    "a worker that may do all but open conversations": (
+        f"""CREATE ROLE lapse_test_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_test_worker;
+        GRANT SELECT, INSERT ON conversation_events TO lapse_test_worker;
+        GRANT SELECT ON {VERSION_TABLE} TO lapse_test_worker; SET LOCAL ROLE lapse_test_worker""",
+        ["(sequence-right)"],
+    ),
+}
+
+
+def test_nothing_is_found_on_a_clean_adopted_table_of_any_form(empty_postgres_url: str) -> None:
+    with connect(empty_postgres_url) as connection:
+        for form in FORMS:
+            with rolled_back(connection):
+                create_adopted_table(connection, form)
+                found = look(connection)
+            is_alone = {"(row-security-missing)"} if form.row_security else set()
+            assert (found.kind, set(codes(found))) == ("adopted", is_alone), str(form)
+
+
+def test_each_fault_in_an_adopted_table_is_found(empty_postgres_url: str) -> None:
+    with connect(empty_postgres_url) as connection:
+        create_adopted_table(connection, GUARDED)
+        found = {name: codes(with_fault(connection, fault)) for name, (fault, _) in FAULTS.items()}
+    assert found == {name: sorted(wanted) for name, (_, wanted) in FAULTS.items()}
