@@ -9,7 +9,8 @@ from typing import Any
 from psycopg import Connection
 
 from lapse.adoption.catalog import Index, Table
-from lapse.adoption.findings import Finding, note, quoted, trouble
+from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.names import quoted
 from lapse.adoption.subject import Kind, Subject
 from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
 

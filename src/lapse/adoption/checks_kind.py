@@ -7,7 +7,8 @@ from typing import Any
 
 from psycopg import Connection
 
-from lapse.adoption.findings import Finding, note, quoted, trouble
+from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.names import quoted
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject
 from lapse.store.schema_version import head_version

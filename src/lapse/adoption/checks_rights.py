@@ -8,8 +8,9 @@ from typing import Any
 from psycopg import Connection
 
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, name_of, note, quoted, trouble
+from lapse.adoption.findings import Finding, name_of, note, trouble
 from lapse.adoption.looks import rows
+from lapse.adoption.names import quoted
 from lapse.adoption.rights import columns_without
 from lapse.adoption.subject import Kind, Subject
 from lapse.store.schema import conversation_events, conversations

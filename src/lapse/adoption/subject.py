@@ -11,6 +11,7 @@ import psycopg
 
 from lapse.adoption.catalog import Table, read_table
 from lapse.adoption.looks import look, rows
+from lapse.adoption.names import Names
 from lapse.adoption.required_columns import obstacles
 from lapse.store import citus
 from lapse.store.connection import Connection
@@ -68,6 +69,11 @@ class Subject:
         """Return the names that lapse's columns have in this table."""
         has = self.table.columns if self.table else {}
         return {name: PREFIX + name if PREFIX + name in has else name for name in LAPSE_COLUMNS}
+
+    @property
+    def names(self) -> Names:
+        """Return how the things of lapse's are spelled here."""
+        return Names(schema=self.table.schema if self.table else "public", columns=self.physical)
 
     @property
     def is_current(self) -> bool:
