@@ -52,6 +52,15 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
         "ALTER TABLE conversations ENABLE ROW LEVEL SECURITY",
         ["(row-security-missing)"],
     ),
+    "a function": ("DROP FUNCTION lapse_session_key", ["missing-function"]),
+    "a table of another owner": (
+        "CREATE ROLE lapse_test_owner; ALTER TABLE conversations OWNER TO lapse_test_owner",
+        ["function-owner"],
+    ),
+    "a trigger of lapse's for replicas only": (
+        "ALTER TABLE conversations ENABLE REPLICA TRIGGER zz_lapse_update",
+        ["trigger-off"],
+    ),
     "no events": ("DROP TABLE conversation_events", ["missing-table"]),
     "a worker that may do all but open conversations": (
         f"""CREATE ROLE lapse_test_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_test_worker;

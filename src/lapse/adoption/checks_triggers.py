@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from lapse.adoption.catalog import Trigger
 from lapse.adoption.findings import Finding, name_of, note, trouble
-from lapse.adoption.names import LAPSE_TRIGGERS
+from lapse.adoption.names import ENDED_TRIGGER, LAPSE_TRIGGERS
 from lapse.adoption.subject import Kind, Subject
 from lapse.adoption.updated_at_triggers import is_narrowed, narrowed, touches_updated_at
 
@@ -53,10 +53,11 @@ def check_own_triggers(subject: Subject, connection: Connection[Any]) -> Iterato
                 "`lapse adopt` makes it again.",
             )
         elif not trigger.fires:
+            always = "" if name == ENDED_TRIGGER else "ALWAYS "
             yield trouble(
                 "trigger-off",
                 f"lapse's trigger {name} is switched off: what the application writes is not kept in order.",
-                f"ALTER TABLE {name_of(subject.table)} ENABLE TRIGGER {name};",
+                f"ALTER TABLE {name_of(subject.table)} ENABLE {always}TRIGGER {name};",
             )
 
 

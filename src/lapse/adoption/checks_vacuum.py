@@ -20,7 +20,7 @@ DEAD_SHARE = 0.5
 JUST_VACUUMED = timedelta(minutes=1)
 """So long the figures say nothing: what a session counted before a vacuum may be added to them after it."""
 OLD_TRANSACTION = timedelta(minutes=15)
-OLD_XMIN = 1_000_000
+OLD_XMIN = 10_000_000
 """In transactions: where this role may not see how long another one has been there."""
 
 _SETTINGS = "SELECT current_setting('autovacuum')::bool AND current_setting('track_counts')::bool AS is_on"
