@@ -117,13 +117,13 @@ def test_an_empty_database_is_told_from_one_whose_table_is_out_of_sight(empty_po
     found = examined(empty_postgres_url, 1)
     assert (found["kind"], codes_of(found)) == ("empty", ["empty"])
     elsewhere = "CREATE SCHEMA app; CREATE TABLE app.conversations (conv_id int);"
-    stranger = "CREATE ROLE lapse_test_stranger; SET LOCAL ROLE lapse_test_stranger;"
+    stranger = "CREATE ROLE lapse_doctor_stranger; SET LOCAL ROLE lapse_doctor_stranger;"
     with connect(empty_postgres_url) as connection:
         visible = with_fault(connection, elsewhere)
         hidden = with_fault(connection, elsewhere + stranger)
     assert (visible.kind, codes(visible)) == ("empty", ["(table-elsewhere)", "empty"])
     assert (hidden.kind, codes(hidden)) == ("hidden", ["missing-right"])
-    assert hidden.findings[0].do == 'GRANT USAGE ON SCHEMA "app" TO "lapse_test_stranger";'
+    assert hidden.findings[0].do == 'GRANT USAGE ON SCHEMA "app" TO "lapse_doctor_stranger";'
 
 
 def test_a_table_that_cannot_be_adopted_is_named_with_each_reason(empty_postgres_url: str) -> None:
@@ -178,8 +178,8 @@ def test_a_look_that_takes_too_long_is_unknown_and_not_fatal(
     monkeypatch.setattr(looks, "STATEMENT_TIMEOUT", "100ms")
     slow = """
         CREATE POLICY slow ON conversations USING (pg_sleep(60) IS NULL);
-        CREATE ROLE lapse_test_stranger; GRANT SELECT ON conversations TO lapse_test_stranger;
-        SET LOCAL ROLE lapse_test_stranger"""
+        CREATE ROLE lapse_doctor_stranger; GRANT SELECT ON conversations TO lapse_doctor_stranger;
+        SET LOCAL ROLE lapse_doctor_stranger"""
     form = Form(row_security=True)
     with connect(empty_postgres_url) as connection:
         create_old_table(connection, form)

@@ -36,6 +36,11 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
         "WHERE status IN ('pending', 'progress', 'idle_timeout')",
         ["differing-index"],
     ),
+    "columns of varchar, whose indexes and constraints PostgreSQL spells otherwise": (
+        """DROP TRIGGER aa_lapse_ended ON conversations; DROP TRIGGER zz_lapse_update ON conversations;
+        ALTER TABLE conversations ALTER status TYPE varchar(20), ALTER channel TYPE varchar""",
+        ["missing-trigger"],
+    ),
     "duplicates": (
         f"DROP INDEX {UNIQUE}, idx_conversations_active_session; {ROW.format(3)}",
         ["(null-channel)", "(null-expires-at)", "duplicates", "missing-index"],
@@ -54,7 +59,7 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
     ),
     "a function": ("DROP FUNCTION lapse_session_key", ["missing-function"]),
     "a table of another owner": (
-        "CREATE ROLE lapse_test_owner; ALTER TABLE conversations OWNER TO lapse_test_owner",
+        "CREATE ROLE lapse_doctor_owner; ALTER TABLE conversations OWNER TO lapse_doctor_owner",
         ["function-owner"],
     ),
     "a trigger of lapse's for replicas only": (
@@ -63,9 +68,9 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
     ),
     "no events": ("DROP TABLE conversation_events", ["missing-table"]),
     "a worker that may do all but open conversations": (
-        f"""CREATE ROLE lapse_test_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_test_worker;
-        GRANT SELECT, INSERT ON conversation_events TO lapse_test_worker;
-        GRANT SELECT ON {VERSION_TABLE} TO lapse_test_worker; SET LOCAL ROLE lapse_test_worker""",
+        f"""CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
+        GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
+        GRANT SELECT ON {VERSION_TABLE} TO lapse_doctor_worker; SET LOCAL ROLE lapse_doctor_worker""",
         ["(sequence-right)"],
     ),
 }

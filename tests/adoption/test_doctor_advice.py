@@ -9,10 +9,10 @@ from tests.adoption.examining import look, rolled_back
 from tests.adoption.old_table import GUARDED, connect
 from tests.adoption.routines_installed import Connection
 
-WORKER = """CREATE ROLE lapse_test_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_test_worker;
-    GRANT SELECT, INSERT ON conversation_events TO lapse_test_worker;
-    GRANT SELECT ON lapse_schema_version TO lapse_test_worker;"""
-ROLE = "SET LOCAL ROLE lapse_test_worker"
+WORKER = """CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
+    GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
+    GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;"""
+ROLE = "SET LOCAL ROLE lapse_doctor_worker"
 
 IN_LAPSES_OWN: Mapping[str, str] = {
     "missing-column": "ALTER TABLE conversations DROP COLUMN last_inbound_at",
@@ -27,7 +27,7 @@ IN_LAPSES_OWN: Mapping[str, str] = {
         CREATE TRIGGER "touch it" BEFORE INSERT OR UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION touch()""",
     "activity-index": "CREATE INDEX activity ON conversations (updated_at)",
     "autovacuum-off": "ALTER TABLE conversation_events SET (autovacuum_enabled = false)",
-    "missing-right": f"{WORKER} REVOKE UPDATE ON conversations FROM lapse_test_worker; {ROLE}",
+    "missing-right": f"{WORKER} REVOKE UPDATE ON conversations FROM lapse_doctor_worker; {ROLE}",
     "row-security": f"{WORKER} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY; {ROLE}",
 }
 IN_AN_ADOPTED_TABLE: Mapping[str, str] = {

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy.dialects import postgresql
 
 from lapse.adoption import checks_vacuum
+from lapse.adoption.checks_kind import check_server
+from lapse.adoption.subject import read_subject
+from lapse.store.connection import Connection, Statements
 from tests.adoption.examining import codes, look, rolled_back, with_fault
 from tests.adoption.old_table import Form, connect, create_old_table
 
 UNIQUE = "uq_conversations_open_session"
-WORKER = "CREATE ROLE lapse_test_worker; GRANT USAGE ON SCHEMA public TO lapse_test_worker;"
+WORKER = "CREATE ROLE lapse_doctor_worker; GRANT USAGE ON SCHEMA public TO lapse_doctor_worker;"
 ALL_RIGHTS = f"""{WORKER}
-    GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_test_worker;
-    GRANT SELECT, INSERT ON conversation_events TO lapse_test_worker;
-    GRANT SELECT ON lapse_schema_version TO lapse_test_worker;"""
-AS_WORKER = "SET LOCAL ROLE lapse_test_worker"
+    GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
+    GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
+    GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;"""
+AS_WORKER = "SET LOCAL ROLE lapse_doctor_worker"
 SET_UPDATED_AT = """
     CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at := now(); RETURN NEW; END';"""
 OPEN_TWICE = """
@@ -129,15 +134,18 @@ OF_LAPSES_OWN: Mapping[str, tuple[str, list[str]]] = {
 OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
     "all rights": (ALL_RIGHTS, []),
     "rights by columns": (
-        f"""{ALL_RIGHTS} REVOKE UPDATE ON conversations FROM lapse_test_worker;
+        f"""{ALL_RIGHTS} REVOKE UPDATE ON conversations FROM lapse_doctor_worker;
         GRANT UPDATE (status, version, updated_at, last_inbound_at, ended_at, expires_at, idle_check_at,
-            idle_timeout_seconds) ON conversations TO lapse_test_worker""",
+            idle_timeout_seconds) ON conversations TO lapse_doctor_worker""",
         [],
     ),
     "no right": (WORKER, ["missing-right"]),
-    "no schema": (f"{ALL_RIGHTS} REVOKE USAGE ON SCHEMA public FROM PUBLIC, lapse_test_worker", ["missing-right"]),
+    "no schema": (f"{ALL_RIGHTS} REVOKE USAGE ON SCHEMA public FROM PUBLIC, lapse_doctor_worker", ["missing-right"]),
     **{
-        f"no {right} on {table}": (f"{ALL_RIGHTS} REVOKE {right} ON {table} FROM lapse_test_worker", ["missing-right"])
+        f"no {right} on {table}": (
+            f"{ALL_RIGHTS} REVOKE {right} ON {table} FROM lapse_doctor_worker",
+            ["missing-right"],
+        )
         for table, rights in {
             "conversations": ["SELECT", "INSERT", "UPDATE"],
             "conversation_events": ["SELECT", "INSERT"],
@@ -151,8 +159,8 @@ OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
         ["row-security"],
     ),
     "policies of others": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversation_events ENABLE ROW LEVEL SECURITY; CREATE ROLE lapse_test_other;
-        CREATE POLICY others ON conversation_events TO lapse_test_other USING (true)""",
+        f"""{ALL_RIGHTS} ALTER TABLE conversation_events ENABLE ROW LEVEL SECURITY; CREATE ROLE lapse_doctor_other;
+        CREATE POLICY others ON conversation_events TO lapse_doctor_other USING (true)""",
         ["row-security"],
     ),
     "a policy for one command": (
@@ -162,13 +170,13 @@ OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
     ),
     "a policy for all": (
         f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY;
-        CREATE POLICY worker ON conversations TO lapse_test_worker USING (true) WITH CHECK (true)""",
+        CREATE POLICY worker ON conversations TO lapse_doctor_worker USING (true) WITH CHECK (true)""",
         [],
     ),
     "a policy by membership": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY; CREATE ROLE lapse_test_group;
-        GRANT lapse_test_group TO lapse_test_worker;
-        CREATE POLICY members ON conversations TO lapse_test_group USING (true)""",
+        f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY; CREATE ROLE lapse_doctor_group;
+        GRANT lapse_doctor_group TO lapse_doctor_worker;
+        CREATE POLICY members ON conversations TO lapse_doctor_group USING (true)""",
         [],
     ),
     "a policy for some rows": (
@@ -189,7 +197,7 @@ OF_AN_OLD_TABLE: Mapping[str, tuple[str, list[str]]] = {
     "a stranger": (f"{WORKER} {AS_WORKER}", ["missing-right", "not-owner", "(sequence-right)"]),
     "an identity that a stranger may not draw": (
         f"""ALTER TABLE conversations ALTER conv_id DROP DEFAULT, ALTER conv_id ADD GENERATED ALWAYS AS IDENTITY;
-        {WORKER} GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_test_worker; {AS_WORKER}""",
+        {WORKER} GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker; {AS_WORKER}""",
         ["missing-right", "not-owner", "(sequence-right)"],
     ),
     "an id that nobody makes": (
@@ -201,14 +209,14 @@ OF_AN_OLD_TABLE: Mapping[str, tuple[str, list[str]]] = {
         [],
     ),
     "forced row security": (
-        """CREATE ROLE lapse_test_owner; ALTER TABLE conversations OWNER TO lapse_test_owner;
+        """CREATE ROLE lapse_doctor_owner; ALTER TABLE conversations OWNER TO lapse_doctor_owner;
         ALTER TABLE conversations ENABLE ROW LEVEL SECURITY; ALTER TABLE conversations FORCE ROW LEVEL SECURITY""",
         ["forced-row-security"],
     ),
     "forced row security with a policy for the owner": (
-        """CREATE ROLE lapse_test_owner; ALTER TABLE conversations OWNER TO lapse_test_owner;
+        """CREATE ROLE lapse_doctor_owner; ALTER TABLE conversations OWNER TO lapse_doctor_owner;
         ALTER TABLE conversations ENABLE ROW LEVEL SECURITY; ALTER TABLE conversations FORCE ROW LEVEL SECURITY;
-        CREATE POLICY own ON conversations TO lapse_test_owner USING (true)""",
+        CREATE POLICY own ON conversations TO lapse_doctor_owner USING (true)""",
         [],
     ),
     "a missing optional column": ("ALTER TABLE conversations DROP COLUMN channel, DROP COLUMN metadata", []),
@@ -264,6 +272,19 @@ def test_what_to_do_about_a_missing_index_mends_it(postgres_url: str) -> None:
         connection.execute(finding.do.replace("CONCURRENTLY ", "").encode())
         assert look(connection).findings == []
         assert connection.execute(f"SELECT pg_get_indexdef('{UNIQUE}'::regclass)").fetchall() == [(before,)]
+
+
+def test_an_old_server_and_a_standby_are_found(postgres_url: str) -> None:
+    with connect(postgres_url) as connection, rolled_back(connection):
+        subject = read_subject(Connection(connection, Statements(postgresql.dialect())))  # type: ignore[no-untyped-call]
+        old = replace(subject.server, version="13.21", version_number=130021)
+        standby = replace(subject.server, is_standby=True, is_read_only=True)
+        found = [
+            [finding.code for finding in check_server(replace(subject, server=server), connection)]
+            for server in (subject.server, old, standby)
+        ]
+        assert found == [[], ["old-server"], ["read-only"]]
+        assert replace(subject, server=standby).traits == ["standby", "read-only"]
 
 
 def test_dead_rows_and_what_holds_vacuum_back_are_found(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
