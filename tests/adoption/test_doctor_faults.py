@@ -280,7 +280,7 @@ def test_an_old_server_and_a_standby_are_found(postgres_url: str) -> None:
         old = replace(subject.server, version="13.21", version_number=130021)
         standby = replace(subject.server, is_standby=True, is_read_only=True)
         found = [
-            [finding.code for finding in check_server(replace(subject, server=server), connection)]
+            [finding.code for finding in check_server(replace(subject, server=server))]
             for server in (subject.server, old, standby)
         ]
         assert found == [[], ["old-server"], ["read-only"]]

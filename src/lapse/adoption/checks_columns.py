@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from psycopg import Connection
 
 from lapse.adoption.catalog import Column, Table
 from lapse.adoption.findings import Finding, name_of, note, trouble
@@ -24,9 +21,8 @@ _WITH_DEFAULT = ("version", "idle_check_at", "idle_timeout_seconds")
 _NUMBERS = ("bigint", "integer")
 
 
-def check_columns(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_columns(subject: Subject) -> Iterator[Finding]:
     """Yield columns that are missing, or of a type that lapse cannot work with."""
-    del connection
     if not (subject.is_current and subject.table):
         return
     if subject.kind is Kind.OWN:
@@ -40,9 +36,8 @@ def check_columns(subject: Subject, connection: Connection[Any]) -> Iterator[Fin
         yield from wrong_columns(subject.events, _types_of_events(subject, subject.table))
 
 
-def check_fillable(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_fillable(subject: Subject) -> Iterator[Finding]:
     """Yield columns that an INSERT has to name and lapse does not know, and an id that nobody makes."""
-    del connection
     if subject.table is None or subject.kind in (Kind.OTHER, Kind.HIDDEN):
         return
     known = {*conversations.columns.keys(), *subject.physical.values()}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from psycopg import Connection
 
 from lapse.adoption.findings import Finding, name_of, trouble
 from lapse.adoption.required_columns import primary_key_is
@@ -16,9 +13,8 @@ SESSION_KEY_CHECK = "ck_conversations_session_key"
 STATUS_CHECK = "ck_conversations_status"
 
 
-def check_primary_keys(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_primary_keys(subject: Subject) -> Iterator[Finding]:
     """Yield primary keys that are gone, or are others: each transition stands in the events once by theirs."""
-    del connection
     if not subject.is_current:
         return
     wanted = [(subject.events, ["owner_id", "conv_id", subject.physical["version"]])]
@@ -34,9 +30,8 @@ def check_primary_keys(subject: Subject, connection: Connection[Any]) -> Iterato
             )
 
 
-def check_row_checks(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_row_checks(subject: Subject) -> Iterator[Finding]:
     """Yield the CHECK constraint of lapse's that is gone, or was never validated."""
-    del connection
     table = subject.table
     if not (subject.is_current and table):
         return

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from psycopg import Connection
 
 from lapse.adoption.findings import Finding, note, trouble
 from lapse.adoption.names import quoted
@@ -17,9 +14,8 @@ OLDEST_VERSION = 140_000
 """PostgreSQL 14: before it there are no TID range scans and no CREATE OR REPLACE TRIGGER."""
 
 
-def check_kind(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_kind(subject: Subject) -> Iterator[Finding]:
     """Yield what has to be done before lapse can work here."""
-    del connection
     if subject.kind is Kind.EMPTY:
         yield from _empty(subject)
     elif subject.kind is Kind.HIDDEN:
@@ -45,9 +41,8 @@ def check_kind(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
         yield from obstacles(subject.table)
 
 
-def check_version(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_version(subject: Subject) -> Iterator[Finding]:
     """Yield whether the schema's version is another one than this lapse needs, or one of its tables is gone."""
-    del connection
     if subject.is_ahead:
         yield trouble(
             "schema-ahead",
@@ -71,9 +66,8 @@ def check_version(subject: Subject, connection: Connection[Any]) -> Iterator[Fin
             )
 
 
-def check_server(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_server(subject: Subject) -> Iterator[Finding]:
     """Yield what the server, or this session with it, does not allow."""
-    del connection
     server = subject.server
     if server.version_number < OLDEST_VERSION:
         yield trouble(

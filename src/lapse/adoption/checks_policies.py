@@ -56,9 +56,8 @@ def check_policies(subject: Subject, connection: Connection[Any]) -> Iterator[Fi
             )
 
 
-def check_unprotected(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_unprotected(subject: Subject) -> Iterator[Finding]:
     """Yield tables of lapse's that have no row level security beside conversations that have: an API may show them."""
-    del connection
     if subject.kind is not Kind.ADOPTED or not (subject.table and subject.table.has_row_security):
         return
     for table in filter(None, (subject.events, subject.version_table)):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
-
-from psycopg import Connection
 
 from lapse.adoption.catalog import Trigger
 from lapse.adoption.findings import Finding, name_of, note, trouble
@@ -18,9 +15,8 @@ _BOOKKEEPING = ("version", "session_key", "idle_check_at", "idle_timeout_seconds
 _SETS_ACTIVITY_AFTERWARDS = re.compile(r"\bupdate\s.*\bconversations\b.*\bupdated_at\b", re.IGNORECASE | re.DOTALL)
 
 
-def check_activity_triggers(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_activity_triggers(subject: Subject) -> Iterator[Finding]:
     """Yield triggers that touch `updated_at`, and fire when lapse only looks."""
-    del connection
     table = subject.table
     if table is None or subject.kind is Kind.OTHER:
         return
@@ -39,9 +35,8 @@ def check_activity_triggers(subject: Subject, connection: Connection[Any]) -> It
             )
 
 
-def check_own_triggers(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_own_triggers(subject: Subject) -> Iterator[Finding]:
     """Yield triggers of lapse's that an adopted table has lost, or that are switched off."""
-    del connection
     if subject.kind is not Kind.ADOPTED or subject.table is None:
         return
     for name in LAPSE_TRIGGERS:
