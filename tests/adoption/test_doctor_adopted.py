@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
+
 from lapse.store.schema_version import VERSION_TABLE
-from tests.adoption.adopted_table import create_adopted_table
-from tests.adoption.examining import codes, look, rolled_back, with_fault
-from tests.adoption.old_table import FORMS, GUARDED, connect
+from tests.adoption.examining import codes, with_fault
+from tests.adoption.old_table import FORMS, GUARDED, Form, connect, create_old_table, fill
+from tests.commands import run_here
 
 ROW = """INSERT INTO conversations (owner_id, from_number, to_number, lapse_session_key, expires_at, status, channel)
     SELECT 1, 'a', 'b', 'a::b', NULL, 'pending', NULL FROM generate_series(1, {});"""
@@ -76,18 +78,48 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
 }
 
 
-def test_nothing_is_found_on_a_clean_adopted_table_of_any_form(empty_postgres_url: str) -> None:
+def adopt(url: str) -> None:
+    result = run_here("adopt", "--database-url", url)
+    assert result.returncode == 0, result
+
+
+@pytest.mark.parametrize("form", FORMS[-2:], ids=str)
+def test_nothing_but_what_lapse_copes_with_is_found_after_adoption(empty_postgres_url: str, form: Form) -> None:
     with connect(empty_postgres_url) as connection:
-        for form in FORMS:
-            with rolled_back(connection):
-                create_adopted_table(connection, form)
-                found = look(connection)
-            is_alone = {"(row-security-missing)"} if form.row_security else set()
-            assert (found.kind, set(codes(found))) == ("adopted", is_alone), str(form)
+        create_old_table(connection, form)
+        fill(connection, 300, form)
+        adopt(empty_postgres_url)
+        found = with_fault(connection, "")
+    notes = ["(null-channel)", "(null-context)", "(null-expires-at)"]
+    assert (found.kind, found.traits) == ("adopted", [])
+    assert codes(found) == notes + (["(unknown-status)"] if form.extra_statuses else [])
 
 
 def test_each_fault_in_an_adopted_table_is_found(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_adopted_table(connection, GUARDED)
+        create_old_table(connection, GUARDED)
+        adopt(empty_postgres_url)
         found = {name: codes(with_fault(connection, fault)) for name, (fault, _) in FAULTS.items()}
-    assert found == {name: sorted(wanted) for name, (_, wanted) in FAULTS.items()}
+        assert found == {name: sorted(wanted) for name, (_, wanted) in FAULTS.items()}
+
+
+def test_what_adoption_made_it_makes_again(empty_postgres_url: str) -> None:
+    lost = {
+        "missing-column": "ALTER TABLE conversations DROP COLUMN last_inbound_at",
+        "missing-trigger": "DROP TRIGGER zz_lapse_update ON conversations",
+        "missing-function": "DROP FUNCTION lapse_session_key",
+        "activity-trigger": "CREATE OR REPLACE TRIGGER set_updated_at BEFORE UPDATE ON conversations FOR EACH ROW "
+        "EXECUTE FUNCTION set_updated_at()",
+    }
+    with connect(empty_postgres_url) as connection:
+        create_old_table(connection, GUARDED)
+        fill(connection, 300, GUARDED, is_dirty=False)
+        adopt(empty_postgres_url)
+        for code, loss in lost.items():
+            connection.execute(loss.encode())
+            (found, *_) = with_fault(connection, "").findings
+            assert found.code == code
+            if "then `lapse adopt`" in found.do:
+                connection.execute(found.do.partition("; then")[0].encode())
+            adopt(empty_postgres_url)
+            assert with_fault(connection, "").findings == [], code

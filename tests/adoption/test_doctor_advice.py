@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.adoption.adopted_table import create_adopted_table
 from tests.adoption.examining import look, rolled_back
-from tests.adoption.old_table import GUARDED, connect
+from tests.adoption.old_table import GUARDED, connect, create_old_table
 from tests.adoption.routines_installed import Connection
+from tests.commands import run_here
 
 WORKER = """CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
     GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
@@ -50,7 +50,8 @@ def test_what_to_do_in_lapses_own_tables_mends_them(postgres_url: str) -> None:
 
 def test_what_to_do_in_an_adopted_table_mends_it(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_adopted_table(connection, GUARDED)
+        create_old_table(connection, GUARDED)
+        assert run_here("adopt", "--database-url", empty_postgres_url).returncode == 0
         for code, fault in IN_AN_ADOPTED_TABLE.items():
             check_advice(connection, code, fault)
 

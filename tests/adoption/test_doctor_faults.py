@@ -219,6 +219,8 @@ OF_AN_OLD_TABLE: Mapping[str, tuple[str, list[str]]] = {
         CREATE POLICY own ON conversations TO lapse_doctor_owner USING (true)""",
         [],
     ),
+    "another table of events": ("CREATE TABLE conversation_events (n int)", ["in-the-way"]),
+    "a column of lapse's name": ("ALTER TABLE conversations ADD COLUMN lapse_version int", ["in-the-way"]),
     "a missing optional column": ("ALTER TABLE conversations DROP COLUMN channel, DROP COLUMN metadata", []),
     "a status that is missing in a CHECK": (
         "ALTER TABLE conversations ADD CHECK (status IN ('pending', 'progress', 'expired'))",

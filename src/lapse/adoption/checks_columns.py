@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from lapse.adoption.catalog import Column, Table
@@ -17,7 +18,8 @@ from lapse.adoption.subject import Kind, Subject
 from lapse.store.layout import LAPSE_COLUMNS
 from lapse.store.schema import conversation_events, conversations
 
-_WITH_DEFAULT = ("version", "idle_check_at", "idle_timeout_seconds")
+_IDLE_SECONDS = 1_800
+"""The setting's default."""
 _NUMBERS = ("bigint", "integer")
 
 
@@ -69,17 +71,22 @@ def check_fillable(subject: Subject) -> Iterator[Finding]:
 
 
 def _columns_of_adoption(subject: Subject, table: Table) -> Iterator[Finding]:
-    for name in (*OPTIONAL, *subject.physical.values()):
-        if name not in table.columns:
-            yield trouble("missing-column", f"conversations has no column {name}.", "`lapse adopt` adds it again.")
+    types = {**OPTIONAL, **_types_of_lapse(subject)}
+    for name in (name for name in types if name not in table.columns):
+        default = _default(subject, name)
+        declaration = types[name][0] + (f" NOT NULL DEFAULT {default}" if default else "")
+        yield trouble(
+            "missing-column",
+            f"conversations has no column {name}.",
+            f"ALTER TABLE {name_of(table)} ADD COLUMN {name} {declaration}; then `lapse adopt`",
+        )
     yield from wrong_columns(table, _types_of_lapse(subject), may_miss=True)
-    for name in _WITH_DEFAULT:
-        column = table.columns.get(subject.physical[name])
-        if column and not column.default:
+    for column in table.columns.values():
+        if not column.default and (default := _default(subject, column.name)):
             yield trouble(
                 "missing-default",
                 f"conversations.{column.name} has no default: what the application inserts is refused, or never ends.",
-                f"ALTER TABLE {name_of(table)} ALTER COLUMN {column.name} SET DEFAULT {_default(name)};",
+                f"ALTER TABLE {name_of(table)} ALTER COLUMN {column.name} SET DEFAULT {default};",
             )
 
 
@@ -98,8 +105,17 @@ def _types_of_events(subject: Subject, table: Table) -> Types:
     return types | ids
 
 
-def _default(name: str) -> str:
-    return {"version": "0", "idle_check_at": "now() + interval '1800 seconds'", "idle_timeout_seconds": "1800"}[name]
+def _default(subject: Subject, name: str) -> str:
+    """Return what a column of lapse's has for the rows of the application, or nothing."""
+    column = subject.table and subject.table.columns.get(subject.physical["idle_timeout_seconds"])
+    # As it was when the table was adopted, where that is still to be seen.
+    seconds = re.search(r"\d+", (column and column.default) or str(_IDLE_SECONDS))
+    defaults = {
+        "version": "0",
+        "idle_check_at": f"now() + interval '{seconds and seconds[0]} seconds'",
+        "idle_timeout_seconds": seconds[0] if seconds else "",
+    }
+    return {subject.physical[name]: default for name, default in defaults.items()}.get(name, "")
 
 
 def _unknown_required(table: Table, known: set[str]) -> Iterator[str]:

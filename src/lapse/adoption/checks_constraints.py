@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lapse.adoption.facts import KEY_CONSTRAINT
 from lapse.adoption.findings import Finding, name_of, trouble
 from lapse.adoption.required_columns import primary_key_is
 from lapse.adoption.subject import Kind, Subject
 from lapse.lifecycle import ConversationStatus
 
-SESSION_KEY_CHECK = "ck_conversations_session_key"
 STATUS_CHECK = "ck_conversations_status"
 
 
@@ -38,7 +38,7 @@ def check_row_checks(subject: Subject) -> Iterator[Finding]:
     statuses = ", ".join(f"'{status}'" for status in ConversationStatus)
     name, condition, column = {
         Kind.OWN: (STATUS_CHECK, f"status IN ({statuses})", "status"),
-        Kind.ADOPTED: (SESSION_KEY_CHECK, f"{subject.physical['session_key']} IS NOT NULL", "session key"),
+        Kind.ADOPTED: (KEY_CONSTRAINT, f"{subject.physical['session_key']} IS NOT NULL", "session key"),
     }[subject.kind]
     constraint = table.constraints.get(name)
     validate = f"ALTER TABLE {name_of(table)} VALIDATE CONSTRAINT {name};"

@@ -13,6 +13,8 @@ from lapse.store.schema_version import head_version
 OLDEST_VERSION = 140_000
 """PostgreSQL 14: before it there are no TID range scans and no CREATE OR REPLACE TRIGGER."""
 
+_NOT_POOLED = ", with the database's own address, not the pooler's"
+
 
 def check_kind(subject: Subject) -> Iterator[Finding]:
     """Yield what has to be done before lapse can work here."""
@@ -29,7 +31,7 @@ def check_kind(subject: Subject) -> Iterator[Finding]:
         yield trouble(
             "not-adopted",
             "The table conversations is an application's own, and not adopted yet: lapse leaves it alone.",
-            "`lapse adopt --dry-run`, then `lapse adopt`",
+            "`lapse adopt --dry-run`, then `lapse adopt`" + (_NOT_POOLED if subject.server.is_pooled else ""),
         )
     elif subject.kind is Kind.ADOPTING:
         yield trouble(

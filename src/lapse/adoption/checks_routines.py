@@ -7,9 +7,9 @@ from typing import Any
 
 from psycopg import Connection
 
-from lapse.adoption.findings import Finding, trouble
+from lapse.adoption.findings import Finding, name_of, trouble
 from lapse.adoption.looks import rows
-from lapse.adoption.names import KEY_FUNCTION, TRIGGER_FUNCTIONS, quoted
+from lapse.adoption.names import INSERT_TRIGGER, KEY_FUNCTION, TRIGGER_FUNCTIONS, quoted
 from lapse.adoption.subject import Kind, Subject
 
 _FUNCTIONS = """
@@ -32,7 +32,7 @@ def check_functions(subject: Subject, connection: Connection[Any]) -> Iterator[F
             yield trouble(
                 "missing-function",
                 f"lapse's function {name} is missing: what the application writes is refused, or not kept in order.",
-                "`lapse adopt` makes it again.",
+                f"DROP TRIGGER IF EXISTS {INSERT_TRIGGER} ON {name_of(table)}; then `lapse adopt` makes all again.",
             )
         elif function["is_definer"] and function["owner"] != table.owner:
             yield trouble(

@@ -15,6 +15,7 @@ from lapse.adoption import (
     checks_columns,
     checks_constraints,
     checks_duplicates,
+    checks_in_the_way,
     checks_indexes,
     checks_kind,
     checks_policies,
@@ -50,6 +51,7 @@ CHECKS: Sequence[Callable[[Subject], Iterator[Finding]]] = (
 )
 """By what the catalog says."""
 LOOKS: dict[str, Callable[[Subject, psycopg.Connection[Any]], Iterator[Finding]]] = {
+    "what stands in adoption's way": checks_in_the_way.check_way,
     "rights": checks_rights.check_rights,
     "rights to adopt": checks_rights.check_rights_to_adopt,
     "rights to the sequence": checks_rights.check_sequence,
