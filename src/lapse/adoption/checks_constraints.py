@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lapse.adoption.facts import KEY_CONSTRAINT
 from lapse.adoption.findings import Finding, name_of, trouble
 from lapse.adoption.required_columns import primary_key_is
 from lapse.adoption.subject import Kind, Subject
 from lapse.lifecycle import ConversationStatus
 
+KEY_CONSTRAINT = "ck_conversations_session_key"
 STATUS_CHECK = "ck_conversations_status"
 
 
