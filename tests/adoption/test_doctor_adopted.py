@@ -38,6 +38,12 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
         "WHERE status IN ('pending', 'progress', 'idle_timeout')",
         ["differing-index"],
     ),
+    "an id of varchar": (
+        """ALTER TABLE messages DROP CONSTRAINT messages_conv_id_fkey; DROP TRIGGER aa_lapse_ended ON conversations;
+        ALTER TABLE conversations ALTER conv_id DROP DEFAULT, ALTER conv_id TYPE varchar(26);
+        ALTER TABLE conversation_events ALTER conv_id TYPE varchar(26)""",
+        ["missing-trigger"],
+    ),
     "columns of varchar, whose indexes and constraints PostgreSQL spells otherwise": (
         """DROP TRIGGER aa_lapse_ended ON conversations; DROP TRIGGER zz_lapse_update ON conversations;
         ALTER TABLE conversations ALTER status TYPE varchar(20), ALTER channel TYPE varchar""",

@@ -10,6 +10,7 @@ from lapse.adoption.findings import Finding, name_of, note, trouble
 from lapse.adoption.required_columns import (
     OPTIONAL,
     Types,
+    bare_type,
     declared_types,
     obstacles,
     wrong_columns,
@@ -101,7 +102,7 @@ def _types_of_events(subject: Subject, table: Table) -> Types:
         subject.physical["version"] if name == "version" else name: wanted
         for name, wanted in declared_types(conversation_events).items()
     }
-    ids = {name: (table.columns[name].type,) for name in ("owner_id", "conv_id") if name in table.columns}
+    ids = {name: (bare_type(table.columns[name].type),) for name in ("owner_id", "conv_id") if name in table.columns}
     return types | ids
 
 
