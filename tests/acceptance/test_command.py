@@ -33,6 +33,7 @@ VARIABLES = {
     ],
     "migrate": ["DATABASE_URL"],
     "status": ["DATABASE_URL"],
+    "doctor": ["DATABASE_URL"],
     "purge": ["DATABASE_URL"],
     "replay": ["DATABASE_URL", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "CONVERSATION_EXPIRATION_MINUTES"],
 }

@@ -78,8 +78,8 @@ def _refuse_foreign_tables(connection: sa.Connection) -> None:
     found = [name for name in (ADOPTION_TABLE, *metadata.tables) if inspector.has_table(name)]
     if ADOPTION_TABLE in found:
         raise ForeignTableError(
-            "an adoption of the table conversations has begun and is not finished: `lapse adopt` goes on, `lapse unadopt` "
-            "goes back"
+            "an adoption of the table conversations has begun and is not finished: `lapse adopt` goes on, "
+            "`lapse unadopt` goes back"
         )
     if conversations.name in found and connection.dialect.name == "postgresql":
         raise ForeignTableError(
