@@ -12,7 +12,15 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
-from lapse.cli import doctor_command, health_command, inspect_commands, purge_command, replay_command, worker_command
+from lapse.cli import (
+    doctor_command,
+    health_command,
+    inspect_commands,
+    preview_command,
+    purge_command,
+    replay_command,
+    worker_command,
+)
 from lapse.errors import InvalidInputError, LapseError, ListenError, SettingsError
 
 FAILURE = 1
@@ -32,6 +40,7 @@ app.command("migrate")(inspect_commands.migrate)
 app.command("status")(inspect_commands.status)
 app.command("health")(health_command.health)
 app.command("doctor")(doctor_command.doctor)
+app.command("preview")(preview_command.preview)
 app.command("purge")(purge_command.purge)
 app.command("replay")(replay_command.replay)
 
