@@ -13,6 +13,7 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
 from lapse.cli import (
+    adopt_command,
     doctor_command,
     health_command,
     inspect_commands,
@@ -38,6 +39,8 @@ app = typer.Typer(
 app.command("worker")(worker_command.worker)
 app.command("migrate")(inspect_commands.migrate)
 app.command("status")(inspect_commands.status)
+app.command("adopt")(adopt_command.adopt)
+app.command("unadopt")(adopt_command.unadopt)
 app.command("health")(health_command.health)
 app.command("doctor")(doctor_command.doctor)
 app.command("preview")(preview_command.preview)
