@@ -22,7 +22,7 @@ from lapse.cli import (
     replay_command,
     worker_command,
 )
-from lapse.errors import InvalidInputError, LapseError, ListenError, SettingsError
+from lapse.errors import BacklogError, InvalidInputError, LapseError, ListenError, SettingsError
 
 FAILURE = 1
 WRONG_USE = 2
@@ -76,7 +76,7 @@ def main() -> NoReturn:
         code = _report(error.format_message(), error.exit_code)
     except (Abort, KeyboardInterrupt):
         code = _report("interrupted", INTERRUPTED)
-    except (SettingsError, InvalidInputError, ListenError) as error:
+    except (SettingsError, InvalidInputError, ListenError, BacklogError) as error:
         code = _report(str(error), WRONG_USE)
     except LapseError as error:
         code = _report(str(error), FAILURE)

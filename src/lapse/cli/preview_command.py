@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -57,8 +57,13 @@ def preview(
     if as_json:
         typer.echo(json.dumps({"database": database.safe_url, **asdict(found)}, default=_iso))
     else:
-        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        typer.echo(f"{database.safe_url}\n{preview_text(found, is_unicode=is_unicode)}\nnothing was changed")
+        shown = preview_text(found, is_unicode=is_unicode(sys.stdout))
+        typer.echo(f"{database.safe_url}\n{shown}\nnothing was changed")
+
+
+def is_unicode(stream: TextIO) -> bool:
+    """Tell whether a stream takes more than ASCII."""
+    return (stream.encoding or "").lower().startswith("utf")
 
 
 def preview_text(found: Preview, *, is_unicode: bool) -> str:

@@ -13,10 +13,10 @@ from lapse.store.statements import BOUND_NOW, IDLE_TIMEOUT, LIMIT
 from lapse.store.tolerance import latest_activity
 from lapse.store.types import UtcDateTime, greatest, plus_seconds
 
-TIMES = frozenset({"timestamptz"})
+TIMES = frozenset({"timestamp with time zone"})
 REQUIRED_COLUMNS: dict[str, frozenset[str] | None] = {
     "owner_id": None,
-    "status": frozenset({"text", "varchar"}),
+    "status": frozenset({"text", "character varying"}),
     "started_at": TIMES,
     "updated_at": TIMES,
 }
@@ -44,20 +44,16 @@ c = conversations.c
 _EXPIRATION: sa.BindParameter[int] = sa.bindparam("expiration", type_=sa.BigInteger)
 _NEVER: sa.ColumnElement[datetime] = sa.cast(sa.null(), UtcDateTime)
 
-_attribute = sa.table("pg_attribute", *(sa.column(name) for name in ("attrelid", "attname", "attnum", "attisdropped")))
-_attribute.append_column(sa.column("atttypid"))
-_type = sa.table("pg_type", sa.column("oid"), sa.column("typname"))
-TYPES_OF_COLUMNS = (
-    sa.select(
-        sa.cast(_attribute.c.attname, sa.Text).label("column"),
-        sa.cast(_type.c.typname, sa.Text).label("type"),
-    )
-    .join(_type, _type.c.oid == _attribute.c.atttypid)
-    .where(
-        _attribute.c.attrelid == sa.func.to_regclass(sa.literal(conversations.name, sa.Text)),
-        _attribute.c.attnum > 0,
-        ~_attribute.c.attisdropped,
-    )
+_attribute = sa.table(
+    "pg_attribute", *(sa.column(name) for name in ("attrelid", "attname", "atttypid", "attnum", "attisdropped"))
+)
+TYPES_OF_COLUMNS = sa.select(
+    sa.cast(_attribute.c.attname, sa.Text).label("column"),
+    sa.func.format_type(_attribute.c.atttypid, sa.null(), type_=sa.Text).label("type"),
+).where(
+    _attribute.c.attrelid == sa.func.to_regclass(sa.literal(conversations.name, sa.Text)),
+    _attribute.c.attnum > 0,
+    ~_attribute.c.attisdropped,
 )
 """No row where there is no table `conversations`."""
 
