@@ -7,7 +7,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from tests.commands import environment
 from tests.postgres_process import servers_found
@@ -32,9 +32,10 @@ def _bin_folders() -> dict[int, Path]:
 
 def schema_of(program: Path, url: str) -> str:
     """Return the schema of a database, as SQL."""
-    target = make_url(url).set(drivername="postgresql")
+    target = make_url(url)
+    bare = URL.create("postgresql", target.username, None, target.host, target.port, target.database, target.query)
     dumped = subprocess.run(
-        [program, "--schema-only", f"--dbname={target.set(password=None).render_as_string()}"],
+        [program, "--schema-only", f"--dbname={bare.render_as_string()}"],
         env=environment({"PGPASSWORD": target.password or ""}),
         capture_output=True,
         encoding="utf-8",

@@ -24,15 +24,13 @@ ROWS = 3_000
 DUE_WITHIN_SECONDS = 4
 
 _FILL = f"""
-    SET session_replication_role = replica;
     INSERT INTO conversations (owner_id, from_number, to_number, status, started_at, updated_at, expires_at)
     SELECT 1 + n % 5, '+1212' || lpad(n::text, 7, '0'), '+14155238886',
         CASE WHEN n % 4 < 2 THEN 'pending' ELSE 'progress' END, now() - interval '3 hours',
         CASE WHEN n % 2 = 0 THEN now() ELSE soon - interval '30 minutes' END,
         CASE WHEN n % 2 = 0 THEN soon ELSE now() + interval '1 day' END
     FROM (SELECT n, now() + interval '{DUE_WITHIN_SECONDS} seconds' * (n::float / {ROWS}) AS soon
-        FROM generate_series(1, {ROWS}) AS n) AS numbers;
-    SET session_replication_role = origin"""
+        FROM generate_series(1, {ROWS}) AS n) AS numbers"""
 _WATCH = """
     CREATE TABLE seen (conv_id bigint, before text, after text, ended_before timestamptz, ended_after timestamptz);
     CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
