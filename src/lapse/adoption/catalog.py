@@ -21,6 +21,8 @@ class Column:
     default: str | None
     """The expression of its default; of a generated column, None."""
     is_generated: bool
+    expression: str | None
+    """Of a generated column, what generates it, where it uses only what PostgreSQL itself brings."""
     identity: str
     """`a` for GENERATED ALWAYS AS IDENTITY, `d` for BY DEFAULT, empty for neither."""
 
@@ -38,6 +40,10 @@ class Index:
     definition: str
     columns: Sequence[str | None]
     """Its key columns in order; None stands for an expression."""
+    keys: Sequence[str]
+    """The same as SQL spells them, expressions too."""
+    uses_only_built_in: bool
+    """Its expressions and its predicate use only what PostgreSQL itself brings."""
     predicate: str | None
     is_unique: bool
     is_primary: bool
@@ -118,7 +124,11 @@ _TABLE = """
 _COLUMNS = """
     SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, NOT a.attnotnull AS is_nullable,
         CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END AS default,
-        a.attgenerated <> '' AS is_generated, a.attidentity::text AS identity
+        a.attgenerated <> '' AS is_generated,
+        CASE WHEN a.attgenerated <> '' AND NOT EXISTS (SELECT FROM pg_depend
+            WHERE classid = 'pg_attrdef'::regclass AND objid = d.oid AND refclassid <> 'pg_class'::regclass)
+            THEN pg_get_expr(d.adbin, d.adrelid) END AS expression,
+        a.attidentity::text AS identity
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
     WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
 _INDEXES = """
@@ -127,6 +137,11 @@ _INDEXES = """
             FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
             LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
             WHERE k.place <= i.indnkeyatts) AS columns,
+        (SELECT array_agg(pg_get_indexdef(i.indexrelid, place, false) ORDER BY place)
+            FROM generate_series(1, i.indnkeyatts) AS k(place)) AS keys,
+        NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = i.indexrelid
+            AND refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass))
+            AS uses_only_built_in,
         pg_get_expr(i.indpred, i.indrelid) AS predicate, i.indisunique AS is_unique, i.indisprimary AS is_primary,
         i.indisvalid AS is_valid
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = %s ORDER BY c.relname"""

@@ -12,7 +12,15 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
-from lapse.cli import health_command, inspect_commands, purge_command, replay_command, worker_command
+from lapse.cli import (
+    adopt_command,
+    doctor_command,
+    health_command,
+    inspect_commands,
+    purge_command,
+    replay_command,
+    worker_command,
+)
 from lapse.errors import InvalidInputError, LapseError, ListenError, SettingsError
 
 FAILURE = 1
@@ -30,7 +38,10 @@ app = typer.Typer(
 app.command("worker")(worker_command.worker)
 app.command("migrate")(inspect_commands.migrate)
 app.command("status")(inspect_commands.status)
+app.command("adopt")(adopt_command.adopt)
+app.command("unadopt")(adopt_command.unadopt)
 app.command("health")(health_command.health)
+app.command("doctor")(doctor_command.doctor)
 app.command("purge")(purge_command.purge)
 app.command("replay")(replay_command.replay)
 

@@ -23,6 +23,10 @@ def check_distributable(database: Database, *, retry: bool = True) -> None:
     """
     if database.dialect != "postgresql":
         raise DistributionError("SQLite keeps all rows in one file: --distribute needs PostgreSQL with Citus")
+    if database.layout().is_adopted:
+        raise DistributionError(
+            "an adopted table has unique keys without owner_id, by which lapse distributes: nothing was changed"
+        )
     database.transaction(lambda connection: _check(database, connection), retry=retry)
 
 

@@ -54,6 +54,11 @@ def check_schema(database: Database, *, retry: bool = True) -> None:
     found, needed = schema_version(database, retry=retry), head_version()
     if found != needed:
         database.forget_layout()
+    if found is None and database.layout().is_adopted:
+        raise SchemaMissingError(
+            f"{database.safe_url} has a table conversations that an application made and lapse has not adopted: "
+            "run `lapse doctor`, then `lapse adopt`"
+        )
     if found is None:
         raise SchemaMissingError
     if found != needed:

@@ -1,0 +1,184 @@
+"""Adopting: step after step, each derived from what the database says, so that it goes on wherever it was stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from psycopg import Connection
+from psycopg.errors import UniqueViolation
+
+from lapse.adoption import plan as steps
+from lapse.adoption.backfill import backfill
+from lapse.adoption.duplicates import (
+    Duplicate,
+    end_duplicates,
+    ended_duplicates,
+    find_duplicates,
+    foresee_duplicates,
+)
+from lapse.adoption.facts import Facts, read_facts
+from lapse.adoption.plan import Step, plan
+from lapse.adoption.refusing import check_adoptable
+from lapse.adoption.waiting_for_locks import PATIENCE_SECONDS, in_short_transaction
+from lapse.errors import AdoptionError
+from lapse.stopping import Interrupted, StopFlag
+from lapse.store.connection import Connection as StoreConnection
+
+_ONE_AT_A_TIME = 0x6C61707361  # "lapsa": next to the lock of migrations
+APPLICATION_NAME = "lapse adopt"
+
+
+class Watcher(Protocol):
+    """Whoever is told how far an adoption is."""
+
+    def doing(self, step: Step) -> AbstractContextManager[None]:
+        """Enter it when a step begins, and leave it when it ends."""
+
+    def advance(self, done: int, total: int) -> None:
+        """So much of the step is done."""
+
+    def tell(self, line: str) -> None:
+        """Something is waited for."""
+
+
+@dataclass(kw_only=True)
+class Adoption:
+    """One run of `lapse adopt`."""
+
+    store: StoreConnection
+    """In autocommit mode, and a session of its own: not one of a transaction pooler's."""
+    keep: str = "newest"
+    idle_timeout_seconds: int
+    stop_flag: StopFlag = field(default_factory=StopFlag)
+
+    @property
+    def connection(self) -> Connection[Any]:
+        """The driver's own connection."""
+        found: Connection[Any] = self.store.driver
+        return found
+
+    def facts(self) -> Facts:
+        """Return how far the adoption is."""
+        return read_facts(self.connection, keep=self.keep, idle_timeout_seconds=self.idle_timeout_seconds)
+
+    def foresee(self) -> tuple[list[Step], list[Duplicate]]:
+        """Return what is left to do, and which conversations will end; nothing is changed.
+
+        Raises:
+            AdoptionError: the table cannot be adopted.
+        """
+        check_adoptable(self.store)
+        facts = self.facts()
+        duplicates = self._duplicates(facts)
+        return plan(facts, duplicates), duplicates
+
+    def run(self, watcher: Watcher) -> int:
+        """Adopt; return how many steps there were, 0 where all was done already.
+
+        Raises:
+            AdoptionError: the table cannot be adopted, or stayed locked.
+            Interrupted: a stop signal came; what was done stays done.
+            DatabaseError: the database refused, or was lost.
+        """
+        check_adoptable(self.store)
+        done: set[str] = set()
+        with alone(self.connection, self.wait, watcher):
+            while step := next((step for step in plan(self.facts()) if step.key not in done), None):
+                self.wait(0)
+                try:
+                    with watcher.doing(step):
+                        self._do(step, watcher)
+                except UniqueViolation:
+                    if step.kind != steps.UNIQUE:
+                        raise
+                    # A transaction that was older than the triggers has opened another one: once more.
+                    watcher.tell("a duplicate came late: looking for duplicates again")
+                    done.discard(steps.DUPLICATES)
+                    continue
+                done.add(step.key)
+        return len(done)
+
+    def ended_duplicates(self) -> list[Duplicate]:
+        """Return what this run and earlier ones have ended."""
+        facts = self.facts()
+        return ended_duplicates(self.connection, facts.names) if facts.record else []
+
+    def wait(self, seconds: float) -> None:
+        """Wait, and see whether to go on.
+
+        Raises:
+            Interrupted: no.
+        """
+        if self.stop_flag.wait(seconds) if seconds else self.stop_flag.is_set():
+            raise Interrupted
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _duplicates(self, facts: Facts) -> list[Duplicate]:
+        if facts.has_unique_index:
+            return []
+        if facts.record is not None and facts.is_filled:
+            return find_duplicates(self.connection, facts.names, facts.new.keep)
+        return foresee_duplicates(self.connection, facts.names, facts.new.keep)
+
+    def _do(self, step: Step, watcher: Watcher) -> None:
+        facts = self.facts()
+        if step.kind == steps.BACKFILL:
+            backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
+        elif step.kind == steps.DUPLICATES:
+            end_duplicates(
+                self.connection,
+                facts.names,
+                facts.new.keep,
+                facts.table.columns["conv_id"].type,
+                wait=self.wait,
+                on_batch=watcher.advance,
+            )
+        elif step.is_transaction:
+            table = facts.names.conversations
+            in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
+        else:
+            self._each_alone(step.statements)
+
+    def _each_alone(self, statements: Sequence[str]) -> None:
+        """Run statements that no transaction may hold; a stop cancels the one in hand."""
+        for statement in statements:
+            try:
+                with self.stop_flag.interruptible():
+                    self.connection.execute(statement.encode())
+            except Interrupted:
+                self.connection.cancel_safe(timeout=5.0)
+                raise
+
+
+@contextmanager
+def alone(connection: Connection[Any], wait: Callable[[float], object], watcher: Watcher) -> Iterator[None]:
+    """Let one adoption after the other go on, and none be cut short by a timeout of the role's."""
+    for setting, value in (
+        ("application_name", APPLICATION_NAME),
+        ("statement_timeout", "0"),
+        ("lock_timeout", "0"),
+        ("idle_in_transaction_session_timeout", "0"),
+    ):
+        connection.execute("SELECT set_config(%s, %s, false)", [setting, value])
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    # Asked again and again: who waits inside the database is waited for by CREATE INDEX CONCURRENTLY.
+    while not _value(connection, "SELECT pg_try_advisory_lock(%s)"):
+        watcher.tell("another adoption runs, or the end of one that was killed is waited for")
+        if time.monotonic() > give_up_at:
+            raise AdoptionError("another `lapse adopt` has been running for ten minutes: wait for it, or end it")
+        wait(0.5)
+    try:
+        yield
+    finally:
+        if not connection.closed and not connection.broken:
+            _value(connection, "SELECT pg_advisory_unlock(%s)")
+
+
+def _value(connection: Connection[Any], query: str) -> Any:
+    row = connection.execute(query.encode(), [_ONE_AT_A_TIME]).fetchone()
+    return row[0] if row else None

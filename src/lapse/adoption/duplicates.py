@@ -1,0 +1,146 @@
+"""Several open conversations of one pair: which of them stays, and how the others end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+
+from lapse.adoption.names import KEY_FUNCTION, Names
+from lapse.adoption.row_triggers import DUPLICATE, OPEN
+from lapse.adoption.session_key_sql import session_key_function
+from lapse.adoption.wanted_indexes import CHANNEL
+from lapse.models import AnyId
+
+ADOPT = "adopt"
+"""The actor of the events of conversations that an adoption ends."""
+BATCH = 500
+KEEP = ("newest", "oldest")
+
+_RANKED = """
+SELECT c.owner_id, kept, c.conv_id, c.status, c.started_at, c.updated_at FROM (
+    SELECT conv_id, row_number() OVER pair AS place, first_value(conv_id) OVER pair AS kept
+    FROM {conversations} WHERE status IN {open}
+    WINDOW pair AS (PARTITION BY owner_id, {channel}, {key} ORDER BY started_at {order}, conv_id {direction})
+) AS ranked JOIN {conversations} AS c USING (conv_id)
+WHERE ranked.place > 1
+ORDER BY c.owner_id, kept, c.conv_id"""
+_END = """
+WITH claimed AS (
+    SELECT c.owner_id, c.conv_id, c.status AS from_status, pair.kept
+    FROM unnest(%(ended)s::{conv_id}[], %(kept)s::{conv_id}[]) AS pair (conv_id, kept)
+    JOIN {conversations} AS c ON c.conv_id = pair.conv_id
+    WHERE c.status IN {open} AND EXISTS (
+        SELECT FROM {conversations} AS k WHERE k.conv_id = pair.kept AND k.status IN {open}
+            AND (k.owner_id, k.{key}) = (c.owner_id, c.{key})
+    )
+    FOR NO KEY UPDATE OF c SKIP LOCKED
+), ended AS (
+    UPDATE {conversations} AS c
+    SET status = 'expired', ended_at = coalesce(c.ended_at, now()), {version} = c.{version} + 1
+    FROM claimed WHERE c.conv_id = claimed.conv_id
+    RETURNING c.owner_id, c.conv_id, c.{version}, claimed.from_status, claimed.kept
+)
+INSERT INTO {events} (owner_id, conv_id, {version}, type, from_status, to_status, reason, actor, occurred_at, data)
+SELECT owner_id, conv_id, {version}, 'expired', from_status, 'expired', '{reason}', '{actor}', now(),
+    jsonb_build_object('kept', kept)
+FROM ended"""
+_REPORTED = """
+SELECT e.owner_id, e.data ->> 'kept', e.conv_id, e.from_status, c.started_at, c.updated_at
+FROM {events} AS e LEFT JOIN {conversations} AS c USING (conv_id)
+WHERE e.actor = '{actor}' AND e.reason = '{reason}' ORDER BY e.owner_id, e.data ->> 'kept', e.conv_id"""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """An open conversation that ends, for its pair has another one."""
+
+    owner_id: AnyId
+    kept_conv_id: AnyId
+    conv_id: AnyId
+    status: str
+    started_at: datetime | None
+    updated_at: datetime | None
+
+
+def _words(names: Names, key: str | None = None, conv_id: str = "bigint") -> dict[str, str]:
+    return {
+        "conversations": names.conversations,
+        "events": names.events,
+        "channel": CHANNEL,
+        "key": key or names.column("session_key"),
+        "version": names.column("version"),
+        "open": OPEN,
+        "conv_id": conv_id,
+        "reason": DUPLICATE,
+        "actor": ADOPT,
+    }
+
+
+def duplicates_query(names: Names, keep: str, key: str | None = None) -> str:
+    """Return the query of all that end; `key` is an expression in place of lapse's key."""
+    order, direction = ("DESC NULLS LAST", "DESC") if keep == "newest" else ("ASC NULLS LAST", "ASC")
+    return _RANKED.format(**_words(names, key), order=order, direction=direction)
+
+
+def end_statement(names: Names, conv_id: str) -> str:
+    """Return the statement that ends some of them, each with its event; `conv_id` is the type of ids."""
+    return _END.format(**_words(names, conv_id=conv_id)).strip()
+
+
+def find_duplicates(connection: Connection[Any], names: Names, keep: str) -> list[Duplicate]:
+    """Return all that end, by the keys that the rows have."""
+    return [Duplicate(*row) for row in connection.execute(duplicates_query(names, keep).encode())]
+
+
+def foresee_duplicates(connection: Connection[Any], names: Names, keep: str) -> list[Duplicate]:
+    """Return all that will end, where no row has a key yet: by a function that is gone when this returns."""
+    temporary = Names(schema="pg_temp")
+    query = duplicates_query(names, keep, f"{temporary.qualified(KEY_FUNCTION)}(from_number, to_number, channel)")
+    with connection.transaction(force_rollback=True):
+        connection.execute(session_key_function(temporary).encode())
+        return [Duplicate(*row) for row in connection.execute(query.encode())]
+
+
+def end_duplicates(
+    connection: Connection[Any],
+    names: Names,
+    keep: str,
+    conv_id: str,
+    *,
+    wait: Callable[[float], object],
+    on_batch: Callable[[int, int], None],
+) -> int:
+    """End them until there are none; return how many were ended.
+
+    Args:
+        connection: in autocommit mode: each batch is a transaction.
+        names: of the table and its columns.
+        keep: which one of a pair's stays: `newest` or `oldest`.
+        conv_id: the type of ids.
+        wait: waits so many seconds; called between batches, too, with 0; may raise to stop.
+        on_batch: is told how many of how many are done.
+    """
+    ended, statement = 0, end_statement(names, conv_id).encode()
+    while found := find_duplicates(connection, names, keep):
+        before = ended
+        for number, batch in enumerate(_batches(found), start=1):
+            wait(0)
+            parameters = {"ended": [one.conv_id for one in batch], "kept": [one.kept_conv_id for one in batch]}
+            ended += connection.execute(statement, parameters).rowcount
+            on_batch(min(number * BATCH, len(found)), len(found))
+        if ended == before:
+            wait(0.2)  # somebody holds what is left
+    return ended
+
+
+def ended_duplicates(connection: Connection[Any], names: Names) -> list[Duplicate]:
+    """Return what this and earlier runs have ended."""
+    return [Duplicate(*row) for row in connection.execute(_REPORTED.format(**_words(names)).encode())]
+
+
+def _batches(found: Sequence[Duplicate]) -> Iterator[Sequence[Duplicate]]:
+    return (found[start : start + BATCH] for start in range(0, len(found), BATCH))

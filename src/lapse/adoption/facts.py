@@ -1,0 +1,128 @@
+"""How far an adoption is, read from the catalog and from `lapse_adoption`: nothing else is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from psycopg import Connection
+
+from lapse.adoption.backfill import is_row_left
+from lapse.adoption.catalog import Table, Trigger, read_table
+from lapse.adoption.names import CONVERSATIONS, INSERT_TRIGGER, LAPSE_TRIGGERS, Names
+from lapse.adoption.record import Before, Record, read_record
+from lapse.adoption.updated_at_triggers import is_narrowed, touches_updated_at
+from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
+from lapse.errors import AdoptionError
+from lapse.store.schema import open_session
+from lapse.store.schema_version import VERSION_TABLE
+
+HELPER_INDEX = "ix_conversations_open_session"
+"""Not unique: by it duplicates are found until there are none, and the unique index can be."""
+KEY_CONSTRAINT = "ck_conversations_session_key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The table, and what lapse has put on it so far."""
+
+    connection: Connection[Any]
+    table: Table
+    record: Record | None
+    names: Names
+    has_version: bool
+    """`lapse_schema_version` is there: lapse's other commands take the database."""
+    new: Record
+    """What an adoption that begins now would keep."""
+
+    @cached_property
+    def is_filled(self) -> bool:
+        """Every row has lapse's key: where the constraint says so, nobody looks."""
+        return KEY_CONSTRAINT in self.table.constraints or not is_row_left(self.connection, self.names)
+
+    @property
+    def lost_triggers(self) -> list[str]:
+        """Lapse's own that are not there, or switched off."""
+        found = self.table.triggers
+        return [name for name in LAPSE_TRIGGERS if name not in found or not found[name].fires]
+
+    @property
+    def wide_triggers(self) -> list[Trigger]:
+        """The application's that set `updated_at` for lapse's own bookkeeping, too."""
+        return [
+            trigger
+            for trigger in self.table.triggers.values()
+            if trigger.fires and touches_updated_at(trigger) and not is_narrowed(trigger, self.names)
+        ]
+
+    @property
+    def is_key_checked(self) -> bool:
+        """The constraint holds for all rows."""
+        found = self.table.constraints.get(KEY_CONSTRAINT)
+        return found is not None and found.is_valid
+
+    @property
+    def ends_others(self) -> bool:
+        """What the application opens ends the pair's other conversations."""
+        trigger = self.table.triggers.get(INSERT_TRIGGER)
+        return trigger is not None and "pg_advisory_xact_lock" in trigger.source
+
+    def wanted(self) -> list[WantedIndex]:
+        """Return lapse's indexes, all but the unique one."""
+        return [index for index in wanted_indexes(self.names.columns, is_adopted=True) if not index.is_unique]
+
+    def unique(self) -> WantedIndex:
+        """Return the index that lets a pair have one open conversation."""
+        (found,) = (index for index in wanted_indexes(self.names.columns, is_adopted=True) if index.is_unique)
+        return found
+
+    def helper(self) -> WantedIndex:
+        """Return the same, under another name and not unique."""
+        return WantedIndex(name=HELPER_INDEX, is_unique=False, body=self.unique().body)
+
+    def is_there(self, index: WantedIndex) -> bool:
+        """Tell whether the index is there and can be used.
+
+        Raises:
+            AdoptionError: another index has its name.
+        """
+        found = self.table.indexes.get(index.name)
+        if found is not None and not index.is_made_by(found):
+            raise AdoptionError(
+                f"the table has another index of the name {index.name}: rename it "
+                f"(ALTER INDEX {index.name} RENAME TO ...) and run it again"
+            )
+        return found is not None and found.is_valid
+
+    @property
+    def has_unique_index(self) -> bool:
+        """Tell whether the database guarantees one open conversation per pair."""
+        found = self.table.indexes.get(str(open_session.name))
+        return found is not None and found.is_valid and self.record is not None
+
+
+def read_facts(connection: Connection[Any], *, keep: str, idle_timeout_seconds: int) -> Facts:
+    """Return how far an adoption is.
+
+    Args:
+        connection: in autocommit mode.
+        keep: which of a pair's open conversations stays, if the adoption begins now.
+        idle_timeout_seconds: as well.
+
+    Raises:
+        AdoptionError: there is no table.
+    """
+    table = read_table(connection, CONVERSATIONS)
+    if table is None:
+        raise AdoptionError("the database has no table conversations in the role's search_path")
+    record = read_record(connection, table.schema)
+    new = record or Record(before=Before.of(table), keep=keep, idle_timeout_seconds=idle_timeout_seconds)
+    return Facts(
+        connection=connection,
+        table=table,
+        record=record,
+        names=Names(schema=table.schema, columns=new.before.columns),
+        has_version=read_table(connection, VERSION_TABLE) is not None,
+        new=new,
+    )

@@ -1,0 +1,277 @@
+"""Triggers by which what the old application writes fits lapse's rules; the application notices none of them."""
+
+from __future__ import annotations
+
+from lapse.adoption.catalog import Table
+from lapse.adoption.names import (
+    CONVERSATIONS,
+    ENDED_FUNCTION,
+    ENDED_TRIGGER,
+    INSERT_FUNCTION,
+    INSERT_TRIGGER,
+    KEY_FUNCTION,
+    UPDATE_FUNCTION,
+    UPDATE_TRIGGER,
+    Names,
+    quoted,
+)
+from lapse.adoption.refusals import is_refused
+from lapse.lifecycle import ConversationStatus
+
+MAX_PAIR_LOCKS = 200
+"""Pairs that one transaction locks: each takes a place in a table that all sessions share, some 60 per session."""
+
+DUPLICATE = "duplicate_session"
+"""The reason of the event where a conversation ends because its pair has a newer one."""
+APPLICATION = "application"
+"""The actor of that event, where the application opened the newer one."""
+
+
+def _list(*statuses: ConversationStatus) -> str:
+    return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
+
+
+OPEN = _list(*ConversationStatus.open_statuses())
+_ENDED = _list(*ConversationStatus.paused_statuses(), *ConversationStatus.closed_statuses())
+
+# Only the table itself may use a function with its owner's rights: anybody may make a trigger on a table of their own.
+_FUNCTION = """
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lapse$
+-- {purpose}
+#variable_conflict use_column
+<<lapse>>
+DECLARE
+    opens boolean := false;{variables}
+BEGIN
+    IF (TG_TABLE_SCHEMA, TG_TABLE_NAME) <> ({schema_text}, '{table_name}') THEN
+        RETURN NEW;
+    END IF;
+{decide}{ending}    RETURN NEW;
+END
+$lapse$
+"""
+
+_FILL = """
+        NEW.{idle_check_at} := greatest(least(coalesce(NEW.updated_at, NEW.started_at, 'epoch'), now()), 'epoch')
+            + NEW.{idle_timeout_seconds} * interval '1 second';"""
+
+_DECIDE_INSERT = """\
+    opens := NEW.status IN {open};
+    IF NEW.{key} IS NULL THEN -- lapse itself always gives it
+        ends_others := true;
+        NEW.{key} := {key_function}(NEW.from_number, NEW.to_number, NEW.channel);{fill}
+    END IF;
+"""
+
+_DECIDE_UPDATE = """\
+    IF NEW.{key} IS NULL THEN{fill}
+    END IF;
+    NEW.{key} := {key_function}(NEW.from_number, NEW.to_number, NEW.channel);
+    opens := NEW.status IN {open} AND (
+        (OLD.status IN {open}) IS NOT TRUE
+        OR (OLD.owner_id, coalesce(lower(btrim(OLD.channel)), 'whatsapp'), OLD.{key})
+            IS DISTINCT FROM (NEW.owner_id, coalesce(lower(btrim(NEW.channel)), 'whatsapp'), NEW.{key})
+    );
+"""
+
+_VARIABLES = """
+    ends_others boolean := {ends_others};
+    is_refused boolean;
+    is_locked boolean := false;
+    medium text := coalesce(lower(btrim(NEW.channel)), 'whatsapp');
+    pair_lock bigint;
+    locks integer := coalesce(nullif(current_setting('lapse.pair_locks', true), ''), '0');
+    moment timestamptz;
+    other record;"""
+
+# Whoever holds a pair's lock waits for no row, and whoever waits for the lock may hold rows: so nobody waits in a ring,
+# not even for a transaction that ends a conversation and then opens the pair's next one.
+_ENDING = """
+    IF NOT coalesce(opens, false) THEN
+        RETURN NEW;
+    END IF;
+    pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, medium, NEW.{key}) COLLATE "C", {seed});
+    LOOP
+        is_refused := ends_others AND (
+            {is_refused}
+        );
+        EXIT WHEN is_refused OR is_locked;
+        -- One transaction after the other opens a conversation of the pair. First wait for who is changing one.
+        PERFORM FROM {conversations} AS c
+            WHERE {open_of_pair}
+            ORDER BY c.conv_id FOR NO KEY UPDATE;
+        BEGIN
+            IF locks < {max_pair_locks} THEN
+                PERFORM pg_advisory_xact_lock(pair_lock);
+                PERFORM set_config('lapse.pair_locks', (locks + 1)::text, true);
+            END IF;
+            is_locked := true;
+            PERFORM FROM {conversations} AS c
+                WHERE {open_of_pair}
+                FOR NO KEY UPDATE NOWAIT;
+        EXCEPTION WHEN lock_not_available THEN
+            IF NOT is_locked THEN
+                RAISE; -- the application's own lock_timeout
+            END IF;
+            is_locked := false; -- somebody was faster: the pair's lock is given back, and waited for again
+        END;
+    END LOOP;
+    IF is_refused OR NOT ends_others THEN
+        RETURN NEW; -- an index of the application's refuses the row, or its ON CONFLICT takes over: as ever
+    END IF;
+    moment := clock_timestamp();
+    FOR other IN SELECT c.conv_id, c.status FROM {conversations} AS c
+            WHERE {open_of_pair}
+    LOOP
+        WITH ended AS (
+            UPDATE {conversations} AS c
+            SET status = 'expired', ended_at = coalesce(c.ended_at, lapse.moment), {version} = c.{version} + 1
+            WHERE c.conv_id = other.conv_id
+            RETURNING c.owner_id, c.conv_id, c.{version}
+        )
+        INSERT INTO {events}
+            (owner_id, conv_id, {version}, type, from_status, to_status, reason, actor, occurred_at)
+        SELECT ended.owner_id, ended.conv_id, ended.{version}, 'expired', other.status, 'expired', '{reason}',
+            '{actor}', lapse.moment
+        FROM ended
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+"""
+
+_OPEN_OF_PAIR = """\
+c.owner_id = NEW.owner_id AND coalesce(lower(btrim(c.channel)), 'whatsapp'::text) = lapse.medium
+                AND c.{key} = NEW.{key} AND c.status IN {open}"""
+
+_ALREADY_ENDED = """
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $lapse$
+-- Leaves the row as it is: lapse has ended this conversation since the application's worker read it.
+BEGIN
+    RETURN NULL;
+END
+$lapse$
+"""
+_SEED = 0x6C61707365
+"""`lapse` in ASCII: keeps lapse's locks apart from those of an application that hashes a similar text."""
+
+
+def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]:
+    """Return the statements that make the functions of the triggers, owned by the table's owner.
+
+    Args:
+        names: where the table is, and what lapse's columns are called.
+        table: as the catalog has it, whose own unique indexes go first.
+        ends_others: a conversation that the application opens ends the pair's other ones. This needs the index of
+            open conversations, and that every row has a key. Without, keys are filled and nothing else.
+    """
+    words = _words(names)
+    functions = [_ALREADY_ENDED.format(function=names.qualified(ENDED_FUNCTION)).strip()]
+    for on_update in (False, True):
+        name = UPDATE_FUNCTION if on_update else INSERT_FUNCTION
+        open_of_pair = _OPEN_OF_PAIR + ("\n                AND c.conv_id <> OLD.conv_id" if on_update else "")
+        ending = _ENDING.format(
+            **words,
+            open_of_pair=open_of_pair.format(**words),
+            is_refused=is_refused(names, table, on_update=on_update),
+        )
+        variables = _VARIABLES.format(ends_others="true" if on_update else "false")
+        text = _FUNCTION.format(
+            **words,
+            function=names.qualified(name),
+            purpose=_purpose(on_update=on_update, ends_others=ends_others),
+            variables=variables if ends_others else "\n    ends_others boolean;",
+            decide=(_DECIDE_UPDATE if on_update else _DECIDE_INSERT).format(**words, fill=_FILL.format(**words)),
+            ending=ending if ends_others else "",
+        )
+        functions.append(text.strip())
+    owned = [f"ALTER FUNCTION {signature} OWNER TO {quoted(table.owner)}" for signature in _signatures(names)]
+    closed = [f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC" for signature in _signatures(names)]
+    return functions + owned + closed
+
+
+def row_triggers(names: Names) -> list[str]:
+    """Return the statements that make the triggers on the application's table.
+
+    Both that fill keys fire in every session, one that replicates included: without a key no row is taken.
+    """
+    words = _words(names)
+    return [
+        text.strip().format(**words)
+        for text in (
+            """
+CREATE OR REPLACE TRIGGER {insert_trigger} BEFORE INSERT ON {conversations}
+    FOR EACH ROW EXECUTE FUNCTION {insert_function}()
+""",
+            """
+CREATE OR REPLACE TRIGGER {update_trigger} BEFORE UPDATE ON {conversations}
+    FOR EACH ROW WHEN (
+        NEW.{key} IS NULL
+        OR (OLD.owner_id, OLD.from_number, OLD.to_number, OLD.channel)
+            IS DISTINCT FROM (NEW.owner_id, NEW.from_number, NEW.to_number, NEW.channel)
+        OR NEW.status IN {open} AND (OLD.status IN {open}) IS NOT TRUE
+    ) EXECUTE FUNCTION {update_function}()
+""",
+            """
+CREATE OR REPLACE TRIGGER {ended_trigger} BEFORE UPDATE OF status ON {conversations}
+    FOR EACH ROW WHEN (
+        OLD.status IN {ended}
+        AND NEW.status IN ('expired', 'idle_timeout')
+        AND (NEW.status <> OLD.status OR NEW.ended_at IS DISTINCT FROM OLD.ended_at)
+        AND NOT (OLD.status = 'idle_timeout' AND NEW.status = 'expired')
+    ) EXECUTE FUNCTION {ended_function}()
+""",
+            "ALTER TABLE {conversations} ENABLE ALWAYS TRIGGER {insert_trigger}",
+            "ALTER TABLE {conversations} ENABLE ALWAYS TRIGGER {update_trigger}",
+        )
+    ]
+
+
+def drop_routines(names: Names) -> list[str]:
+    """Return the statements that take lapse's triggers and functions off again; those that are not there are no error.
+
+    What `narrowed` did to the application's own triggers, `restored` takes back.
+    """
+    table = names.conversations
+    triggers = [f"DROP TRIGGER IF EXISTS {name} ON {table}" for name in (INSERT_TRIGGER, UPDATE_TRIGGER, ENDED_TRIGGER)]
+    return triggers + [f"DROP FUNCTION IF EXISTS {signature}" for signature in _signatures(names)]
+
+
+def _purpose(*, on_update: bool, ends_others: bool) -> str:
+    if not ends_others:
+        return "Gives a row of the application's lapse's key."
+    what = "re-opens or moves to another pair" if on_update else "opens"
+    return f"Gives a row of the application's lapse's key. What it {what} ends the pair's other conversations."
+
+
+def _signatures(names: Names) -> list[str]:
+    return [
+        f"{names.qualified(KEY_FUNCTION)}(text, text, text)",
+        *(f"{names.qualified(name)}()" for name in (INSERT_FUNCTION, UPDATE_FUNCTION, ENDED_FUNCTION)),
+    ]
+
+
+def _words(names: Names) -> dict[str, str | int]:
+    return {
+        "conversations": names.conversations,
+        "events": names.events,
+        "schema_text": "'" + names.schema.replace("'", "''") + "'",
+        "table_name": CONVERSATIONS,
+        "key": names.column("session_key"),
+        "version": names.column("version"),
+        "idle_check_at": names.column("idle_check_at"),
+        "idle_timeout_seconds": names.column("idle_timeout_seconds"),
+        "key_function": names.qualified(KEY_FUNCTION),
+        "insert_function": names.qualified(INSERT_FUNCTION),
+        "update_function": names.qualified(UPDATE_FUNCTION),
+        "ended_function": names.qualified(ENDED_FUNCTION),
+        "insert_trigger": INSERT_TRIGGER,
+        "update_trigger": UPDATE_TRIGGER,
+        "ended_trigger": ENDED_TRIGGER,
+        "open": OPEN,
+        "ended": _ENDED,
+        "reason": DUPLICATE,
+        "actor": APPLICATION,
+        "max_pair_locks": MAX_PAIR_LOCKS,
+        "seed": _SEED,
+    }

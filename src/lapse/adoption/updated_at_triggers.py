@@ -1,0 +1,130 @@
+"""The application's triggers that set `updated_at`: lapse's own bookkeeping must not count as activity."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lapse.adoption.catalog import Trigger
+from lapse.adoption.names import LAPSE_TRIGGERS, Names, quoted
+
+_MAX_NAME_BYTES = 63
+_INSERT_PART = "_lapse_insert"
+_BOOKKEEPING = ("session_key", "version", "idle_check_at", "idle_timeout_seconds")
+_STATES = {"D": "DISABLE TRIGGER", "R": "ENABLE REPLICA TRIGGER", "A": "ENABLE ALWAYS TRIGGER"}
+
+_MENTION = re.compile(r"(?<![\w$])updated_at(?![\w$])", re.IGNORECASE)
+_QUOTED = re.compile(r"\"(?:[^\"]|\"\")*\"|'(?:[^']|'')*'")
+# As `pg_get_triggerdef` writes it, with what is quoted masked: there keywords alone are in capitals.
+_DEFINITION = re.compile(
+    r"CREATE TRIGGER (?P<name>\S+) (?P<time>BEFORE) (?P<events>.+?) ON (?P<table>\S+) "
+    r"FOR EACH (?P<each>ROW) (?:WHEN \((?P<condition>.*)\) )?EXECUTE FUNCTION (?P<call>.*)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Definition:
+    name: str
+    events: tuple[str, ...]
+    table: str
+    condition: str | None
+    call: str
+
+    def statement(self, name: str, events: tuple[str, ...], condition: str | None) -> str:
+        when = f"\n    WHEN ({condition})" if condition else ""
+        return (
+            f"CREATE OR REPLACE TRIGGER {name} BEFORE {' OR '.join(events)} ON {self.table} FOR EACH ROW{when}\n"
+            f"    EXECUTE FUNCTION {self.call}"
+        )
+
+
+def touches_updated_at(trigger: Trigger) -> bool:
+    """Tell whether it is a trigger of the application's that may set `updated_at` where a row is updated."""
+    return (
+        trigger.is_before
+        and trigger.is_for_each_row
+        and trigger.on_update
+        and trigger.name not in LAPSE_TRIGGERS
+        and bool(_MENTION.search(trigger.source) or _MENTION.search(trigger.definition))
+    )
+
+
+def is_narrowed(trigger: Trigger, names: Names) -> bool:
+    """Tell whether `narrowed` was applied to the trigger already."""
+    condition = _parsed(trigger.definition).condition or ""
+    columns = [re.escape(names.columns[name]) for name in _BOOKKEEPING]
+    return all(re.search(rf"\bnew\.\"?{column}\b", condition, re.IGNORECASE) for column in columns)
+
+
+def narrowed(trigger: Trigger, names: Names) -> list[str]:
+    """Return the statements after which the trigger leaves out those updates that lapse makes of its own columns.
+
+    Its name, columns, condition, arguments and state stay. One that fires on INSERT as well becomes two, since a
+    condition that compares with the row before has no meaning there.
+    """
+    old = _parsed(trigger.definition)
+    columns = [names.column(name) for name in _BOOKKEEPING]
+    unchanged = "({}) IS NOT DISTINCT FROM ({})".format(
+        ", ".join(f"NEW.{column}" for column in columns), ", ".join(f"OLD.{column}" for column in columns)
+    )
+    condition = f"{unchanged}\n        AND ({old.condition})" if old.condition else unchanged
+    on_update = tuple(event for event in old.events if event.startswith("UPDATE"))
+    others = tuple(event for event in old.events if event not in on_update)
+    statements = []
+    if others:
+        part = quoted(insert_part(trigger.name))
+        statements += [old.statement(part, others, old.condition), *_state(old.table, part, trigger.enabled)]
+    return [*statements, old.statement(old.name, on_update, condition), *_state(old.table, old.name, trigger.enabled)]
+
+
+def restored(definition: str, enabled: str) -> list[str]:
+    """Return the statements that make a trigger again what it was before `narrowed`.
+
+    Args:
+        definition: as `pg_get_triggerdef` wrote it then.
+        enabled: its state then: `O`, `A`, `R` or `D`.
+    """
+    old = _parsed(definition)
+    statements = [old.statement(old.name, old.events, old.condition), *_state(old.table, old.name, enabled)]
+    if len(old.events) > 1:
+        part = quoted(insert_part(_unquoted(old.name)))
+        statements.append(f"DROP TRIGGER IF EXISTS {part} ON {old.table}")
+    return statements
+
+
+def insert_part(name: str) -> str:
+    """Return the name of the trigger that does on INSERT what this one did, when it was one for both."""
+    cut = name.encode()[: _MAX_NAME_BYTES - len(_INSERT_PART)].decode(errors="ignore")
+    return cut + _INSERT_PART
+
+
+def _state(table: str, name: str, enabled: str) -> list[str]:
+    return [f"ALTER TABLE {table} {_STATES[enabled]} {name}"] if enabled in _STATES else []
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _parsed(definition: str) -> _Definition:
+    masked = _QUOTED.sub(lambda found: "x" * len(found[0]), definition)
+    found = _DEFINITION.fullmatch(masked)
+    if found is None:
+        raise ValueError("not the definition of a BEFORE … FOR EACH ROW trigger")
+
+    def part(group: str) -> str:
+        return definition[slice(*found.span(group))]
+
+    # Between events stands ` OR `, which in the masked text is no part of a column's name.
+    places = [match.span() for match in re.finditer(" OR ", found["events"])]
+    starts = [0, *(end for _, end in places)]
+    ends = [*(start for start, _ in places), len(found["events"])]
+    events = part("events")
+    return _Definition(
+        name=part("name"),
+        events=tuple(events[start:end] for start, end in zip(starts, ends, strict=True)),
+        table=part("table"),
+        condition=part("condition") if found["condition"] is not None else None,
+        call=part("call"),
+    )

@@ -1,0 +1,204 @@
+"""`lapse adopt` and `lapse unadopt`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from lapse.cli.databases import open_database
+from lapse.cli.options import DatabaseUrl
+from lapse.errors import InvalidInputError
+from lapse.stopping import Interrupted, StopFlag, stop_on_signals
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from lapse.adoption.adopt import Adoption
+    from lapse.adoption.duplicates import Duplicate
+    from lapse.adoption.plan import Step
+
+T = TypeVar("T")
+KEEP = ("newest", "oldest")
+
+
+def adopt(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as SQL; change nothing.")] = False,
+    keep: Annotated[
+        str,
+        typer.Option(metavar="WHICH", help="Which of a pair's open conversations stays: newest or oldest."),
+    ] = "newest",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False, help="Write the duplicates that end, or would, to a new CSV file."
+        ),
+    ] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make an application's own table `conversations` lapse's, while the application goes on.
+
+    It may be stopped at any time and run again: it goes on where it was. `lapse unadopt` takes everything off.
+    """
+    if keep not in KEEP:
+        raise InvalidInputError(f"--keep {keep[:20]!r}: use newest or oldest")
+    from lapse.adoption.export import check_new
+
+    report = check_new(report) if report else None
+
+    def work(adoption: Adoption) -> None:
+        _foresee(adoption, report) if dry_run else _adopt(adoption, report)
+
+    _with_adoption(database_url, keep, work)
+
+
+def unadopt(
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Where the history goes, as CSV. [default: conversation_events-TIME.csv in this folder]",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also while lapse is connected elsewhere.")] = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Take off what `lapse adopt` put on, so that the table is as before; the history goes into a file first."""
+    from lapse.adoption.export import check_new, default_file
+
+    file = check_new(export or default_file())
+
+    def work(adoption: Adoption) -> None:
+        from lapse.adoption.unadopt import Return
+
+        with _watched() as watcher:
+            exported = Return(adoption=adoption, file=file, force=force).run(watcher)
+        typer.echo(f"given back: the table is as it was before; {exported:,} events are in {file}")
+
+    _with_adoption(database_url, "newest", work)
+
+
+def _with_adoption(database_url: str | None, keep: str, work: Callable[[Adoption], None]) -> None:
+    from lapse.adoption import require_postgresql
+    from lapse.adoption.adopt import Adoption
+    from lapse.settings import idle_timeout_seconds
+
+    flag = StopFlag()
+    with stop_on_signals(flag):
+        database, settings = open_database(database_url)
+        seconds = idle_timeout_seconds(settings.idle_timeout_minutes)
+        try:
+            require_postgresql(database)
+            database.autocommit(
+                lambda connection: work(
+                    Adoption(store=connection, keep=keep, idle_timeout_seconds=seconds, stop_flag=flag)
+                ),
+                retry=False,
+            )
+        except Interrupted:
+            typer.echo("stopped; what was done stays done, and the next run goes on from there", err=True)
+            raise typer.Abort from None
+        finally:
+            database.close()
+
+
+def _foresee(adoption: Adoption, report: Path | None) -> None:
+    steps, duplicates = adoption.foresee()
+    if not steps:
+        typer.echo("-- nothing to do: the table is adopted")
+        return
+    for number, step in enumerate(steps, start=1):
+        typer.echo(_as_sql(number, step))
+    if duplicates:
+        typer.echo(f"-- {len(duplicates):,} open conversations would end: their pair has another one")
+    if report is not None:
+        _write_report(report, duplicates)
+
+
+def _adopt(adoption: Adoption, report: Path | None) -> None:
+    begin = time.monotonic()
+    with _watched() as watcher:
+        done = adoption.run(watcher)
+    if report is not None:
+        _write_report(report, adoption.ended_duplicates())
+    if done:
+        typer.echo(f"adopted in {time.monotonic() - begin:.1f} s; look at `lapse preview` before a worker starts")
+    else:
+        typer.echo("nothing to do: the table is adopted")
+
+
+def _as_sql(number: int, step: Step) -> str:
+    lines = [f"-- {number}. {step.title}", f"--    lock: {step.lock}", f"--    size: {step.size}"]
+    statements = [f"{statement};" for statement in step.statements]
+    if step.is_transaction:
+        statements = ["BEGIN;", "SET LOCAL lock_timeout = '200ms';", *statements, "COMMIT;"]
+    return "\n".join([*lines, *statements, ""])
+
+
+def _write_report(file: Path, duplicates: Sequence[Duplicate]) -> None:
+    from lapse.adoption.export import write_whole
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["owner_id", "kept_conv_id", "conv_id", "status", "started_at", "updated_at"])
+    writer.writerows(
+        [one.owner_id, one.kept_conv_id, one.conv_id, one.status, one.started_at or "", one.updated_at or ""]
+        for one in duplicates
+    )
+    write_whole(file, text.getvalue().encode())
+
+
+class _Lines:
+    """Says on standard error what is done, a line for each step; on a terminal with a bar."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._told = ""
+
+    @contextmanager
+    def doing(self, step: Step) -> Iterator[None]:
+        begin = time.monotonic()
+        if self._progress is not None:
+            self._task = self._progress.add_task(step.title, total=None)
+        try:
+            yield
+            self._say(f"{time.monotonic() - begin:7.2f} s  {step.title}")
+        finally:
+            if self._progress is not None and self._task is not None:
+                self._progress.remove_task(self._task)
+
+    def advance(self, done: int, total: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def tell(self, line: str) -> None:
+        if line != self._told:
+            self._told = line
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(line, highlight=False, markup=False)
+        else:
+            typer.echo(line, err=True)
+
+
+@contextmanager
+def _watched() -> Iterator[Any]:
+    if not sys.stderr.isatty():
+        yield _Lines(None)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        yield _Lines(progress)

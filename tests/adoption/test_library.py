@@ -1,0 +1,169 @@
+"""The library and the commands on an adopted table: its ids, its statuses and what it leaves NULL stay its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from lapse import (
+    BackgroundWorker,
+    ConversationService,
+    InvalidInputError,
+    InvalidTransitionError,
+    SchemaMissingError,
+)
+from lapse.models import NEVER
+from tests.adoption.old_table import FORMS, Form, connect, create_old_table
+from tests.commands import error_line, run_lapse
+
+BUSINESS, CUSTOMER = "+14155238886", "+5511999990001"
+OWNERS: dict[str, Any] = {"bigint": 7, "uuid": UUID("0198c5ac-9f00-7b3e-8a51-6f1d2c3b4a59")}
+IS_ID: dict[str, Callable[[Any], bool]] = {
+    "bigint": lambda conv_id: isinstance(conv_id, int),
+    "uuid": lambda conv_id: isinstance(conv_id, UUID),
+    "text": lambda conv_id: bool(re.fullmatch("[0-9A-HJKMNP-TV-Z]{26}", conv_id)),
+}
+
+
+@pytest.fixture(params=FORMS, ids=str)
+def form(request: pytest.FixtureRequest) -> Form:
+    found = request.param
+    assert isinstance(found, Form)
+    return found
+
+
+@pytest.fixture
+def old_url(empty_postgres_url: str, form: Form) -> str:
+    """Return the URL of a database with an empty old table of this form."""
+    with connect(empty_postgres_url) as connection:
+        create_old_table(connection, form)
+    return empty_postgres_url
+
+
+@pytest.fixture
+def adopted_url(old_url: str) -> str:
+    result = run_lapse("adopt", "--database-url", old_url)
+    assert result.returncode == 0, result
+    return old_url
+
+
+@pytest.fixture
+def service(adopted_url: str) -> Iterator[ConversationService]:
+    with closing(ConversationService(adopted_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def owner(form: Form) -> Any:
+    return OWNERS[form.owner_id]
+
+
+def test_a_conversation_lives_and_ends(service: ConversationService, form: Form, owner: Any) -> None:
+    opened = service.record_message(owner, f"whatsapp:{CUSTOMER}", BUSINESS, user_id=5, metadata={"from": "test"})
+    assert IS_ID[form.conv_id](opened.conv_id)
+    assert (opened.owner_id, opened.status, opened.version, opened.user_id) == (owner, "pending", 0, 5)
+    assert service.record_message(owner, CUSTOMER, BUSINESS).conv_id == opened.conv_id
+    answered = service.record_message(owner, BUSINESS, CUSTOMER, sender="agent")
+    assert (answered.conv_id, answered.status, answered.version) == (opened.conv_id, "progress", 1)
+    assert service.get_or_create_conversation(owner, CUSTOMER, BUSINESS).conv_id == opened.conv_id
+    until = opened.expires_at + timedelta(hours=1)
+    assert service.extend_expiration(opened.conv_id, until=until, owner_id=owner).expires_at == until
+    closed = service.close_conversation(opened.conv_id, "agent_closed", reason="solved", owner_id=owner)
+    assert (closed.status, closed.version) == ("agent_closed", 2)
+    assert [event.version for event in service.get_conversation_events(opened.conv_id)] == [1, 2]
+    later = service.record_message(owner, CUSTOMER, BUSINESS)
+    assert later.conv_id != opened.conv_id
+    assert service.get_active_conversations(owner) == [later]
+    assert service.get_conversation_history(owner, BUSINESS, CUSTOMER) == [later, closed]
+    with pytest.raises(InvalidInputError, match="owner_id"):
+        service.record_message(owner_id=["of no type"], from_number=CUSTOMER, to_number=BUSINESS)  # type: ignore[arg-type]
+
+
+def test_what_the_application_wrote_is_found_and_goes_on(
+    service: ConversationService, adopted_url: str, owner: Any, form: Form
+) -> None:
+    with connect(adopted_url) as connection:
+        written = connection.execute(
+            f"""INSERT INTO conversations (conv_id, owner_id, from_number, to_number, channel, context, expires_at)
+            VALUES ({"DEFAULT" if form.conv_id == "bigint" else "%(id)s"}, %(owner)s, %(customer)s, %(business)s,
+                NULL, NULL, NULL) RETURNING conv_id""".encode(),
+            {"id": "0198c5ac-0000-7b3e-8a51-6f1d2c3b4a59", "owner": owner}
+            | {"customer": f"whatsapp:{CUSTOMER}", "business": f"whatsapp:{BUSINESS}"},
+        ).fetchone()
+    assert written
+    found = service.record_message(owner, CUSTOMER, BUSINESS, sender="agent")
+    assert (found.conv_id, found.status) == (written[0], "progress")
+    assert (found.channel, found.context, found.expires_at) == ("whatsapp", {}, NEVER)
+    assert service.get_conversation_history(owner, BUSINESS, CUSTOMER) == [found]
+    about_now = datetime.now(UTC)
+    assert abs(service.extend_expiration(found.conv_id, 60).expires_at - about_now - timedelta(hours=1)) < (
+        timedelta(minutes=1)
+    ), "without an expiry it begins now"
+
+
+@pytest.mark.parametrize("form", [FORMS[0]], ids=str)
+def test_a_status_that_lapse_does_not_know_is_left_alone(
+    service: ConversationService, adopted_url: str, owner: Any
+) -> None:
+    opened = service.record_message(owner, CUSTOMER, BUSINESS)
+    with connect(adopted_url) as connection:
+        connection.execute("ALTER TABLE conversations DROP CONSTRAINT conversations_status_check")
+        connection.execute(
+            "UPDATE conversations SET status = 'human_handoff', updated_at = '2020-01-01', expires_at = '2020-01-01'"
+        )
+    assert service.get_conversation_by_id(opened.conv_id).status == "human_handoff"
+    with pytest.raises(InvalidTransitionError, match="'human_handoff', which is the application's own"):
+        service.close_conversation(opened.conv_id, "agent_closed")
+    with pytest.raises(InvalidTransitionError, match="not open, but human_handoff"):
+        service.extend_expiration(opened.conv_id, 5)
+    worker = BackgroundWorker(service=service)
+    assert all((run.ended, run.rearmed, run.error) == (0, 0, None) for run in worker.run_cycle())
+    assert service.get_conversation_by_id(opened.conv_id).status == "human_handoff"
+
+
+@pytest.mark.parametrize("form", [Form(conv_id="text")], ids=str)
+def test_text_ids_go_on_in_the_form_that_is_there(service: ConversationService, adopted_url: str, owner: Any) -> None:
+    with connect(adopted_url) as connection:
+        connection.execute(
+            "INSERT INTO conversations (conv_id, owner_id, from_number, to_number) VALUES (%s, %s, 'a', 'b')",
+            [str(OWNERS["uuid"]), owner],
+        )
+    opened = service.record_message(owner, CUSTOMER, BUSINESS)
+    assert UUID(str(opened.conv_id)).version == 7
+
+
+@pytest.mark.parametrize("form", [FORMS[3]], ids=str)
+def test_every_command_knows_the_table(adopted_url: str, service: ConversationService, owner: Any) -> None:
+    closed = service.record_message(owner, CUSTOMER, BUSINESS)
+    service.close_conversation(closed.conv_id, "user_closed")
+    service.record_message(owner, CUSTOMER, BUSINESS)
+    with connect(adopted_url) as connection:
+        connection.execute("ALTER TABLE conversations DISABLE TRIGGER USER")
+        connection.execute("UPDATE conversations SET ended_at = '2020-01-01' WHERE status = 'user_closed'")
+        connection.execute("UPDATE conversations SET expires_at = '2020-01-01' WHERE status = 'pending'")
+        connection.execute("ALTER TABLE conversations ENABLE TRIGGER USER")
+    status = json.loads(run_lapse("status", "--json", "--database-url", adopted_url).stdout)
+    assert status["due"] == {"idle_conversations": 0, "expired_conversations": 1}
+    purged = run_lapse("purge", "--closed-before", "30", "--json", "--database-url", adopted_url)
+    assert json.loads(purged.stdout.splitlines()[-1])["conversations"] == 1, purged
+    assert run_lapse("worker", "--once", "--database-url", adopted_url).returncode == 0
+    assert service.get_conversation_history(owner, CUSTOMER, BUSINESS)[0].status == "expired"
+    assert "at version" in run_lapse("migrate", "--database-url", adopted_url).stdout
+
+
+@pytest.mark.parametrize("form", [FORMS[0]], ids=str)
+def test_before_it_is_adopted_a_table_is_refused_and_afterwards_taken(old_url: str, owner: Any) -> None:
+    line = error_line(run_lapse("worker", "--once", "--database-url", old_url), 1)
+    assert "`lapse adopt`" in line
+    with closing(ConversationService(old_url)) as service:
+        with pytest.raises(SchemaMissingError, match="an application made"):
+            service.record_message(owner, CUSTOMER, BUSINESS)
+        assert run_lapse("adopt", "--database-url", old_url).returncode == 0
+        assert service.record_message(owner, CUSTOMER, BUSINESS).status == "pending"
