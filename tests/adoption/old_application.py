@@ -33,7 +33,6 @@ class OldApplication:
     def __init__(self, connection: psycopg.Connection[Any], form: Form) -> None:
         self._connection = connection
         self._form = form
-        self._ulids = 0
 
     def insert(self, customer: str, *, owner: int = 7, **values: Any) -> Any:
         """Begin a conversation, with the columns that the application gives; return its id."""
@@ -79,8 +78,7 @@ class OldApplication:
             return {}
         if self._form.conv_id == "uuid":
             return {"conv_id": uuid.uuid4()}
-        self._ulids += 1
-        return {"conv_id": f"01JR{self._ulids:022X}"}
+        return {"conv_id": f"01JR{uuid.uuid4().int % 16**22:022X}"}
 
 
 def write_dirty_rows(connection: psycopg.Connection[Any], form: Form) -> None:

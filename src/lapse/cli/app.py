@@ -17,6 +17,7 @@ from lapse.cli import (
     doctor_command,
     health_command,
     inspect_commands,
+    preview_command,
     purge_command,
     replay_command,
     worker_command,
@@ -42,6 +43,7 @@ app.command("adopt")(adopt_command.adopt)
 app.command("unadopt")(adopt_command.unadopt)
 app.command("health")(health_command.health)
 app.command("doctor")(doctor_command.doctor)
+app.command("preview")(preview_command.preview)
 app.command("purge")(purge_command.purge)
 app.command("replay")(replay_command.replay)
 
