@@ -87,5 +87,6 @@ def _wait_until(process: subprocess.Popen[bytes], connection: psycopg.Connection
 
 def _is_connected(connection: psycopg.Connection[Any]) -> bool:
     """Tell whether lapse has a session in this database."""
-    query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s)"
-    return bool(connection.execute(query, ["lapse"]).fetchall()[0][0])
+    query = """SELECT EXISTS (SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name LIKE 'lapse%')"""
+    return bool(connection.execute(query).fetchall()[0][0])

@@ -102,7 +102,7 @@ def write_dirty_rows(connection: psycopg.Connection[Any], form: Form) -> None:
     add("expires never", "+5521900000004", expires_at=NEVER)
     add("expires in infinity", "+5521900000005", expires_at="infinity")
     add("no customer", "")
-    add("blanks", " \t ")
+    add("blanks", " \t ", owner=9)
     add("talks to itself", BUSINESS)
     add("a line break", "+552190000\n0006")
     add("very long", "9" * 400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_a_table_moves_in_and_back_out(form: Form, server: str, new_database: Ne
         check_the_application_may_begin_another_conversation(move)
         check_the_worker_ends_what_is_due_only(move)
         check_lapse_serves_the_table(move)
-        check_the_way_back(move, tmp_path / "events.jsonl")
+        check_the_way_back(move, tmp_path / "events.csv")
         if program is None:
             missing(f"no pg_dump that reads {server}: the schema before and after was not compared")
         assert schema_of(program, url) == schema
@@ -113,6 +114,9 @@ def check_doctor_finds_what_is_there(move: _Move) -> None:
     assert planted <= found.keys(), found
     assert move.form.extra_statuses or "unknown-status" not in found, found
     assert move.rows() == before
+    # The one thing that adoption does not settle; done as the doctor advises.
+    assert found["unreadable-time"] == "trouble"
+    move.connection.execute("UPDATE conversations SET expires_at = NULL WHERE expires_at = 'infinity'")
 
 
 def check_adoption_changes_duplicates_only(move: _Move) -> None:
@@ -128,8 +132,9 @@ def check_adoption_changes_duplicates_only(move: _Move) -> None:
     made = {(event.version, event.type, event.to_status, event.reason, event.actor) for event in events}
     assert made == {(1, "expired", "expired", "duplicate_session", "adopt")}
     assert all(event.from_status == before[event.conv_id].status for event in events)
-    troubles = {code for code, level in _findings(move, 0).items() if level == "trouble"}
-    assert troubles == set()
+    found = _findings(move, 0)
+    assert "trouble" not in found.values(), found
+    assert "unknown" not in found, "a look of the doctor's failed"
 
 
 def check_a_second_adoption_does_nothing(move: _Move) -> None:
@@ -226,9 +231,10 @@ def check_lapse_serves_the_table(move: _Move) -> None:
 def check_the_way_back(move: _Move, exported: Path) -> None:
     events, before = read_events(move.connection), move.rows()
     move.lapse("unadopt", "--export", str(exported))
-    lines = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines()]
-    kept = {(str(line["conv_id"]), line["version"], line["type"], line["reason"], line["actor"]) for line in lines}
-    assert kept == {(event.conv_id, event.version, event.type, event.reason, event.actor) for event in events}
+    with exported.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    kept = {(line["conv_id"], line["version"], line["type"], line["reason"], line["actor"]) for line in lines}
+    assert kept == {(event.conv_id, str(event.version), event.type, event.reason, event.actor) for event in events}
     assert len(lines) == len(events)
     assert columns_of(move.connection) == move.columns
     assert move.rows() == before

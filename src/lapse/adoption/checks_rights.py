@@ -24,8 +24,10 @@ _SEQUENCES = """
     SELECT s.oid::regclass::text AS name FROM pg_attrdef f
     JOIN pg_attribute a ON (a.attrelid, a.attnum) = (f.adrelid, f.adnum)
     JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
-    JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
-    WHERE f.adrelid = to_regclass(%(table)s) AND a.attname = 'conv_id' AND NOT has_sequence_privilege(s.oid, 'USAGE')"""
+    JOIN pg_class s ON s.oid = d.refobjid
+    WHERE f.adrelid = to_regclass(%(table)s) AND a.attname = 'conv_id'
+        -- In this order: asked about a table, the function is an error.
+        AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END"""
 
 
 def check_rights(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
