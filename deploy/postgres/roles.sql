@@ -53,17 +53,12 @@ SELECT to_regrole(quote_ident(:'owner')) IS NULL AS is_new_owner,
 \if :is_new_owner
 CREATE ROLE :"owner" LOGIN;
 \endif
-SELECT format('GRANT CONNECT ON DATABASE %I TO %I, %I, %I', current_database(), :'owner', :'application', :'worker')
-    AS grant_connect
-\gset
-GRANT USAGE, CREATE ON SCHEMA :"schema" TO :"owner";
 
 -- --- application: uses the library, or its own SQL beside lapse; deletes nothing, cannot rewrite the history ----------
 
 \if :is_new_application
 CREATE ROLE :"application" LOGIN;
 \endif
-GRANT USAGE ON SCHEMA :"schema" TO :"application";
 
 -- --- worker: runs `lapse worker`, `lapse status`, `lapse preview` and `lapse doctor` ----------------------------------
 
@@ -75,8 +70,17 @@ ALTER ROLE :"worker" SET statement_timeout = '30s';
 ALTER ROLE :"worker" SET idle_in_transaction_session_timeout = '60s';
 ALTER ROLE :"worker" SET client_connection_check_interval = '5s';
 \endif
-GRANT USAGE ON SCHEMA :"schema" TO :"worker";
-:grant_connect;
+
+-- What everybody has already is not granted again.
+SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), of_role)
+FROM unnest(ARRAY[:'owner', :'application', :'worker']) AS of_role
+WHERE NOT has_database_privilege(of_role, current_database(), 'CONNECT')
+UNION ALL
+SELECT format('GRANT %s ON SCHEMA %I TO %I', of_right, :'schema', of_role)
+FROM (VALUES (:'owner', 'USAGE'), (:'owner', 'CREATE'), (:'application', 'USAGE'), (:'worker', 'USAGE'))
+    AS wanted (of_role, of_right)
+WHERE NOT has_schema_privilege(of_role, :'schema', of_right)
+\gexec
 
 \if :has_lapse
 
@@ -110,7 +114,9 @@ SELECT to_regrole(quote_ident(:'purger')) IS NULL AS is_new_purger
 \if :is_new_purger
 CREATE ROLE :"purger" LOGIN;
 \endif
-GRANT USAGE ON SCHEMA :"schema" TO :"purger";
+SELECT format('GRANT USAGE ON SCHEMA %I TO %I', :'schema', :'purger')
+WHERE NOT has_schema_privilege(:'purger', :'schema', 'USAGE')
+\gexec
 GRANT SELECT, DELETE ON :conversations, :conversation_events TO :"purger";
 GRANT UPDATE (metadata) ON :conversations TO :"purger"; -- to lock a row one must be able to update some column of it
 GRANT SELECT ON :lapse_schema_version TO :"purger";
