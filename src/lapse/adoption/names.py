@@ -32,6 +32,10 @@ _PLAIN = frozenset(
         *LAPSE_TRIGGERS,
         *LAPSE_COLUMNS,
         *(f"lapse_{name}" for name in LAPSE_COLUMNS),
+        "owner_id",
+        "conv_id",
+        "from_number",
+        "to_number",
     }
 )
 
