@@ -1,4 +1,4 @@
-"""docs/adoption.md: every command runs, in the order of the page, on a real old table. Its Portuguese twin has the same."""
+"""docs/adoption.md: every command runs, in its order, on a real old table. The Portuguese guide has the same ones."""
 
 from __future__ import annotations
 
