@@ -24,7 +24,7 @@ from lapse.adoption.facts import Facts, read_facts
 from lapse.adoption.plan import Step, plan
 from lapse.adoption.refusing import check_adoptable
 from lapse.adoption.waiting_for_locks import PATIENCE_SECONDS, in_short_transaction
-from lapse.errors import AdoptionError
+from lapse.errors import AdoptionError, InvalidInputError
 from lapse.stopping import Interrupted, StopFlag
 from lapse.store.connection import Connection as StoreConnection
 
@@ -51,7 +51,8 @@ class Adoption:
 
     store: StoreConnection
     """In autocommit mode, and a session of its own: not one of a transaction pooler's."""
-    keep: str = "newest"
+    keep: str | None = None
+    """`newest` or `oldest`; None for the newest, or what an adoption that has begun goes by."""
     idle_timeout_seconds: int
     stop_flag: StopFlag = field(default_factory=StopFlag)
 
@@ -73,6 +74,7 @@ class Adoption:
         """
         check_adoptable(self.store)
         facts = self.facts()
+        self._check_keep(facts)
         duplicates = self._duplicates(facts)
         return plan(facts, duplicates), duplicates
 
@@ -85,6 +87,7 @@ class Adoption:
             DatabaseError: the database refused, or was lost.
         """
         check_adoptable(self.store)
+        self._check_keep(self.facts())
         done: set[str] = set()
         with alone(self.connection, self.wait, watcher):
             while step := next((step for step in plan(self.facts()) if step.key not in done), None):
@@ -123,7 +126,15 @@ class Adoption:
             return []
         if facts.record is not None and facts.is_filled:
             return find_duplicates(self.connection, facts.names, facts.new.keep)
-        return foresee_duplicates(self.connection, facts.names, facts.new.keep)
+        has_channel = "channel" in facts.table.columns
+        return foresee_duplicates(self.connection, facts.names, facts.new.keep, has_channel=has_channel)
+
+    def _check_keep(self, facts: Facts) -> None:
+        if self.keep not in (None, facts.new.keep):
+            raise InvalidInputError(
+                f"the adoption that has begun here keeps the {facts.new.keep} of a pair's open conversations; nothing "
+                f"was changed: run it with --keep {facts.new.keep}, or without --keep"
+            )
 
     def _do(self, step: Step, watcher: Watcher) -> None:
         facts = self.facts()

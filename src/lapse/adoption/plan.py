@@ -13,7 +13,7 @@ from lapse.adoption.names import quoted
 from lapse.adoption.preparing import prepare_statements, repair_statements
 from lapse.adoption.record import ADOPTION_TABLE
 from lapse.adoption.routines import row_functions
-from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS
+from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS, taking
 from lapse.adoption.wanted_indexes import WantedIndex
 from lapse.store.schema_version import VERSION_TABLE, head_version
 
@@ -80,13 +80,15 @@ def _filling(facts: Facts) -> Iterator[Step]:
             statements=prepare_statements(names, facts.table, facts.new),
             is_transaction=True,
         )
-    elif facts.lost_triggers or facts.wide_triggers:
+    elif facts.lost_columns or facts.lost_triggers or facts.wide_triggers or not facts.has_functions:
         yield Step(
             kind=REPAIR,
-            title="functions and triggers that have been taken off, or put on, since",
+            title="columns, functions and triggers that have been taken off, put on or changed since",
             lock=FOR_A_MOMENT,
             size="no row is written",
-            statements=repair_statements(names, facts.table, facts.wide_triggers, ends_others=facts.has_unique_index),
+            statements=repair_statements(
+                names, facts.table, facts.new, facts.wide_triggers, ends_others=facts.has_unique_index
+            ),
             is_transaction=True,
         )
     if facts.record is None or not facts.is_filled:
@@ -105,7 +107,9 @@ def _filling(facts: Facts) -> Iterator[Step]:
             lock=FOR_A_MOMENT,
             size="no row is read",
             statements=[
-                f"ALTER TABLE {names.conversations} ADD CONSTRAINT {KEY_CONSTRAINT} CHECK ({key} IS NOT NULL) NOT VALID"
+                *taking(names.conversations),
+                f"ALTER TABLE {names.conversations} ADD CONSTRAINT {KEY_CONSTRAINT}\n"
+                f"    CHECK ({key} IS NOT NULL) NOT VALID",
             ],
             is_transaction=True,
         )
@@ -116,7 +120,6 @@ def _filling(facts: Facts) -> Iterator[Step]:
             lock=NOBODY_WAITS,
             size=f"{_rows(facts)} are read",
             statements=[f"ALTER TABLE {names.conversations} VALIDATE CONSTRAINT {KEY_CONSTRAINT}"],
-            is_transaction=True,
         )
 
 

@@ -17,6 +17,8 @@ from lapse.adoption.updated_at_triggers import touches_updated_at
 from lapse.store.layout import LAPSE_COLUMNS, PREFIX
 
 ADOPTION_TABLE = "lapse_adoption"
+NEWEST = "newest"
+OLDEST = "oldest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Record:
     """The row."""
 
     before: Before
-    keep: str = "newest"
+    keep: str = NEWEST
     idle_timeout_seconds: int
     began_at: datetime | None = field(default=None)
     completed_at: datetime | None = None

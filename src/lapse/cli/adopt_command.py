@@ -32,9 +32,13 @@ KEEP = ("newest", "oldest")
 def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as SQL; change nothing.")] = False,
     keep: Annotated[
-        str,
-        typer.Option(metavar="WHICH", help="Which of a pair's open conversations stays: newest or oldest."),
-    ] = "newest",
+        str | None,
+        typer.Option(
+            metavar="WHICH",
+            show_default=False,
+            help="Which of a pair's open conversations stays: newest or oldest. [default: newest]",
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +51,7 @@ def adopt(
 
     It may be stopped at any time and run again: it goes on where it was. `lapse unadopt` takes everything off.
     """
-    if keep not in KEEP:
+    if keep is not None and keep not in KEEP:
         raise InvalidInputError(f"--keep {keep[:20]!r}: use newest or oldest")
     from lapse.adoption.export import check_new
 
@@ -83,10 +87,10 @@ def unadopt(
             exported = Return(adoption=adoption, file=file, force=force).run(watcher)
         typer.echo(f"given back: the table is as it was before; {exported:,} events are in {file}")
 
-    _with_adoption(database_url, "newest", work)
+    _with_adoption(database_url, None, work)
 
 
-def _with_adoption(database_url: str | None, keep: str, work: Callable[[Adoption], None]) -> None:
+def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[Adoption], None]) -> None:
     from lapse.adoption import require_postgresql
     from lapse.adoption.adopt import Adoption
     from lapse.settings import idle_timeout_seconds
