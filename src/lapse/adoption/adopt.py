@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from psycopg import Connection
+from psycopg import Connection, Error
 from psycopg.errors import UniqueViolation
+from psycopg.pq import TransactionStatus
 
 from lapse.adoption import plan as steps
 from lapse.adoption.backfill import backfill
@@ -25,7 +26,7 @@ from lapse.adoption.plan import Step, plan
 from lapse.adoption.refusing import check_adoptable
 from lapse.adoption.waiting_for_locks import PATIENCE_SECONDS, in_short_transaction
 from lapse.errors import AdoptionError, InvalidInputError
-from lapse.stopping import Interrupted, StopFlag
+from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store.connection import Connection as StoreConnection
 
 _ONE_AT_A_TIME = 0x6C61707361  # "lapsa": next to the lock of migrations
@@ -137,33 +138,51 @@ class Adoption:
             )
 
     def _do(self, step: Step, watcher: Watcher) -> None:
+        if not (step.is_transaction or step.kind in (steps.BACKFILL, steps.DUPLICATES)):
+            for statement in step.statements:
+                self.run_long(statement)
+            return
         facts = self.facts()
-        if step.kind == steps.BACKFILL:
-            backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
-        elif step.kind == steps.DUPLICATES:
-            end_duplicates(
-                self.connection,
-                facts.names,
-                facts.new.keep,
-                facts.table.columns["conv_id"].type,
-                wait=self.wait,
-                on_batch=watcher.advance,
-            )
-        elif step.is_transaction:
-            table = facts.names.conversations
-            in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
-        else:
-            self._each_alone(step.statements)
+        with self.interruptible(STOP_PATIENCE_SECONDS):
+            if step.kind == steps.BACKFILL:
+                backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
+            elif step.kind == steps.DUPLICATES:
+                end_duplicates(
+                    self.connection,
+                    facts.names,
+                    facts.new.keep,
+                    facts.table.columns["conv_id"].type,
+                    wait=self.wait,
+                    on_batch=watcher.advance,
+                )
+            else:
+                table = facts.names.conversations
+                in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
 
-    def _each_alone(self, statements: Sequence[str]) -> None:
-        """Run statements that no transaction may hold; a stop cancels the one in hand."""
-        for statement in statements:
-            try:
-                with self.stop_flag.interruptible():
-                    self.connection.execute(statement.encode())
-            except Interrupted:
-                self.connection.cancel_safe(timeout=5.0)
-                raise
+    def run_long(self, statement: str) -> None:
+        """Run a statement that no transaction may hold, however long it takes; a stop cancels it.
+
+        Raises:
+            Interrupted: a stop signal came.
+        """
+        with self.interruptible():
+            self.connection.execute(statement.encode())
+
+    @contextmanager
+    def interruptible(self, patience_seconds: float = 0.0) -> Iterator[None]:
+        """Let a stop signal end what is inside, in the database as well, after so many seconds of patience.
+
+        Raises:
+            Interrupted: a stop signal came.
+        """
+        try:
+            with self.stop_flag.interruptible(patience_seconds):
+                yield
+        except Interrupted:
+            if _is_at_work(self.connection):
+                with suppress(Error):
+                    self.connection.cancel_safe(timeout=STOP_PATIENCE_SECONDS)
+            raise
 
 
 @contextmanager
@@ -174,6 +193,7 @@ def alone(connection: Connection[Any], wait: Callable[[float], object], watcher:
         ("statement_timeout", "0"),
         ("lock_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
+        ("default_transaction_isolation", "read committed"),
     ):
         connection.execute("SELECT set_config(%s, %s, false)", [setting, value])
     give_up_at = time.monotonic() + PATIENCE_SECONDS
@@ -186,8 +206,13 @@ def alone(connection: Connection[Any], wait: Callable[[float], object], watcher:
     try:
         yield
     finally:
-        if not connection.closed and not connection.broken:
+        # One that is lost, or was left in a statement, is closed by the pool, and the lock goes with it.
+        if not (connection.closed or connection.broken or _is_at_work(connection)):
             _value(connection, "SELECT pg_advisory_unlock(%s)")
+
+
+def _is_at_work(connection: Connection[Any]) -> bool:
+    return connection.info.transaction_status == TransactionStatus.ACTIVE
 
 
 def _value(connection: Connection[Any], query: str) -> Any:

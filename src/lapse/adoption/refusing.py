@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from psycopg import Connection
 
-from lapse.adoption.catalog import read_table
+from lapse.adoption.catalog import Table
 from lapse.adoption.checks_kind import check_server, check_version
+from lapse.adoption.checks_policies import check_forced_security
 from lapse.adoption.checks_rights import check_rights_to_adopt
 from lapse.adoption.checks_statuses import check_statuses
-from lapse.adoption.findings import TROUBLE, Finding, trouble
-from lapse.adoption.looks import BEGIN, set_limits
-from lapse.adoption.names import EVENTS
+from lapse.adoption.facts import HELPER_INDEX, KEY_CONSTRAINT
+from lapse.adoption.findings import TROUBLE, Finding, name_of, quoted, trouble
+from lapse.adoption.looks import BEGIN, rows, set_limits
+from lapse.adoption.names import EVENTS, KEY_FUNCTION, LAPSE_TRIGGERS, TRIGGER_FUNCTIONS
 from lapse.adoption.record import ADOPTION_TABLE
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject, read_subject
 from lapse.errors import AdoptionError
 from lapse.store.connection import Connection as StoreConnection
 from lapse.store.layout import PREFIX
+from lapse.store.schema import conversations
 from lapse.store.schema_version import VERSION_TABLE
 
 
@@ -61,21 +65,70 @@ def _found(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
     if subject.is_distributed:
         yield trouble("distributed", "The table is distributed by Citus", "lapse adopts tables of a single server")
     yield from obstacles(subject.table)
-    yield from check_rights_to_adopt(subject, connection)
-    yield from check_statuses(subject, connection)
+    yield from _relatives(subject.table, connection)
+    # Whatever is wrong with it, an adopted table is looked at as one to be adopted: something may be lost of it.
+    adopting = replace(subject, kind=Kind.ADOPTING)
+    yield from check_rights_to_adopt(adopting, connection)
+    yield from _owner(subject.table, connection)
+    yield from check_forced_security(adopting, connection)
+    yield from check_statuses(adopting, connection)
     yield from check_version(subject, connection) if subject.kind is Kind.ADOPTED else ()
     if subject.kind is Kind.ADOPTABLE:
-        yield from _in_the_way(subject, connection)
+        yield from _in_the_way(subject.table, connection)
 
 
-def _in_the_way(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    for name in (EVENTS, ADOPTION_TABLE, VERSION_TABLE):
-        if read_table(connection, name) is not None:
-            yield trouble("in-the-way", f"There is another table {name} already", f"ALTER TABLE {name} RENAME TO ...;")
-    if subject.table:
-        for name in (name for name in subject.table.columns if name.startswith(PREFIX)):
-            yield trouble(
-                "in-the-way",
-                f"The table has a column {name} already, a name that lapse keeps for its own",
-                f"ALTER TABLE conversations RENAME COLUMN {name} TO ...;",
-            )
+_RELATIVES = """
+    SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%(table)s) OR inhparent = to_regclass(%(table)s)"""
+_OWNER_MAY_NOT = """
+    SELECT FROM pg_class c WHERE c.oid = to_regclass(%(table)s)
+        AND NOT has_schema_privilege(c.relowner, c.relnamespace, 'CREATE')"""
+_OF_THAT_NAME = """
+    SELECT CASE c.relkind WHEN 'i' THEN 'index' ELSE 'table' END AS kind, c.relname::text AS name FROM pg_class c
+    WHERE c.relnamespace = %(schema)s::regnamespace AND c.relname = ANY (%(relations)s::text[])
+    UNION ALL SELECT 'function', p.proname::text FROM pg_proc p
+    WHERE p.pronamespace = %(schema)s::regnamespace AND p.proname = ANY (%(functions)s::text[])"""
+
+
+def _relatives(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
+    if rows(connection, _RELATIVES, {"table": name_of(table)}):
+        yield trouble(
+            "inheritance",
+            "The table is a partition, or inherits or is inherited from",
+            "lapse adopts a table that stands alone",
+        )
+
+
+def _owner(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
+    """Yield what the owner lacks, to whom lapse's tables and functions will belong."""
+    if rows(connection, _OWNER_MAY_NOT, {"table": name_of(table)}):
+        yield trouble(
+            "missing-right",
+            f"The table's owner, {table.owner}, may not create anything in schema {table.schema}",
+            f"GRANT CREATE ON SCHEMA {quoted(table.schema)} TO {quoted(table.owner)};",
+        )
+    if table.is_row_security_active:
+        yield trouble(
+            "row-security",
+            "Row level security keeps rows of the table from this role",
+            "adopt as a role with BYPASSRLS",
+        )
+
+
+def _in_the_way(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
+    """Yield what the application has under a name that lapse needs."""
+    indexes = [str(index.name) for index in conversations.indexes]
+    parameters = {
+        "schema": quoted(table.schema),
+        "relations": [EVENTS, ADOPTION_TABLE, VERSION_TABLE, HELPER_INDEX, *indexes],
+        "functions": [KEY_FUNCTION, *TRIGGER_FUNCTIONS],
+    }
+    found = [(row["kind"], row["name"]) for row in rows(connection, _OF_THAT_NAME, parameters)]
+    found += [("trigger", name) for name in LAPSE_TRIGGERS if name in table.triggers]
+    found += [("constraint", KEY_CONSTRAINT)] if KEY_CONSTRAINT in table.constraints else []
+    found += [("column", name) for name in table.columns if name.startswith(PREFIX)]
+    for kind, name in found:
+        yield trouble(
+            "in-the-way",
+            f"There is a {kind} {name} already, a name that lapse keeps for its own",
+            "ALTER … RENAME it, or move it to another schema",
+        )
