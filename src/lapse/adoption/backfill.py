@@ -35,8 +35,8 @@ _IS_ONE_LEFT = "SELECT EXISTS (SELECT FROM {conversations} WHERE {key} IS NULL)"
 _PAGES = "SELECT pg_relation_size(to_regclass(%s)) / current_setting('block_size')::bigint"
 
 
-def batch_statement(names: Names, first: str = "first_page", end: str = "end_page") -> str:
-    """Return the statement of one batch: the rows of some pages that nobody has locked."""
+def batch_statement(names: Names, first: int, end: int) -> str:
+    """Return the statement of one batch: the rows of some pages, without the one at the end, that nobody has locked."""
     return _BATCH.format(
         conversations=names.conversations,
         key=names.column("session_key"),
@@ -93,7 +93,7 @@ def _one_pass(
     while first < pages:
         wait(0)
         begin, end = time.monotonic(), first + size
-        filled += _one_batch(connection, names, batch_statement(names, str(first), str(end)))
+        filled += _one_batch(connection, names, batch_statement(names, first, end))
         first = end
         seconds = max(time.monotonic() - begin, 0.001)
         size = max(1, min(MOST_PAGES, 2 * size, int(size * BATCH_SECONDS / seconds)))

@@ -35,7 +35,7 @@ ORDER BY owner_id, kept, conv_id"""
 _END = """
 WITH claimed AS (
     SELECT c.owner_id, c.conv_id, c.status AS from_status, pair.kept
-    FROM unnest(%(ended)s::{conv_id}[], %(kept)s::{conv_id}[]) AS pair (conv_id, kept)
+    FROM {pairs} AS pair
     JOIN {conversations} AS c ON c.conv_id = pair.conv_id
     WHERE c.status IN {open} AND EXISTS (
         SELECT FROM {conversations} AS k WHERE k.conv_id = pair.kept AND k.status IN {open}
@@ -70,9 +70,7 @@ class Duplicate:
     updated_at: str | None
 
 
-def _words(
-    names: Names, key: str | None = None, conv_id: str = "bigint", *, has_channel: bool = True
-) -> dict[str, str]:
+def _words(names: Names, key: str | None = None, *, has_channel: bool = True) -> dict[str, str]:
     return {
         "conversations": names.conversations,
         "events": names.events,
@@ -80,7 +78,6 @@ def _words(
         "key": key or names.column("session_key"),
         "version": names.column("version"),
         "open": OPEN,
-        "conv_id": conv_id,
         "reason": DUPLICATE,
         "actor": ADOPT,
     }
@@ -100,8 +97,14 @@ def duplicates_query(names: Names, keep: str, key: str | None = None, *, has_cha
 
 
 def end_statement(names: Names, conv_id: str) -> str:
-    """Return the statement that ends some of them, each with its event; `conv_id` is the type of ids."""
-    return _END.format(**_words(names, conv_id=conv_id)).strip()
+    """Return the statement that ends those given, each with its event; `conv_id` is the type of ids."""
+    given = f"(SELECT * FROM unnest(%(ended)s::{conv_id}[], %(kept)s::{conv_id}[]) AS given (conv_id, kept))"  # noqa: S608 - a type
+    return _END.format(**_words(names), pairs=given).strip()
+
+
+def end_all_statement(names: Names, keep: str) -> str:
+    """Return the statement that ends all of them at once, for people to read and run."""
+    return _END.format(**_words(names), pairs=f"({duplicates_query(names, keep).strip()})").strip()
 
 
 def find_duplicates(connection: Connection[Any], names: Names, keep: str, limit: int | None = None) -> list[Duplicate]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lapse.adoption.backfill import batch_statement
-from lapse.adoption.duplicates import Duplicate, end_statement
+from lapse.adoption.duplicates import Duplicate, end_all_statement
 from lapse.adoption.facts import HELPER_INDEX, KEY_CONSTRAINT, Facts
 from lapse.adoption.findings import counted
 from lapse.adoption.names import quoted
@@ -77,18 +77,16 @@ def _filling(facts: Facts) -> Iterator[Step]:
             title="lapse's columns, its table of events, its functions and triggers",
             lock=FOR_A_MOMENT,
             size="no row is written",
-            statements=prepare_statements(names, facts.table, facts.new),
+            statements=prepare_statements(facts),
             is_transaction=True,
         )
-    elif facts.lost_columns or facts.lost_triggers or facts.wide_triggers or not facts.has_functions:
+    elif not facts.is_whole:
         yield Step(
             kind=REPAIR,
             title="columns, functions and triggers that have been taken off, put on or changed since",
             lock=FOR_A_MOMENT,
             size="no row is written",
-            statements=repair_statements(
-                names, facts.table, facts.new, facts.wide_triggers, ends_others=facts.has_unique_index
-            ),
+            statements=repair_statements(facts),
             is_transaction=True,
         )
     if facts.record is None or not facts.is_filled:
@@ -97,7 +95,7 @@ def _filling(facts: Facts) -> Iterator[Step]:
             title="the key of every row, and when the worker looks at it; batch after batch, from page 0 to the last",
             lock=ROWS_OF_A_BATCH,
             size=_rows(facts),
-            statements=[batch_statement(names, "0", "8")],
+            statements=[batch_statement(names, 0, facts.table.pages)],
         )
     key = names.column("session_key")
     if KEY_CONSTRAINT not in facts.table.constraints:
@@ -160,10 +158,10 @@ def _ending(facts: Facts, duplicates: Sequence[Duplicate] | None) -> Iterator[St
         size = "as many as there are" if duplicates is None else counted(len(duplicates), "conversation")
         yield Step(
             kind=DUPLICATES,
-            title=f"of several open conversations of a pair the {facts.new.keep} stays; the others end",
+            title=f"of several open conversations of a pair the {facts.new.keep} stays, the others end; in batches",
             lock=ROWS_OF_A_BATCH,
             size=size,
-            statements=[end_statement(facts.names, facts.table.columns["conv_id"].type)],
+            statements=[end_all_statement(facts.names, facts.new.keep)],
         )
         yield _index_step(
             facts, facts.unique(), "one open conversation per pair, guaranteed by the database", kind=UNIQUE

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from lapse.adoption.catalog import Table, Trigger
+from lapse.adoption.catalog import Table
+from lapse.adoption.facts import Facts
 from lapse.adoption.names import EVENTS, Names, quoted
 from lapse.adoption.record import ADOPTION_TABLE, Record, keep_triggers_statement, record_statements
 from lapse.adoption.required_columns import OPTIONAL
@@ -19,22 +20,16 @@ _OPTIONAL_DEFAULTS = {"channel": " DEFAULT 'whatsapp'", "context": " DEFAULT '{}
 _EVENT_IDS = ("owner_id", "conv_id")
 
 
-def prepare_statements(names: Names, table: Table, record: Record) -> list[str]:
-    """Return the statements, those that lock the table last, for it stays locked until COMMIT.
-
-    Args:
-        names: of the table and lapse's columns in it.
-        table: as it was before.
-        record: what is kept of that.
-    """
+def prepare_statements(facts: Facts) -> list[str]:
+    """Return the statements, those that lock the table last, for it stays locked until COMMIT."""
+    names, table, record = facts.names, facts.table, facts.new
     narrow = [
         statement for kept in record.before.triggers for statement in narrowed(table.triggers[kept["name"]], names)
     ]
     return [
         *record_statements(names, record, table.owner),
-        _create_events(names, table),
-        f"ALTER TABLE {names.events} OWNER TO {quoted(table.owner)}",
-        *_row_security(names, table),
+        *_row_security(names, table, ADOPTION_TABLE),
+        *_events(names, table),
         session_key_function(names),
         *row_functions(names, table, ends_others=False),
         *taking(names.conversations),
@@ -44,24 +39,16 @@ def prepare_statements(names: Names, table: Table, record: Record) -> list[str]:
     ]
 
 
-def repair_statements(
-    names: Names, table: Table, record: Record, triggers: Sequence[Trigger], *, ends_others: bool
-) -> list[str]:
-    """Return the statements that make lapse's columns, functions and triggers again.
-
-    Args:
-        names: of the table and lapse's columns in it.
-        table: as it is now.
-        record: what was there before.
-        triggers: of the application's, to be narrowed.
-        ends_others: what the application opens ends the pair's other conversations.
-    """
+def repair_statements(facts: Facts) -> list[str]:
+    """Return the statements that make again what has been taken off since, and narrow what has been put on."""
+    names, table, triggers = facts.names, facts.table, facts.wide_triggers
     return [
         *([keep_triggers_statement(names, triggers)] if triggers else []),
+        *([] if facts.has_events else _events(names, table)),
         session_key_function(names),
-        *row_functions(names, table, ends_others=ends_others),
+        *row_functions(names, table, ends_others=facts.has_unique_index),
         *taking(names.conversations),
-        _alter_table(names, table, record),
+        _alter_table(names, table, facts.new),
         *row_triggers(names),
         *(statement for trigger in triggers for statement in narrowed(trigger, names)),
     ]
@@ -92,8 +79,8 @@ def fillfactor(options: Sequence[str]) -> int:
     return int(dict(option.split("=", 1) for option in options).get("fillfactor", 100))
 
 
-def _create_events(names: Names, table: Table) -> str:
-    """Return the table of events as lapse makes it, with the application's types of ids."""
+def _events(names: Names, table: Table) -> list[str]:
+    """Return the statements that make the table of events as lapse makes it, with the application's types of ids."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     compiler = dialect.ddl_compiler(dialect, sa.schema.CreateTable(conversation_events))
     lines = []
@@ -109,12 +96,13 @@ def _create_events(names: Names, table: Table) -> str:
         for column in conversation_events.primary_key.columns
     )
     lines.append(f"CONSTRAINT pk_{EVENTS} PRIMARY KEY ({key})")
-    return f"CREATE TABLE {names.events} (\n    " + ",\n    ".join(lines) + "\n)"
+    return [
+        f"CREATE TABLE {names.events} (\n    " + ",\n    ".join(lines) + "\n)",
+        f"ALTER TABLE {names.events} OWNER TO {quoted(table.owner)}",
+        *_row_security(names, table, EVENTS),
+    ]
 
 
-def _row_security(names: Names, table: Table) -> list[str]:
-    """Return the statements that close lapse's tables as the application's is: an API may publish the schema."""
-    if not table.has_row_security:
-        return []
-    closed = (EVENTS, ADOPTION_TABLE)
-    return [f"ALTER TABLE {names.qualified(name)} ENABLE ROW LEVEL SECURITY" for name in closed]
+def _row_security(names: Names, table: Table, name: str) -> list[str]:
+    """Return the statement that closes a table of lapse's as the application's is: an API may publish the schema."""
+    return [f"ALTER TABLE {names.qualified(name)} ENABLE ROW LEVEL SECURITY"] if table.has_row_security else []

@@ -35,6 +35,8 @@ class Before:
     """The table's storage parameters."""
     identity: str
     """Of conv_id: `a` for GENERATED ALWAYS, which became BY DEFAULT."""
+    export: str | None = None
+    """The file into which a return, which was interrupted then, wrote the history."""
 
     @classmethod
     def of(cls, table: Table) -> Before:
@@ -110,4 +112,13 @@ def keep_triggers_statement(names: Names, triggers: Sequence[Trigger]) -> str:
     return (
         f"UPDATE {names.qualified(ADOPTION_TABLE)} SET before =\n"  # noqa: S608 - quoted
         f"    jsonb_set(before, '{{triggers}}', (before -> 'triggers') || {more}::jsonb)"
+    )
+
+
+def returning_statement(names: Names, export: str) -> str:
+    """Return the statement that says: the adoption is not complete any more, and where its history goes."""
+    file = sql.Literal(json.dumps(export)).as_string()
+    return (
+        f"UPDATE {names.qualified(ADOPTION_TABLE)} SET completed_at = NULL,\n"  # noqa: S608 - quoted
+        f"    before = jsonb_set(before, '{{export}}', {file}::jsonb)"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -33,19 +33,41 @@ def check_adoptable(store: StoreConnection) -> None:
     Raises:
         AdoptionError: it cannot; the message says what to do.
     """
-    for finding in _troubles(store):
+    for finding in _troubles(store, _against_adoption):
         raise AdoptionError(f"{finding.what.rstrip('.')}; nothing was changed: {finding.do}")
 
 
-def _troubles(store: StoreConnection) -> Iterator[Finding]:
+def check_returnable(store: StoreConnection) -> None:
+    """Let a table pass that is adopted, or half-way, and that this role can give back.
+
+    Raises:
+        AdoptionError: it is not, or cannot; the message says what to do.
+    """
+    for finding in _troubles(store, _against_return):
+        raise AdoptionError(f"{finding.what.rstrip('.')}; nothing was changed: {finding.do}")
+
+
+Looks = Callable[[Subject, Connection[Any]], Iterator[Finding]]
+
+
+def _troubles(store: StoreConnection, looks: Looks) -> Iterator[Finding]:
     def work(inside: StoreConnection) -> list[Finding]:
         set_limits(inside.driver)
-        return [finding for finding in _found(read_subject(inside), inside.driver) if finding.level == TROUBLE]
+        return [finding for finding in looks(read_subject(inside), inside.driver) if finding.level == TROUBLE]
 
     yield from store.transaction(BEGIN, work)
 
 
-def _found(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def _against_return(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+    yield from _session(subject, connection)
+    if subject.kind is Kind.OWN:
+        yield trouble("own", "The tables are lapse's own", "there is nothing to take off")
+    elif subject.kind not in (Kind.ADOPTED, Kind.ADOPTING):
+        yield trouble("not-adopted", "The table conversations is not adopted", "there is nothing to take off")
+    yield from check_rights_to_adopt(replace(subject, kind=Kind.ADOPTING), connection)
+
+
+def _session(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
     if subject.server.is_pooled:
         yield trouble(
             "pooled",
@@ -53,6 +75,10 @@ def _found(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
             "use the database's own address (on Supabase the direct or the session pooler's URL)",
         )
     yield from check_server(subject, connection)
+
+
+def _against_adoption(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+    yield from _session(subject, connection)
     if subject.kind is Kind.OWN:
         yield trouble("own", "The tables are lapse's own", "there is nothing to adopt; `lapse migrate` upgrades them")
     if subject.table is None:
