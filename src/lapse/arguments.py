@@ -12,6 +12,7 @@ from uuid import UUID
 from lapse.errors import InvalidInputError
 
 MAX_LIMIT = 10_000
+MAX_BACKLOG = 1_000_000_000
 MAX_TEXT_LENGTH = 500
 MAX_PURGE_BATCH = 1_000
 """Conversations that one transaction of a purge deletes at most: larger ones gain nothing (decision 4)."""

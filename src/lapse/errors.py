@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LapseError(Exception):
     """lapse could not do what was asked."""
@@ -80,6 +82,15 @@ class ForeignTableError(SchemaError):
 
 class AdoptionError(SchemaError):
     """The table cannot be adopted."""
+
+
+class BacklogError(LapseError):
+    """More conversations are due on a table that was adopted than a worker may end unasked."""
+
+    def __init__(self, message: str | None = None, preview: Any = None) -> None:
+        """`preview` is what would have ended, a `lapse.models.Preview`; None where it could not be counted."""
+        self.preview = preview
+        super().__init__(message)
 
 
 class DistributionError(SchemaError):

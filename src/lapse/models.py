@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -119,3 +119,30 @@ class PurgeResult:
     """When the last of them ended."""
     is_complete: bool = True
     """False when a stop came before everything meant was done; what was deleted was deleted whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a worker's first cycle would end, at the moment `now`."""
+
+    now: datetime
+    idle_minutes: float
+    expiration_minutes: float | None
+    """Counted from each conversation's start; None: its own `expires_at` says when it expires."""
+    conversations: int
+    by_status: Sequence[tuple[str, str, int]]
+    """From this status to that one, so many; the most first."""
+    by_age: Mapping[str, int]
+    """By how long past its deadline, in words; the shortest first, zeros included."""
+    by_owner: Sequence[tuple[str, int]]
+    """The ten owners with most, as text."""
+    owners: int
+    """How many owners there are in all."""
+    oldest: datetime | None
+    """The earliest deadline; None where nothing is due."""
+    newest: datetime | None
+    histogram_begin: datetime
+    """Later than `oldest` where the first column holds all that is older."""
+    histogram_end: datetime
+    histogram: Sequence[int]
+    """How many have their deadline in each of the stretches of equal length in between; empty where nothing is due."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lapse.arguments import MAX_LIMIT, parse_listen_address
+from lapse.arguments import MAX_BACKLOG, MAX_LIMIT, parse_listen_address
 from lapse.errors import SettingsError
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     batch_size: int | None = Field(None, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
     # Conversations a second; None: as fast as the database goes.
     max_rate: float | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=1_000_000, allow_inf_nan=False)
+    # Conversations that may be due at a worker's first cycle on an adopted table without anybody's word.
+    backlog_limit: int = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     # HOST:PORT; None: no HTTP server.
     http: str | None = Field(None, alias="LAPSE_HTTP")

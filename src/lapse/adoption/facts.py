@@ -12,7 +12,7 @@ from psycopg import Connection
 
 from lapse.adoption.backfill import is_row_left
 from lapse.adoption.catalog import Table, Trigger, read_table
-from lapse.adoption.names import CONVERSATIONS, LAPSE_TRIGGERS, Names
+from lapse.adoption.names import CONVERSATIONS, HELPER_INDEX, KEY_CONSTRAINT, LAPSE_TRIGGERS, Names
 from lapse.adoption.record import NEWEST, Before, Record, read_record
 from lapse.adoption.routines import row_functions, session_key_function
 from lapse.adoption.updated_at_triggers import is_narrowed, touches_updated_at
@@ -20,10 +20,6 @@ from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
 from lapse.errors import AdoptionError
 from lapse.store.schema import open_session
 from lapse.store.schema_version import VERSION_TABLE
-
-HELPER_INDEX = "ix_conversations_open_session"
-"""Not unique: by it duplicates are found until there are none, and the unique index can be."""
-KEY_CONSTRAINT = "ck_conversations_session_key"
 
 _SCHEMA = """
     SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from lapse.adoption.backfill import batch_statement
 from lapse.adoption.duplicates import Duplicate, end_all_statement
-from lapse.adoption.facts import HELPER_INDEX, KEY_CONSTRAINT, Facts
+from lapse.adoption.facts import Facts
 from lapse.adoption.findings import counted
-from lapse.adoption.names import quoted
+from lapse.adoption.names import HELPER_INDEX, KEY_CONSTRAINT, quoted
 from lapse.adoption.preparing import prepare_statements, repair_statements
-from lapse.adoption.record import ADOPTION_TABLE
 from lapse.adoption.routines import row_functions
 from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS, taking
 from lapse.adoption.wanted_indexes import WantedIndex
+from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE, head_version
 
 NOBODY_WAITS = "SHARE UPDATE EXCLUSIVE on the table: nobody who reads or writes waits"

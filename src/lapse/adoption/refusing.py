@@ -9,22 +9,18 @@ from typing import Any
 from psycopg import Connection
 
 from lapse.adoption.catalog import Table
+from lapse.adoption.checks_in_the_way import check_way
 from lapse.adoption.checks_kind import check_server, check_version
 from lapse.adoption.checks_policies import check_forced_security
 from lapse.adoption.checks_rights import check_rights_to_adopt
 from lapse.adoption.checks_statuses import check_statuses
-from lapse.adoption.facts import HELPER_INDEX, KEY_CONSTRAINT
-from lapse.adoption.findings import TROUBLE, Finding, name_of, quoted, trouble
+from lapse.adoption.findings import TROUBLE, Finding, name_of, trouble
 from lapse.adoption.looks import BEGIN, rows, set_limits
-from lapse.adoption.names import EVENTS, KEY_FUNCTION, LAPSE_TRIGGERS, TRIGGER_FUNCTIONS
-from lapse.adoption.record import ADOPTION_TABLE
+from lapse.adoption.names import quoted
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject, read_subject
 from lapse.errors import AdoptionError
 from lapse.store.connection import Connection as StoreConnection
-from lapse.store.layout import PREFIX
-from lapse.store.schema import conversations
-from lapse.store.schema_version import VERSION_TABLE
 
 
 def check_adoptable(store: StoreConnection) -> None:
@@ -74,7 +70,7 @@ def _session(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]
             "This is a connection of a pooler's, which hands sessions around",
             "use the database's own address (on Supabase the direct or the session pooler's URL)",
         )
-    yield from check_server(subject, connection)
+    yield from check_server(subject)
 
 
 def _against_adoption(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
@@ -88,40 +84,20 @@ def _against_adoption(subject: Subject, connection: Connection[Any]) -> Iterator
             "look at DATABASE_URL and the role; where there is none yet, `lapse migrate` makes lapse's own",
         )
         return
-    if subject.is_distributed:
-        yield trouble("distributed", "The table is distributed by Citus", "lapse adopts tables of a single server")
     yield from obstacles(subject.table)
-    yield from _relatives(subject.table, connection)
     # Whatever is wrong with it, an adopted table is looked at as one to be adopted: something may be lost of it.
     adopting = replace(subject, kind=Kind.ADOPTING)
     yield from check_rights_to_adopt(adopting, connection)
     yield from _owner(subject.table, connection)
     yield from check_forced_security(adopting, connection)
     yield from check_statuses(adopting, connection)
-    yield from check_version(subject, connection) if subject.kind is Kind.ADOPTED else ()
-    if subject.kind is Kind.ADOPTABLE:
-        yield from _in_the_way(subject.table, connection)
+    yield from check_version(subject) if subject.kind is Kind.ADOPTED else ()
+    yield from check_way(subject, connection)
 
 
-_RELATIVES = """
-    SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%(table)s) OR inhparent = to_regclass(%(table)s)"""
 _OWNER_MAY_NOT = """
     SELECT FROM pg_class c WHERE c.oid = to_regclass(%(table)s)
         AND NOT has_schema_privilege(c.relowner, c.relnamespace, 'CREATE')"""
-_OF_THAT_NAME = """
-    SELECT CASE c.relkind WHEN 'i' THEN 'index' ELSE 'table' END AS kind, c.relname::text AS name FROM pg_class c
-    WHERE c.relnamespace = %(schema)s::regnamespace AND c.relname = ANY (%(relations)s::text[])
-    UNION ALL SELECT 'function', p.proname::text FROM pg_proc p
-    WHERE p.pronamespace = %(schema)s::regnamespace AND p.proname = ANY (%(functions)s::text[])"""
-
-
-def _relatives(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
-    if rows(connection, _RELATIVES, {"table": name_of(table)}):
-        yield trouble(
-            "inheritance",
-            "The table is a partition, or inherits or is inherited from",
-            "lapse adopts a table that stands alone",
-        )
 
 
 def _owner(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
@@ -137,24 +113,4 @@ def _owner(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
             "row-security",
             "Row level security keeps rows of the table from this role",
             "adopt as a role with BYPASSRLS",
-        )
-
-
-def _in_the_way(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
-    """Yield what the application has under a name that lapse needs."""
-    indexes = [str(index.name) for index in conversations.indexes]
-    parameters = {
-        "schema": quoted(table.schema),
-        "relations": [EVENTS, ADOPTION_TABLE, VERSION_TABLE, HELPER_INDEX, *indexes],
-        "functions": [KEY_FUNCTION, *TRIGGER_FUNCTIONS],
-    }
-    found = [(row["kind"], row["name"]) for row in rows(connection, _OF_THAT_NAME, parameters)]
-    found += [("trigger", name) for name in LAPSE_TRIGGERS if name in table.triggers]
-    found += [("constraint", KEY_CONSTRAINT)] if KEY_CONSTRAINT in table.constraints else []
-    found += [("column", name) for name in table.columns if name.startswith(PREFIX)]
-    for kind, name in found:
-        yield trouble(
-            "in-the-way",
-            f"There is a {kind} {name} already, a name that lapse keeps for its own",
-            "ALTER … RENAME it, or move it to another schema",
         )

@@ -11,15 +11,16 @@ from psycopg.errors import DependentObjectsStillExist, UndefinedTable
 
 from lapse.adoption.adopt import Adoption, Watcher, alone
 from lapse.adoption.export import Digest, check_new, digest_of, export_events
-from lapse.adoption.facts import KEY_CONSTRAINT, Facts
-from lapse.adoption.names import Names, quoted
+from lapse.adoption.facts import Facts
+from lapse.adoption.names import KEY_CONSTRAINT, Names, quoted
 from lapse.adoption.plan import FOR_A_MOMENT, NO_LOCK, NOBODY_WAITS, Step
-from lapse.adoption.record import ADOPTION_TABLE, returning_statement
+from lapse.adoption.record import returning_statement
 from lapse.adoption.refusing import check_returnable
 from lapse.adoption.routines import drop_routines, insert_part, is_narrowed, restored, row_functions
 from lapse.adoption.waiting_for_locks import in_short_transaction, taking
 from lapse.errors import AdoptionError
 from lapse.stopping import STOP_PATIENCE_SECONDS
+from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE
 
 _WORKERS = """

@@ -50,7 +50,8 @@ def adopt(
     """Make an application's own table `conversations` lapse's, while the application goes on.
 
     It prints its plan as SQL first. It may be stopped at any time and run again: it goes on where it was. `lapse
-    unadopt` takes everything off.
+    unadopt` takes everything off. What the application writes gets the idle timeout of
+    CONVERSATION_IDLE_TIMEOUT_MINUTES (30).
     """
     if keep is not None and keep not in KEEP:
         raise InvalidInputError(f"--keep {keep[:20]!r}: use newest or oldest")

@@ -17,11 +17,12 @@ from lapse.cli import (
     doctor_command,
     health_command,
     inspect_commands,
+    preview_command,
     purge_command,
     replay_command,
     worker_command,
 )
-from lapse.errors import InvalidInputError, LapseError, ListenError, SettingsError
+from lapse.errors import BacklogError, InvalidInputError, LapseError, ListenError, SettingsError
 
 FAILURE = 1
 WRONG_USE = 2
@@ -42,6 +43,7 @@ app.command("adopt")(adopt_command.adopt)
 app.command("unadopt")(adopt_command.unadopt)
 app.command("health")(health_command.health)
 app.command("doctor")(doctor_command.doctor)
+app.command("preview")(preview_command.preview)
 app.command("purge")(purge_command.purge)
 app.command("replay")(replay_command.replay)
 
@@ -74,7 +76,7 @@ def main() -> NoReturn:
         code = _report(error.format_message(), error.exit_code)
     except (Abort, KeyboardInterrupt):
         code = _report("interrupted", INTERRUPTED)
-    except (SettingsError, InvalidInputError, ListenError) as error:
+    except (SettingsError, InvalidInputError, ListenError, BacklogError) as error:
         code = _report(str(error), WRONG_USE)
     except LapseError as error:
         code = _report(str(error), FAILURE)

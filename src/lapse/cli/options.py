@@ -22,3 +22,12 @@ DatabaseUrl = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+IdleMinutes = Annotated[
+    float | None,
+    typer.Option(
+        "--idle-minutes",
+        metavar="N",
+        show_default=False,
+        help=help_with_variable("Idle timeout in minutes.", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "30"),
+    ),
+]

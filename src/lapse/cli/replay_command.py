@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lapse.cli.options import AsJson, help_with_variable
+from lapse.cli.options import AsJson, IdleMinutes, help_with_variable
 from lapse.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -31,14 +31,7 @@ def replay(
         Path,
         typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log."),
     ],
-    idle_minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            show_default=False,
-            help=help_with_variable("Idle timeout in minutes.", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "30"),
-        ),
-    ] = None,
+    idle_minutes: IdleMinutes = None,
     expiration_minutes: Annotated[
         float | None,
         typer.Option(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lapse.cli.options import DatabaseUrl, help_with_variable
-from lapse.errors import InvalidInputError
+from lapse.cli.preview_command import is_unicode, preview_text
+from lapse.errors import BacklogError, InvalidInputError
 from lapse.stopping import StopFlag, exit_on_signals, ignore_stop_signals, stop_on_signals
 from lapse.systemd import Systemd
 
@@ -65,6 +66,28 @@ def worker(
             ),
         ),
     ] = None,
+    backlog_limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default=False,
+            help=help_with_variable(
+                "Adopted tables: more due than this at a worker's very first cycle, and it ends nothing but says so.",
+                "BACKGROUND_TASK_BACKLOG_LIMIT",
+                "10000",
+            ),
+        ),
+    ] = None,
+    accept_backlog: Annotated[
+        bool, typer.Option("--accept-backlog", help="Adopted tables: end it, however much is due.")
+    ] = False,
+    expire_silently: Annotated[
+        bool,
+        typer.Option(
+            "--expire-silently",
+            help="Adopted tables: end it, with events that say `silent` for what was due before a worker first began.",
+        ),
+    ] = False,
     http: Annotated[
         str | None,
         typer.Option(
@@ -101,13 +124,17 @@ def worker(
             min_wait_seconds=min_wait,
             batch_size=batch_size,
             max_rate=max_rate,
+            backlog_limit=backlog_limit,
             http=http,
             enable_metrics=False if no_metrics else None,
         )
-        if once:
-            _run_once(settings, flag)
-        else:
-            _run(settings, flag)
+        run = _run_once if once else _run
+        try:
+            run(settings, flag, accept_backlog=accept_backlog, expire_silently=expire_silently)
+        except BacklogError as error:
+            if error.preview is not None:
+                typer.echo(preview_text(error.preview, is_unicode=is_unicode(sys.stderr)) + "\n", err=True)
+            raise
         ignore_stop_signals()
 
 
@@ -124,24 +151,24 @@ def _load(**overrides: Any) -> Settings:
     return settings
 
 
-def _run_once(settings: Settings, flag: StopFlag) -> None:
+def _run_once(settings: Settings, flag: StopFlag, **backlog: Any) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
     from lapse.worker import BackgroundWorker
 
-    worker = BackgroundWorker(settings=settings, stop_flag=flag)
+    worker = BackgroundWorker(settings=settings, stop_flag=flag, **backlog)
     with exported_traces(__version__), stop_on_signals(flag):
         if not worker.run_once():
             raise typer.Exit(1)
 
 
-def _run(settings: Settings, flag: StopFlag) -> None:
+def _run(settings: Settings, flag: StopFlag, **backlog: Any) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
     from lapse.worker import BackgroundWorker
 
     systemd = Systemd()
-    worker = BackgroundWorker(settings=settings, stop_flag=flag, report=systemd.report)
+    worker = BackgroundWorker(settings=settings, stop_flag=flag, report=systemd.report, **backlog)
     with _http_server(worker, settings.http), exported_traces(__version__), stop_on_signals(flag):
         systemd.feed_watchdog(lambda: worker.progress.is_alive)
         try:

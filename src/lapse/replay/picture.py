@@ -1,4 +1,4 @@
-"""Open conversations over time, drawn with the characters of a terminal."""
+"""Numbers over time, drawn with the characters of a terminal."""
 
 from __future__ import annotations
 
@@ -26,16 +26,40 @@ def draw_open_conversations(
     begin = min(started for started, _ in lifetimes)
     end = max(ended or started for started, ended in lifetimes)
     margin = len(str(len(lifetimes))) + 2
-    columns = max(MIN_WIDTH, min(MAX_WIDTH, width) - margin)
-    peaks = peaks_of(lifetimes, begin, end, columns)
+    peaks = peaks_of(lifetimes, begin, end, max(MIN_WIDTH, min(MAX_WIDTH, width) - margin))
+    days = f"{begin:%Y-%m-%d}", f"{end:%Y-%m-%d}"
+    return draw_columns("open conversations", peaks, days, margin=margin, is_unicode=is_unicode)
+
+
+def draw_columns(
+    title: str,
+    peaks: Sequence[int],
+    ends: tuple[str, str],
+    *,
+    height: int = HEIGHT,
+    margin: int | None = None,
+    is_unicode: bool = True,
+) -> str:
+    """Return a picture of numbers, each a column.
+
+    Args:
+        title: stands above it.
+        peaks: the numbers.
+        ends: what stands under the first and the last column.
+        height: lines of the highest column.
+        margin: width of what stands before the columns; default is what the greatest number needs.
+        is_unicode: False draws with ASCII only.
+    """
     top = max(peaks)
+    margin = len(str(top)) + 2 if margin is None else margin
     lines = [
-        f"{_label(row, top):>{margin - 1}} " + "".join(_cell(peak, top, row, is_unicode) for peak in peaks)
-        for row in range(HEIGHT, 0, -1)
+        f"{_label(row, top, height):>{margin - 1}} "
+        + "".join(_cell(peak, top, row, height, is_unicode) for peak in peaks)
+        for row in range(height, 0, -1)
     ]
-    first, last = f"{begin:%Y-%m-%d}", f"{end:%Y-%m-%d}"
-    axis = " " * margin + first + last.rjust(columns - len(first))
-    return "\n".join(["open conversations", *(line.rstrip() for line in lines), axis])
+    first, last = ends
+    axis = " " * margin + first + last.rjust(len(peaks) - len(first))
+    return "\n".join([title, *(line.rstrip() for line in lines), axis])
 
 
 def peaks_of(
@@ -63,12 +87,12 @@ def _column(moment: datetime, begin: datetime, span: timedelta, columns: int) ->
     return min(columns - 1, (moment - begin) // span) if span else 0
 
 
-def _label(row: int, top: int) -> str:
-    return str(top) if row == HEIGHT else "0" if row == 1 else ""
+def _label(row: int, top: int, height: int) -> str:
+    return str(top) if row == height else "0" if row == 1 else ""
 
 
-def _cell(peak: int, top: int, row: int, is_unicode: bool) -> str:
-    eighths = round(peak / top * HEIGHT * 8) if top else 0
+def _cell(peak: int, top: int, row: int, height: int, is_unicode: bool) -> str:
+    eighths = round(peak / top * height * 8) if top else 0
     if peak:
         eighths = max(eighths, 1)  # something is never drawn as nothing
     filled = min(8, max(0, eighths - (row - 1) * 8))

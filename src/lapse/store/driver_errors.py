@@ -22,6 +22,8 @@ _TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25P03", _READ_ONLY)
 _UNDEFINED_TABLE = "42P01"
 _TIMEOUTS = ("57014", "25P04")  # of a statement (or cancelled by hand), of a transaction
 _FEATURE_NOT_SUPPORTED = "0A000"
+_INSUFFICIENT_PRIVILEGE = "42501"
+"""Also what a policy of row level security refuses."""
 # The value, a constraint, a RAISE, a view's check option: the row's own reason. So is any error inside a function.
 _ROW_SQLSTATES = ("22", "23", "P0", "44")
 
@@ -88,6 +90,8 @@ def _of_postgresql(origin: BaseException) -> LapseError:
         return StatementTimeoutError(f"the database gave up: {reason}")
     if sqlstate == _FEATURE_NOT_SUPPORTED and not context:
         return UnsupportedStatementError(f"the database refused: {reason}")
+    if sqlstate == _INSUFFICIENT_PRIVILEGE and not context:
+        return DatabaseError(f"the database refused: {reason}: run `lapse doctor`, which says what this role lacks")
     kind = ConversationRefusedError if sqlstate.startswith(_ROW_SQLSTATES) or context else DatabaseError
     return kind(f"the database refused: {reason}")
 

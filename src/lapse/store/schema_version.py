@@ -39,9 +39,7 @@ def schema_version(database: Database, *, retry: bool = True) -> str | None:
 def current_version(connection: sa.Connection) -> str | None:
     """Return the version of the schema, inside a transaction."""
     # Asking for a table that is not there would spoil the transaction on PostgreSQL.
-    if not sa.inspect(connection).has_table(VERSION_TABLE):
-        return None
-    return connection.execute(_VERSION).scalar_one_or_none()
+    return connection.execute(_VERSION).scalar_one_or_none() if _has_version_table(connection) else None
 
 
 def check_schema(database: Database, *, retry: bool = True) -> None:
@@ -54,6 +52,12 @@ def check_schema(database: Database, *, retry: bool = True) -> None:
     found, needed = schema_version(database, retry=retry), head_version()
     if found != needed:
         database.forget_layout()
+    if found is None and database.inspect(_has_version_table, retry=retry):
+        # It is made together with its row: who sees none is kept from it.
+        raise SchemaMissingError(
+            f"{database.safe_url} shows this role no row of {VERSION_TABLE}, for row level security, say: "
+            "run `lapse doctor`"
+        )
     if found is None and database.layout().is_adopted:
         raise SchemaMissingError(
             f"{database.safe_url} has a table conversations that an application made and lapse has not adopted: "
@@ -64,3 +68,7 @@ def check_schema(database: Database, *, retry: bool = True) -> None:
     if found != needed:
         advice = "run `lapse migrate`" if found in known_versions() else "a newer lapse made it: upgrade lapse"
         raise SchemaVersionError(f"the database's schema has version {found}, this lapse needs {needed}: {advice}")
+
+
+def _has_version_table(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table(VERSION_TABLE)

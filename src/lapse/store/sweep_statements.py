@@ -25,6 +25,10 @@ _CTID: sa.Label[Any] = sa.literal_column("conversations.ctid").label("ctid")
 """Where PostgreSQL keeps this version of a row."""
 WORKER = "worker"
 """The actor of every transition that a sweep makes."""
+SILENT = "silent"
+"""In an event's data: true where whoever reads the events to tell somebody should leave it out."""
+SILENT_BEFORE: sa.BindParameter[datetime] = sa.bindparam("silent_before", type_=UtcDateTime)
+"""What has its deadline before this moment ends silently; NULL: nothing does."""
 
 
 def is_expired(now: Now) -> sa.ColumnElement[bool]:
@@ -237,7 +241,10 @@ def _record(sweep: Sweep, source: sa.CTE, now: Now, version: sa.ColumnElement[in
         "actor": sa.literal(WORKER),
         "deadline": source.c.deadline,
         "occurred_at": now,
-        "data": sa.bindparam("new_data", type_=events.c.data.type),
+        "data": sa.case(
+            (source.c.deadline < SILENT_BEFORE, sa.bindparam("silent_data", type_=events.c.data.type)),
+            else_=sa.bindparam("new_data", type_=events.c.data.type),
+        ),
     }
     return sa.insert(events).from_select(list(columns), sa.select(*columns.values()).where(source.c.ends))
 
@@ -263,4 +270,25 @@ def count_due(now: Now) -> sa.Select[Any]:
     return sa.select(
         sa.select(sa.func.count()).select_from(conversations).where(idle).scalar_subquery().label("idle"),
         sa.select(sa.func.count()).select_from(conversations).where(is_expired(now)).scalar_subquery().label("expired"),
+    )
+
+
+def count_due_up_to(now: Now) -> sa.Select[Any]:
+    """Count what is due, each kind up to the limit: for numbers that may be large, of which little needs to be known.
+
+    In the order of the partial indexes, so that they are what is read.
+    """
+    idle, checked = is_idle(now), _idle_check_passed(now)
+    parts = {
+        "expired": sa.select(c.expires_at).where(is_expired(now)).order_by(c.expires_at),
+        "idle": sa.select(c.idle_check_at).where(idle, checked).order_by(c.idle_check_at),
+        "armed_longer": sa.select(c.idle_timeout_seconds)
+        .where(idle, ~checked, _armed_longer())
+        .order_by(c.idle_timeout_seconds),
+    }
+    return sa.select(
+        *(
+            sa.select(sa.func.count()).select_from(part.limit(LIMIT).subquery(name)).scalar_subquery().label(name)
+            for name, part in parts.items()
+        )
     )

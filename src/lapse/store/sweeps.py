@@ -17,7 +17,7 @@ from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
 from lapse.store.driver_errors import UnsupportedStatementError
 from lapse.store.statements import BEGINNING_OF_TIME, BOUND_NOW, Now
-from lapse.store.sweep_statements import AMONG_IDS
+from lapse.store.sweep_statements import AMONG_IDS, SILENT
 from lapse.store.types import from_utc_text
 
 
@@ -27,21 +27,27 @@ class Sweeper:
     def __init__(self, database: Database) -> None:
         """Build the statements once: they are the same for every batch."""
         self._database = database
+        self.silent_before: datetime | None = None
+        """What has its deadline before this moment ends with events that are marked as silent."""
         self._expired = _forms(database, sweep_statements.expired_sweep)
         self._idle = _forms(database, sweep_statements.idle_sweep)
         self._armed_longer = _forms(database, partial(sweep_statements.idle_sweep, armed_longer=True))
 
     def expired(self) -> BoundSweep:
         """Return the sweep that ends what is past its expiry."""
-        return BoundSweep(self._database, self._expired, {"new_data": {}})
+        return self._bound(self._expired, {"new_data": {}})
 
     def idle(self, idle_timeout: timedelta) -> BoundSweep:
         """Return the sweep that pauses or re-arms active conversations whose idle check has passed."""
-        return BoundSweep(self._database, self._idle, _idle_parameters(idle_timeout))
+        return self._bound(self._idle, _idle_parameters(idle_timeout))
 
     def armed_longer(self, idle_timeout: timedelta) -> BoundSweep:
         """Return the sweep that pauses or re-arms active conversations armed with a longer idle timeout."""
-        return BoundSweep(self._database, self._armed_longer, _idle_parameters(idle_timeout))
+        return self._bound(self._armed_longer, _idle_parameters(idle_timeout))
+
+    def _bound(self, forms: _Forms, parameters: dict[str, Any]) -> BoundSweep:
+        silent_data = parameters["new_data"] | {SILENT: True}
+        return BoundSweep(self, self._database, forms, parameters | {"silent_data": silent_data})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,9 @@ def _forms(database: Database, make: _MakeSweep) -> _Forms:
 class BoundSweep:
     """One kind of sweep in one database, with its parameters."""
 
-    def __init__(self, database: Database, forms: _Forms, parameters: dict[str, Any]) -> None:
+    def __init__(self, sweeper: Sweeper, database: Database, forms: _Forms, parameters: dict[str, Any]) -> None:
         """Bind them; nothing is run."""
+        self._sweeper = sweeper
         self._database = database
         self._forms = forms
         self._parameters = parameters
@@ -111,7 +118,8 @@ class BoundSweep:
         return [row.conv_id for row in self._database.autocommit(work, retry=False)]
 
     def _scope(self, limit: int, after: datetime, ids: Sequence[AnyId]) -> dict[str, Any]:
-        return self._parameters | {"limit": limit, "after": after, "ids": list(ids)}
+        silent_before = self._sweeper.silent_before
+        return self._parameters | {"limit": limit, "after": after, "ids": list(ids), "silent_before": silent_before}
 
     def _run(self, choose: Callable[[_Statements], list[Any]], parameters: dict[str, Any]) -> SweepResult:
         is_distributed = self._database.is_distributed(retry=False)

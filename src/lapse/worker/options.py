@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from lapse.arguments import check_limit
+from lapse.arguments import MAX_BACKLOG, check_limit
 from lapse.errors import InvalidInputError
 from lapse.settings import Settings
 
@@ -24,6 +24,9 @@ class WorkerOptions:
     batch_size: int | None
     max_rate: float | None
     enable_metrics: bool
+    backlog_limit: int
+    accept_backlog: bool
+    expire_silently: bool
 
     @classmethod
     def of(cls, settings: Settings, **arguments: Any) -> WorkerOptions:
@@ -41,6 +44,10 @@ class WorkerOptions:
             raise InvalidInputError(f"min_wait_seconds must be 0 or more and finite, not {self.min_wait_seconds!r}")
         if self.max_rate is not None and not 0 < self.max_rate < math.inf:
             raise InvalidInputError(f"max_rate must be more than 0 and finite, not {self.max_rate!r}")
+        if not 0 <= self.backlog_limit <= MAX_BACKLOG:
+            raise InvalidInputError(f"backlog_limit must be 0 to {MAX_BACKLOG}, not {self.backlog_limit!r}")
+        if self.accept_backlog and self.expire_silently:
+            raise InvalidInputError("a backlog is accepted or expired silently, not both: choose one")
 
     def as_log_fields(self) -> dict[str, Any]:
         """Return what a log line says of them."""

@@ -13,6 +13,7 @@ from lapse.models import AnyId, NextDeadlines
 from lapse.service import ConversationService
 from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
+from lapse.worker.backlog import BacklogGate
 from lapse.worker.observer import Observer
 from lapse.worker.pauses import Backoff
 from lapse.worker.progress import Progress
@@ -31,14 +32,16 @@ class Outlook:
     def __init__(
         self,
         service: ConversationService,
+        gate: BacklogGate,
         stop_flag: StopFlag,
         progress: Progress,
         observer: Observer,
         wait: Callable[[float], object],
         on_failure: Callable[[str], None],
     ) -> None:
-        """Prepare it; `wait` waits so many seconds, `on_failure` is called with each error."""
+        """Prepare it; `gate` lets the first cycle begin, `wait` waits, `on_failure` is called with each error."""
         self._service = service
+        self._gate = gate
         self._stop_flag = stop_flag
         self._progress = progress
         self._observer = observer
@@ -59,6 +62,7 @@ class Outlook:
 
         Raises:
             SchemaError: it has another schema.
+            BacklogError: more is due than a first cycle may end without a word.
             DatabaseError: it refused, and `is_patient` is False: to wait would hide a wrong setting.
         """
         while not self._stop_flag.is_set():
@@ -68,6 +72,7 @@ class Outlook:
                 # A server that says nothing would hold up a stop for as long as a connection may take.
                 with self._asking_database():
                     ensure_schema(self._service.database, retry=False)
+                    self._gate.pass_through()
             except Interrupted:
                 return False
             except DatabaseError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,16 +15,12 @@ from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
 from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import ensure_schema
-from lapse.worker.batch_size import BatchSize
-from lapse.worker.drain import Drain, TaskRun
-from lapse.worker.observed import ObservedSweep
-from lapse.worker.observer import Observer, make_observer
+from lapse.worker.backlog import BacklogGate
+from lapse.worker.drain import TaskRun
 from lapse.worker.options import WorkerOptions
 from lapse.worker.outlook import Outlook
-from lapse.worker.pauses import RateLimit
 from lapse.worker.progress import Progress
-from lapse.worker.runner import TaskRunner
-from lapse.worker.tasks import Task, build_tasks
+from lapse.worker.runners import make_runners
 
 METRICS_EVERY_CYCLES = 10
 
@@ -43,6 +38,9 @@ class BackgroundWorker:
         *,
         min_wait_seconds: float | None = None,
         max_rate: float | None = None,
+        backlog_limit: int | None = None,
+        accept_backlog: bool = False,
+        expire_silently: bool = False,
         service: ConversationService | None = None,
         settings: Settings | None = None,
         stop_flag: StopFlag | None = None,
@@ -54,16 +52,17 @@ class BackgroundWorker:
             interval_seconds: the longest wait between two cycles, and the longest that one run of a task may take;
                 default is the setting (60).
             batch_size: conversations per transaction; default is the setting (None: what fits into 0.1 seconds).
-            enable_metrics: keep metrics for Prometheus (`observer.registry`), and write a metrics line every ten
-                cycles; default is the setting (True).
-            min_wait_seconds: the shortest time between the beginnings of two cycles, unless a cycle ran out of time;
-                default is the setting (1).
+            enable_metrics: for Prometheus (`observer.registry`), and a line every ten cycles; default is the setting.
+            min_wait_seconds: the shortest time between the beginnings of two cycles; default is the setting (1).
             max_rate: conversations a second, over all tasks; default is the setting (None: no limit).
+            backlog_limit: what may be due at the first cycle on an adopted table; default is the setting (10,000).
+            accept_backlog: what is due there ends, however much it is.
+            expire_silently: it ends with events whose data say `silent`.
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
             stop_flag: what stops it besides `stop()`; default is one of its own.
-            report: called with one line that says how it is: when it has reached the database, or waits for it, and
-                after each cycle.
+            report: called with one line that says how it is: when it begins or waits for the database, and after each
+                cycle.
 
         Raises:
             SettingsError: a setting is not usable.
@@ -78,31 +77,32 @@ class BackgroundWorker:
             enable_metrics=enable_metrics,
             min_wait_seconds=min_wait_seconds,
             max_rate=max_rate,
+            backlog_limit=backlog_limit,
+            accept_backlog=accept_backlog,
+            expire_silently=expire_silently,
         )
-        self.interval_seconds = self.options.interval_seconds
-        self.batch_size = self.options.batch_size
+        self.interval_seconds, self.batch_size = self.options.interval_seconds, self.options.batch_size
         self.enable_metrics = self.options.enable_metrics
         self.stop_flag = stop_flag or StopFlag()
         self.conversation_service.database.is_stopping = self.stop_flag.is_set
         self.progress = Progress()
-        self.tasks, self.observer = self._runners()
+        self.tasks, self.observer = make_runners(self.conversation_service, self.options, self.progress, self._wait)
         self.task_config: dict[str, dict[str, Any]] = {
             name: {"enabled": True, "interval_multiplier": 1} for name in self.tasks
         }
         self.metrics = {name: task.metrics for name, task in self.tasks.items()}
         self.started_at: datetime | None = None
-        self.running = False
-        self.cycle_count = 0
+        self.running, self.cycle_count = False, 0
         self._report = report
-        self._outlook = Outlook(
-            self.conversation_service, self.stop_flag, self.progress, self.observer, self._wait, self._note_failed_look
-        )
+        self._gate = BacklogGate(self.conversation_service, self.options)
+        self._outlook = self._make_outlook()
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.
 
         Raises:
             SchemaError: the database has no schema that this lapse can use.
+            BacklogError: more is due on an adopted table than a first cycle may end without a word; nothing was ended.
         """
         self.started_at, self.running = datetime.now(UTC), True
         log.info(
@@ -136,11 +136,13 @@ class BackgroundWorker:
         Raises:
             DatabaseError: the database cannot be reached.
             SchemaError: the database has no schema that this lapse can use.
+            BacklogError: as `run`.
         """
         self.started_at, self.running = datetime.now(UTC), True
         try:
             with self.stop_flag.interruptible():
                 ensure_schema(self.conversation_service.database, retry=False)
+                self._gate.pass_through()
             for task in self.tasks.values():
                 task.wake()
             return all(run.error is None and not run.refused for run in self.run_cycle())
@@ -236,19 +238,9 @@ class BackgroundWorker:
         # The first cycle runs them all.
         return bool(config.get("enabled", True)) and (cycle - 1) % multiplier == 0
 
-    def _runners(self) -> tuple[dict[str, TaskRunner], Observer]:
-        """Return what runs each task, and what observes them all."""
-        tasks = build_tasks(self.conversation_service)
-        dialect = self.conversation_service.database.dialect
-        observer = make_observer(list(tasks), dialect) if self.enable_metrics else Observer()
-        rate_limit = RateLimit(self.options.max_rate)
-
-        def runner(task: Task) -> TaskRunner:
-            sweeps = [ObservedSweep(sweep, task.name, self.progress, observer.count_batch) for sweep in task.sweeps]
-            drain = Drain(replace(task, sweeps=sweeps), BatchSize(self.batch_size), rate_limit, self._wait)
-            return TaskRunner(drain, observer.count_run)
-
-        return {name: runner(task) for name, task in tasks.items()}, observer
+    def _make_outlook(self) -> Outlook:
+        service, failed = self.conversation_service, self._note_failed_look
+        return Outlook(service, self._gate, self.stop_flag, self.progress, self.observer, self._wait, failed)
 
     def _wait(self, seconds: float) -> None:
         self.progress.note("waiting", seconds)
