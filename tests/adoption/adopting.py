@@ -29,9 +29,11 @@ class Silent:
         self.told.append(line)
 
 
-def adopt(url: str, *, keep: str = "newest", idle_timeout_seconds: int = 1_800) -> Silent:
+def adopt(
+    url: str, *, keep: str | None = None, idle_timeout_seconds: int = 1_800, watcher: Silent | None = None
+) -> Silent:
     """Adopt the table of this database, whole; return who watched."""
-    watcher = Silent()
+    watcher = watcher or Silent()
     with closing(Database(url)) as database:
         database.autocommit(
             lambda connection: Adoption(store=connection, keep=keep, idle_timeout_seconds=idle_timeout_seconds).run(

@@ -39,7 +39,6 @@ class Facts:
     names: Names
     has_version: bool
     """`lapse_schema_version` is there: lapse's other commands take the database."""
-    has_events: bool
     new: Record
     """What an adoption that begins now would keep."""
     bodies: Mapping[str, str]
@@ -63,7 +62,7 @@ class Facts:
     def is_whole(self) -> bool:
         """All is there that the first step of an adoption makes."""
         is_lost = self.lost_columns or self.lost_triggers or self.wide_triggers
-        return self.has_events and self.has_functions and not is_lost
+        return self.has_functions and not is_lost
 
     @cached_property
     def has_functions(self) -> bool:
@@ -155,7 +154,6 @@ def read_facts(connection: Connection[Any], *, keep: str | None, idle_timeout_se
         connection.execute("SET LOCAL search_path = ''")
         table = read_table(connection, plain.conversations)
         has_version = read_table(connection, plain.qualified(VERSION_TABLE)) is not None
-        has_events = read_table(connection, plain.events) is not None
         record = read_record(connection, plain.schema)
         bodies = dict(connection.execute(_BODIES, [plain.schema]).fetchall())
     if table is None:
@@ -167,7 +165,6 @@ def read_facts(connection: Connection[Any], *, keep: str | None, idle_timeout_se
         record=record,
         names=Names(schema=table.schema, columns=new.before.columns),
         has_version=has_version,
-        has_events=has_events,
         new=new,
         bodies=bodies,
     )

@@ -45,7 +45,6 @@ def repair_statements(facts: Facts) -> list[str]:
     names, table, triggers = facts.names, facts.table, facts.wide_triggers
     return [
         *([keep_triggers_statement(names, triggers)] if triggers else []),
-        *([] if facts.has_events else _events(names, table)),
         session_key_function(names),
         *row_functions(names, table, ends_others=facts.has_unique_index),
         *taking(names.conversations),
