@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager
 from lapse import Database
 from lapse.adoption.adopt import Adoption
 from lapse.adoption.plan import Step
+from lapse.stopping import StopFlag
+from lapse.store.connection import Connection
 
 
 class Silent:
@@ -30,15 +32,21 @@ class Silent:
 
 
 def adopt(
-    url: str, *, keep: str | None = None, idle_timeout_seconds: int = 1_800, watcher: Silent | None = None
+    url: str,
+    *,
+    keep: str | None = None,
+    idle_timeout_seconds: int = 1_800,
+    watcher: Silent | None = None,
+    stop_flag: StopFlag | None = None,
 ) -> Silent:
     """Adopt the table of this database, whole; return who watched."""
-    watcher = watcher or Silent()
-    with closing(Database(url)) as database:
-        database.autocommit(
-            lambda connection: Adoption(store=connection, keep=keep, idle_timeout_seconds=idle_timeout_seconds).run(
-                watcher
-            ),
-            retry=False,
+    watcher, stop_flag = watcher or Silent(), stop_flag or StopFlag()
+
+    def work(connection: Connection) -> None:
+        Adoption(store=connection, keep=keep, idle_timeout_seconds=idle_timeout_seconds, stop_flag=stop_flag).run(
+            watcher
         )
+
+    with closing(Database(url)) as database:
+        database.autocommit(work, retry=False)
     return watcher

@@ -17,6 +17,7 @@ from lapse.addresses import session_key
 from lapse.adoption.doctor import examine
 from lapse.adoption.plan import DUPLICATES, FUNCTIONS, PREPARE, UNIQUE, VACUUM, Step
 from lapse.errors import AdoptionError
+from lapse.stopping import StopFlag
 from lapse.store import Database
 from tests.adoption.adopting import Silent, adopt
 from tests.adoption.old_table import GUARDED, PLAIN, Form, connect, create_old_table, fill
@@ -151,12 +152,16 @@ def test_a_trigger_that_takes_the_backfill_for_activity_stops_it(
 
 
 @contextmanager
-def in_background(url: str, watcher: Silent | None = None) -> Iterator[Silent]:
-    """Adopt meanwhile; wait for the end afterwards."""
-    watcher = watcher or Silent()
+def in_background(url: str) -> Iterator[Silent]:
+    """Adopt meanwhile, and wait for the end afterwards; where the test has failed, end it."""
+    watcher, stop_flag = Silent(), StopFlag()
     with ThreadPoolExecutor(1) as executor:
-        adopting = executor.submit(adopt, url, watcher=watcher)
-        yield watcher
+        adopting = executor.submit(adopt, url, watcher=watcher, stop_flag=stop_flag)
+        try:
+            yield watcher
+        except BaseException:
+            stop_flag.set()
+            raise
         adopting.result(timeout=60)
 
 
@@ -192,8 +197,8 @@ def test_an_autovacuum_gives_way(filled: psycopg.Connection[Any], empty_postgres
     with connect(empty_postgres_url) as holder:
         holder.execute("BEGIN; LOCK TABLE conversations IN SHARE UPDATE EXCLUSIVE MODE")
         with in_background(empty_postgres_url):
-            until(lambda: values(filled, "SELECT mode FROM pg_locks WHERE NOT granted"))
-            assert values(filled, "SELECT mode FROM pg_locks WHERE NOT granted") == ["ShareUpdateExclusiveLock"]
+            waiting = "SELECT mode FROM pg_locks WHERE NOT granted AND relation = 'conversations'::regclass"
+            assert until(lambda: values(filled, waiting)) == ["ShareUpdateExclusiveLock"]
             assert longest_write(filled, 0.3) < 0.1
             holder.execute("COMMIT")
     assert troubles(empty_postgres_url) == []
