@@ -14,6 +14,7 @@ from lapse.adoption.checks_statuses import check_statuses
 from lapse.adoption.findings import TROUBLE, Finding, trouble
 from lapse.adoption.looks import BEGIN, set_limits
 from lapse.adoption.names import EVENTS
+from lapse.adoption.pooling import require_own_session
 from lapse.adoption.record import ADOPTION_TABLE
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject, read_subject
@@ -29,6 +30,7 @@ def check_adoptable(store: StoreConnection) -> None:
     Raises:
         AdoptionError: it cannot; the message says what to do.
     """
+    require_own_session(store.driver)
     for finding in _troubles(store):
         raise AdoptionError(f"{finding.what.rstrip('.')}; nothing was changed: {finding.do}")
 
@@ -42,12 +44,6 @@ def _troubles(store: StoreConnection) -> Iterator[Finding]:
 
 
 def _found(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    if subject.server.is_pooled:
-        yield trouble(
-            "pooled",
-            "This is a connection of a pooler's, which hands sessions around",
-            "use the database's own address (on Supabase the direct or the session pooler's URL)",
-        )
     yield from check_server(subject, connection)
     if subject.kind is Kind.OWN:
         yield trouble("own", "The tables are lapse's own", "there is nothing to adopt; `lapse migrate` upgrades them")

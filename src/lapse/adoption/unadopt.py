@@ -16,6 +16,7 @@ from lapse.adoption.export import export_events
 from lapse.adoption.facts import KEY_CONSTRAINT, Facts
 from lapse.adoption.names import quoted
 from lapse.adoption.plan import FOR_A_MOMENT, NOBODY_WAITS, Step
+from lapse.adoption.pooling import require_own_session
 from lapse.adoption.record import ADOPTION_TABLE, Record
 from lapse.adoption.routines import drop_routines, restored
 from lapse.adoption.waiting_for_locks import in_short_transaction
@@ -43,10 +44,12 @@ class Return:
         """Take everything off; return how many events were exported.
 
         Raises:
-            AdoptionError: the table was never adopted, workers are connected, or the table stayed locked.
+            AdoptionError: the table was never adopted, workers are connected, the table stayed locked, or a pooler
+                hands the session around.
             OSError: the file cannot be written.
         """
         connection = self.adoption.connection
+        require_own_session(connection)
         with alone(connection, self.adoption.wait, watcher):
             facts = self.adoption.facts()
             if facts.record is None:
