@@ -35,6 +35,7 @@ VARIABLES = {
     "migrate": ["DATABASE_URL"],
     "status": ["DATABASE_URL"],
     "preview": ["DATABASE_URL", "CONVERSATION_IDLE_TIMEOUT_MINUTES"],
+    "doctor": ["DATABASE_URL"],
     "purge": ["DATABASE_URL"],
     "replay": ["DATABASE_URL", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "CONVERSATION_EXPIRATION_MINUTES"],
 }

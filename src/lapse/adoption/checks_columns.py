@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
-
-from psycopg import Connection
 
 from lapse.adoption.catalog import Column, Table
 from lapse.adoption.findings import Finding, name_of, note, trouble
 from lapse.adoption.required_columns import (
     OPTIONAL,
     Types,
+    bare_type,
     declared_types,
     obstacles,
-    primary_key_is,
     wrong_columns,
 )
 from lapse.adoption.subject import Kind, Subject
 from lapse.store.layout import LAPSE_COLUMNS
 from lapse.store.schema import conversation_events, conversations
 
-_WITH_DEFAULT = ("version", "idle_check_at", "idle_timeout_seconds")
+_IDLE_SECONDS = 1_800
+"""The setting's default."""
 _NUMBERS = ("bigint", "integer")
 
 
-def check_columns(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_columns(subject: Subject) -> Iterator[Finding]:
     """Yield columns that are missing, or of a type that lapse cannot work with."""
-    del connection
     if not (subject.is_current and subject.table):
         return
     if subject.kind is Kind.OWN:
@@ -41,27 +39,8 @@ def check_columns(subject: Subject, connection: Connection[Any]) -> Iterator[Fin
         yield from wrong_columns(subject.events, _types_of_events(subject, subject.table))
 
 
-def check_primary_keys(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    """Yield primary keys that are gone, or are others: each transition stands in the events once by theirs."""
-    del connection
-    if not subject.is_current:
-        return
-    wanted = [(subject.events, ["owner_id", "conv_id", subject.physical["version"]])]
-    if subject.kind is Kind.OWN:
-        wanted.append((subject.table, ["owner_id", "conv_id"]))
-    for table, columns in wanted:
-        if table and set(columns) <= set(table.columns) and not primary_key_is(table, columns):
-            key = ", ".join(columns)
-            yield trouble(
-                "primary-key",
-                f"The primary key of {table.name} is not ({key}).",
-                f"ALTER TABLE {name_of(table)} ADD PRIMARY KEY ({key}); (after dropping another primary key)",
-            )
-
-
-def check_fillable(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_fillable(subject: Subject) -> Iterator[Finding]:
     """Yield columns that an INSERT has to name and lapse does not know, and an id that nobody makes."""
-    del connection
     if subject.table is None or subject.kind in (Kind.OTHER, Kind.HIDDEN):
         return
     known = {*conversations.columns.keys(), *subject.physical.values()}
@@ -93,17 +72,22 @@ def check_fillable(subject: Subject, connection: Connection[Any]) -> Iterator[Fi
 
 
 def _columns_of_adoption(subject: Subject, table: Table) -> Iterator[Finding]:
-    for name in (*OPTIONAL, *subject.physical.values()):
-        if name not in table.columns:
-            yield trouble("missing-column", f"conversations has no column {name}.", "`lapse adopt` adds it again.")
+    types = {**OPTIONAL, **_types_of_lapse(subject)}
+    for name in (name for name in types if name not in table.columns):
+        default = _default(subject, name)
+        declaration = types[name][0] + (f" NOT NULL DEFAULT {default}" if default else "")
+        yield trouble(
+            "missing-column",
+            f"conversations has no column {name}.",
+            f"ALTER TABLE {name_of(table)} ADD COLUMN {name} {declaration}; then `lapse adopt`",
+        )
     yield from wrong_columns(table, _types_of_lapse(subject), may_miss=True)
-    for name in _WITH_DEFAULT:
-        column = table.columns.get(subject.physical[name])
-        if column and not column.default:
+    for column in table.columns.values():
+        if not column.default and (default := _default(subject, column.name)):
             yield trouble(
                 "missing-default",
                 f"conversations.{column.name} has no default: what the application inserts is refused, or never ends.",
-                f"ALTER TABLE {name_of(table)} ALTER COLUMN {column.name} SET DEFAULT {_default(name)};",
+                f"ALTER TABLE {name_of(table)} ALTER COLUMN {column.name} SET DEFAULT {default};",
             )
 
 
@@ -118,12 +102,21 @@ def _types_of_events(subject: Subject, table: Table) -> Types:
         subject.physical["version"] if name == "version" else name: wanted
         for name, wanted in declared_types(conversation_events).items()
     }
-    ids = {name: (table.columns[name].type,) for name in ("owner_id", "conv_id") if name in table.columns}
+    ids = {name: (bare_type(table.columns[name].type),) for name in ("owner_id", "conv_id") if name in table.columns}
     return types | ids
 
 
-def _default(name: str) -> str:
-    return {"version": "0", "idle_check_at": "now() + interval '1800 seconds'", "idle_timeout_seconds": "1800"}[name]
+def _default(subject: Subject, name: str) -> str:
+    """Return what a column of lapse's has for the rows of the application, or nothing."""
+    column = subject.table and subject.table.columns.get(subject.physical["idle_timeout_seconds"])
+    # As it was when the table was adopted, where that is still to be seen.
+    seconds = re.search(r"\d+", (column and column.default) or str(_IDLE_SECONDS))
+    defaults = {
+        "version": "0",
+        "idle_check_at": f"now() + interval '{seconds and seconds[0]} seconds'",
+        "idle_timeout_seconds": seconds[0] if seconds else "",
+    }
+    return {subject.physical[name]: default for name, default in defaults.items()}.get(name, "")
 
 
 def _unknown_required(table: Table, known: set[str]) -> Iterator[str]:

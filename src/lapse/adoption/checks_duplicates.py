@@ -54,7 +54,7 @@ def check_duplicates(subject: Subject, connection: Connection[Any]) -> Iterator[
 
 def _pair(subject: Subject, table: Table) -> str:
     """Return what tells one pair from another, as SQL."""
-    channel = CHANNEL if "channel" in table.columns else "'whatsapp'"
+    channel = CHANNEL if "channel" in table.columns else "owner_id"  # all are of one channel
     if subject.is_current and subject.physical["session_key"] in table.columns:
         return f"{channel}, {subject.physical['session_key']}"
     # An estimate: lapse's own key knows more spellings of a number.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
-
-from psycopg import Connection
 
 from lapse.adoption.catalog import Index, Table
-from lapse.adoption.findings import Finding, note, quoted, trouble
+from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.names import quoted
 from lapse.adoption.subject import Kind, Subject
 from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
 
@@ -17,9 +15,8 @@ _SUMMARISING_SINCE = 160_000
 """PostgreSQL 16: BRIN no longer stands in the way of a HOT update."""
 
 
-def check_indexes(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_indexes(subject: Subject) -> Iterator[Finding]:
     """Yield indexes of lapse's that are missing, or others under their names."""
-    del connection
     if not (subject.is_current and subject.table):
         return
     for wanted in wanted_indexes(subject.physical, is_adopted=subject.kind is Kind.ADOPTED):
@@ -38,9 +35,8 @@ def check_indexes(subject: Subject, connection: Connection[Any]) -> Iterator[Fin
             )
 
 
-def check_valid_indexes(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_valid_indexes(subject: Subject) -> Iterator[Finding]:
     """Yield indexes that are not valid, whoever made them."""
-    del connection
     for table in (subject.table, subject.events):
         for index in table.indexes.values() if table else ():
             if table and not index.is_valid:
@@ -53,9 +49,8 @@ def check_valid_indexes(subject: Subject, connection: Connection[Any]) -> Iterat
                 )
 
 
-def check_cheap_messages(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_cheap_messages(subject: Subject) -> Iterator[Finding]:
     """Yield indexes over what every message writes."""
-    del connection
     if subject.table is None or subject.kind is Kind.OTHER:
         return
     written = re.compile(rf"\b(updated_at|{subject.physical['last_inbound_at']})\b")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from psycopg import Connection
-
-from lapse.adoption.findings import Finding, note, quoted, trouble
+from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.names import quoted
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject
 from lapse.store.schema_version import head_version
@@ -15,10 +13,11 @@ from lapse.store.schema_version import head_version
 OLDEST_VERSION = 140_000
 """PostgreSQL 14: before it there are no TID range scans and no CREATE OR REPLACE TRIGGER."""
 
+_NOT_POOLED = ", with the database's own address, not the pooler's"
 
-def check_kind(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+
+def check_kind(subject: Subject) -> Iterator[Finding]:
     """Yield what has to be done before lapse can work here."""
-    del connection
     if subject.kind is Kind.EMPTY:
         yield from _empty(subject)
     elif subject.kind is Kind.HIDDEN:
@@ -32,7 +31,7 @@ def check_kind(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
         yield trouble(
             "not-adopted",
             "The table conversations is an application's own, and not adopted yet: lapse leaves it alone.",
-            "`lapse adopt --dry-run`, then `lapse adopt`",
+            "`lapse adopt --dry-run`, then `lapse adopt`" + (_NOT_POOLED if subject.server.is_pooled else ""),
         )
     elif subject.kind is Kind.ADOPTING:
         yield trouble(
@@ -44,9 +43,8 @@ def check_kind(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
         yield from obstacles(subject.table)
 
 
-def check_version(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_version(subject: Subject) -> Iterator[Finding]:
     """Yield whether the schema's version is another one than this lapse needs, or one of its tables is gone."""
-    del connection
     if subject.is_ahead:
         yield trouble(
             "schema-ahead",
@@ -70,9 +68,8 @@ def check_version(subject: Subject, connection: Connection[Any]) -> Iterator[Fin
             )
 
 
-def check_server(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_server(subject: Subject) -> Iterator[Finding]:
     """Yield what the server, or this session with it, does not allow."""
-    del connection
     server = subject.server
     if server.version_number < OLDEST_VERSION:
         yield trouble(

@@ -8,8 +8,9 @@ from typing import Any
 from psycopg import Connection
 
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, name_of, note, quoted, trouble
+from lapse.adoption.findings import Finding, name_of, note, trouble
 from lapse.adoption.looks import rows
+from lapse.adoption.names import quoted
 from lapse.adoption.rights import columns_without
 from lapse.adoption.subject import Kind, Subject
 
@@ -52,6 +53,20 @@ def check_policies(subject: Subject, connection: Connection[Any]) -> Iterator[Fi
                 "lapse sees and ends no others.",
                 f"If it should see all: CREATE POLICY {quoted(f'lapse_{role}')} ON {name_of(table)} TO {quoted(role)} "
                 "USING (true) WITH CHECK (true); and no restrictive policy.",
+            )
+
+
+def check_unprotected(subject: Subject) -> Iterator[Finding]:
+    """Yield tables of lapse's that have no row level security beside conversations that have: an API may show them."""
+    if subject.kind is not Kind.ADOPTED or not (subject.table and subject.table.has_row_security):
+        return
+    for table in filter(None, (subject.events, subject.version_table)):
+        if not table.has_row_security:
+            yield note(
+                "row-security-missing",
+                f"conversations has row level security and {table.name} has none: whoever may use the schema's API "
+                "(Supabase publishes the schema public) may see it.",
+                f"ALTER TABLE {name_of(table)} ENABLE ROW LEVEL SECURITY; and policies for the roles of lapse.",
             )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from psycopg import Connection
 
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, name_of, note, quoted, trouble
+from lapse.adoption.findings import Finding, name_of, note, trouble
 from lapse.adoption.looks import rows
+from lapse.adoption.names import quoted
 from lapse.adoption.rights import columns_without
 from lapse.adoption.subject import Kind, Subject
 from lapse.store.schema import conversation_events, conversations
@@ -20,12 +21,16 @@ _UPDATED = ("status", "updated_at", "ended_at", "expires_at")
 _MAY_ADOPT = """
     SELECT pg_has_role(c.relowner, 'USAGE') AS owns_table, has_schema_privilege(c.relnamespace, 'CREATE') AS may_create
     FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"""
+# By its default, or as its identity. CASE, since PostgreSQL would ask for the right to what is no sequence, too.
 _SEQUENCES = """
-    SELECT s.oid::regclass::text AS name FROM pg_attrdef f
-    JOIN pg_attribute a ON (a.attrelid, a.attnum) = (f.adrelid, f.adnum)
-    JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
-    JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
-    WHERE f.adrelid = to_regclass(%(table)s) AND a.attname = 'conv_id' AND NOT has_sequence_privilege(s.oid, 'USAGE')"""
+    SELECT DISTINCT s.oid::regclass::text AS name FROM pg_attribute a
+    LEFT JOIN pg_attrdef f ON (f.adrelid, f.adnum) = (a.attrelid, a.attnum)
+    JOIN pg_depend d ON (d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass)
+        OR (d.classid = 'pg_class'::regclass AND d.deptype = 'i'
+            AND (d.refobjid, d.refobjsubid) = (a.attrelid, a.attnum))
+    JOIN pg_class s ON s.oid = CASE WHEN d.classid = 'pg_attrdef'::regclass THEN d.refobjid ELSE d.objid END
+    WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = 'conv_id'
+        AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END"""
 
 
 def check_rights(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:

@@ -17,12 +17,12 @@ from lapse.adoption.subject import Kind, Subject
 from lapse.lifecycle import ConversationStatus
 
 _NULLS: Mapping[str, str] = {
-    "channel": "lapse takes it as whatsapp",
-    "started_at": "it counts as the oldest of its pair",
-    "updated_at": "started_at counts as the latest activity, and where that is NULL, too, it is idle at once",
-    "expires_at": "it never expires, but becomes idle",
-    "context": "lapse takes it as {}",
-    "metadata": "lapse takes it as {}",
+    "channel": "lapse takes them as of whatsapp",
+    "started_at": "each counts as the oldest of its pair",
+    "updated_at": "started_at counts as the latest activity, and where that is NULL, too, they are idle at once",
+    "expires_at": "they never expire, but become idle",
+    "context": "lapse reads {}",
+    "metadata": "lapse reads {}",
 }
 """What may be NULL in a table that lapse did not make, and what it then means to lapse."""
 _TIMES = ("started_at", "updated_at", "ended_at", "expires_at", "last_inbound_at", "idle_check_at")

@@ -9,8 +9,9 @@ from typing import Any
 from psycopg import Connection, Error
 
 from lapse.adoption.catalog import Constraint, Table
-from lapse.adoption.findings import Finding, name_of, quoted, trouble
+from lapse.adoption.findings import Finding, name_of, trouble
 from lapse.adoption.looks import look, rows
+from lapse.adoption.names import quoted
 from lapse.adoption.subject import Kind, Subject
 from lapse.lifecycle import ConversationStatus
 
@@ -20,7 +21,7 @@ _LONGEST = max(len(status) for status in ConversationStatus)
 _IS_PLAIN = """
     SELECT NOT EXISTS (SELECT FROM pg_depend d JOIN pg_constraint c ON d.objid = c.oid
         WHERE d.classid = 'pg_constraint'::regclass AND c.conrelid = to_regclass(%(table)s) AND c.conname = %(name)s
-            AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)) AS is_plain"""
+            AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)) AS is_plain"""
 
 
 def check_statuses(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:

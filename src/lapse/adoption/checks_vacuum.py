@@ -17,14 +17,17 @@ FEW_DEAD = 10_000
 """So many dead rows cost nothing worth telling."""
 DEAD_SHARE = 0.5
 """Of the live rows. Autovacuum comes at 0.2: beyond this it does not come, or cannot remove them."""
+JUST_VACUUMED = timedelta(minutes=1)
+"""So long the figures say nothing: what a session counted before a vacuum may be added to them after it."""
 OLD_TRANSACTION = timedelta(minutes=15)
-OLD_XMIN = 1_000_000
+OLD_XMIN = 10_000_000
 """In transactions: where this role may not see how long another one has been there."""
 
 _SETTINGS = "SELECT current_setting('autovacuum')::bool AND current_setting('track_counts')::bool AS is_on"
 _DEAD = """
     SELECT coalesce(sum(n_live_tup), 0)::bigint AS live, coalesce(sum(n_dead_tup), 0)::bigint AS dead,
-        max(greatest(last_autovacuum, last_vacuum)) AS vacuumed_at
+        max(greatest(last_autovacuum, last_vacuum)) AS vacuumed_at,
+        clock_timestamp() AS now
     FROM pg_stat_user_tables WHERE relid = to_regclass(%(table)s)
         OR relid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(table)s)))"""
 _HOLDERS = """
@@ -63,8 +66,11 @@ def check_dead_rows(subject: Subject, connection: Connection[Any]) -> Iterator[F
     """Yield tables with many dead rows."""
     for table in _tables(subject):
         (found,) = rows(connection, _DEAD, {"table": name_of(table)})
+        vacuumed_at = found["vacuumed_at"]
+        if vacuumed_at and found["now"] - vacuumed_at < JUST_VACUUMED:
+            continue
         if found["dead"] > max(FEW_DEAD, DEAD_SHARE * found["live"]):
-            vacuumed = f"{found['vacuumed_at']:%Y-%m-%d %H:%M}" if found["vacuumed_at"] else "never"
+            vacuumed = f"{vacuumed_at:%Y-%m-%d %H:%M}" if vacuumed_at else "never"
             yield trouble(
                 "dead-rows",
                 f"{table.name} has {found['dead']:,} dead rows beside {found['live']:,} live ones (last vacuumed: "

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
 
 from lapse.addresses import mask_addresses
 from lapse.adoption import (
     checks_clock,
     checks_columns,
+    checks_constraints,
     checks_duplicates,
+    checks_in_the_way,
     checks_indexes,
     checks_kind,
     checks_policies,
     checks_rights,
+    checks_routines,
     checks_rows,
     checks_statuses,
     checks_triggers,
@@ -26,35 +30,41 @@ from lapse.adoption import (
 from lapse.adoption.findings import NOTE, TROUBLE, Finding, note
 from lapse.adoption.looks import BEGIN, look, set_limits
 from lapse.adoption.subject import Kind, Subject, read_subject
+from lapse.errors import DatabaseUnavailableError
 from lapse.store import Database
-from lapse.store.connection import Connection
+from lapse.store.connection import Connection, Statements
 
-Check = Callable[[Subject, psycopg.Connection[Any]], Iterator[Finding]]
-
-CHECKS: dict[str, Check] = {
-    "the kind of database": checks_kind.check_kind,
-    "the schema's version": checks_kind.check_version,
-    "the server": checks_kind.check_server,
+CHECKS: Sequence[Callable[[Subject], Iterator[Finding]]] = (
+    checks_kind.check_kind,
+    checks_kind.check_version,
+    checks_kind.check_server,
+    checks_columns.check_columns,
+    checks_constraints.check_primary_keys,
+    checks_constraints.check_row_checks,
+    checks_triggers.check_own_triggers,
+    checks_triggers.check_activity_triggers,
+    checks_indexes.check_indexes,
+    checks_indexes.check_valid_indexes,
+    checks_policies.check_unprotected,
+    checks_columns.check_fillable,
+    checks_indexes.check_cheap_messages,
+)
+"""By what the catalog says."""
+LOOKS: dict[str, Callable[[Subject, psycopg.Connection[Any]], Iterator[Finding]]] = {
+    "what stands in adoption's way": checks_in_the_way.check_way,
     "rights": checks_rights.check_rights,
     "rights to adopt": checks_rights.check_rights_to_adopt,
     "rights to the sequence": checks_rights.check_sequence,
     "row level security": checks_policies.check_policies,
     "forced row level security": checks_policies.check_forced_security,
-    "columns": checks_columns.check_columns,
-    "primary keys": checks_columns.check_primary_keys,
     "statuses that the table takes": checks_statuses.check_statuses,
-    "lapse's triggers": checks_triggers.check_own_triggers,
-    "triggers that touch updated_at": checks_triggers.check_activity_triggers,
-    "indexes": checks_indexes.check_indexes,
-    "invalid indexes": checks_indexes.check_valid_indexes,
+    "lapse's functions": checks_routines.check_functions,
     "duplicates": checks_duplicates.check_duplicates,
     "rows": checks_rows.check_rows,
     "the clock": checks_clock.check_clock,
     "autovacuum": checks_vacuum.check_autovacuum,
     "dead rows": checks_vacuum.check_dead_rows,
     "what holds vacuum back": checks_vacuum.check_vacuum_is_free,
-    "columns that lapse cannot fill": checks_columns.check_fillable,
-    "indexes over what messages write": checks_indexes.check_cheap_messages,
 }
 """Each is a look of its own: one that fails, or takes too long, is said to be unknown, and the others go on."""
 
@@ -83,16 +93,28 @@ def examine(database: Database) -> Diagnosis:
         DatabaseError: it cannot be reached, or its catalog cannot be read.
     """
     require_postgresql(database)
-    return database.autocommit(lambda connection: connection.transaction(BEGIN, examine_within), retry=False)
+    statements = Statements(database.engine.dialect)
+
+    def work(connection: sa.Connection) -> Diagnosis:
+        driver = connection.connection.driver_connection
+        return Connection(driver, statements).transaction(BEGIN, examine_within)
+
+    # Not by `autocommit`, whose own look at the table waits for any lock.
+    return database.inspect(work, retry=False)
 
 
 def examine_within(connection: Connection) -> Diagnosis:
     """Look at the database inside a transaction that has begun, and in which nothing is written; as `examine`."""
     driver = connection.driver
     set_limits(driver)
-    subject = read_subject(connection)
-    findings: list[Finding] = []
-    for name, check in CHECKS.items():
+    try:
+        subject = read_subject(connection)
+    except psycopg.errors.LockNotAvailable:
+        raise DatabaseUnavailableError(
+            "another session has locked the tables, to alter them, say: try again when it is done"
+        ) from None
+    findings = [finding for check in CHECKS for finding in check(subject)]
+    for name, check in LOOKS.items():
         found = look(driver, lambda check=check: list(check(subject, driver)))  # type: ignore[misc]
         findings += [_unknown(name, found)] if isinstance(found, psycopg.Error) else found
     return Diagnosis(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lapse.adoption.catalog import Table
+from lapse.adoption.names import quoted
 
 TROUBLE: Literal["trouble"] = "trouble"
 NOTE: Literal["note"] = "note"
@@ -33,11 +34,6 @@ def trouble(code: str, what: str, do: str) -> Finding:
 def note(code: str, what: str, do: str) -> Finding:
     """Return a finding that lapse copes with."""
     return Finding(NOTE, code, what, do)
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL that can be copied spells it."""
-    return name if name == "public" else '"' + name.replace('"', '""') + '"'
 
 
 def name_of(table: Table) -> str:

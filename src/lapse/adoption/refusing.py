@@ -7,21 +7,17 @@ from typing import Any
 
 from psycopg import Connection
 
-from lapse.adoption.catalog import read_table
+from lapse.adoption.checks_in_the_way import check_way
 from lapse.adoption.checks_kind import check_server, check_version
 from lapse.adoption.checks_rights import check_rights_to_adopt
 from lapse.adoption.checks_statuses import check_statuses
 from lapse.adoption.findings import TROUBLE, Finding, trouble
 from lapse.adoption.looks import BEGIN, set_limits
-from lapse.adoption.names import EVENTS
 from lapse.adoption.pooling import require_own_session
-from lapse.adoption.record import ADOPTION_TABLE
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject, read_subject
 from lapse.errors import AdoptionError
 from lapse.store.connection import Connection as StoreConnection
-from lapse.store.layout import PREFIX
-from lapse.store.schema_version import VERSION_TABLE
 
 
 def check_adoptable(store: StoreConnection) -> None:
@@ -44,7 +40,7 @@ def _troubles(store: StoreConnection) -> Iterator[Finding]:
 
 
 def _found(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    yield from check_server(subject, connection)
+    yield from check_server(subject)
     if subject.kind is Kind.OWN:
         yield trouble("own", "The tables are lapse's own", "there is nothing to adopt; `lapse migrate` upgrades them")
     if subject.table is None:
@@ -54,24 +50,8 @@ def _found(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
             "look at DATABASE_URL and the role; where there is none yet, `lapse migrate` makes lapse's own",
         )
         return
-    if subject.is_distributed:
-        yield trouble("distributed", "The table is distributed by Citus", "lapse adopts tables of a single server")
     yield from obstacles(subject.table)
     yield from check_rights_to_adopt(subject, connection)
     yield from check_statuses(subject, connection)
-    yield from check_version(subject, connection) if subject.kind is Kind.ADOPTED else ()
-    if subject.kind is Kind.ADOPTABLE:
-        yield from _in_the_way(subject, connection)
-
-
-def _in_the_way(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    for name in (EVENTS, ADOPTION_TABLE, VERSION_TABLE):
-        if read_table(connection, name) is not None:
-            yield trouble("in-the-way", f"There is another table {name} already", f"ALTER TABLE {name} RENAME TO ...;")
-    if subject.table:
-        for name in (name for name in subject.table.columns if name.startswith(PREFIX)):
-            yield trouble(
-                "in-the-way",
-                f"The table has a column {name} already, a name that lapse keeps for its own",
-                f"ALTER TABLE conversations RENAME COLUMN {name} TO ...;",
-            )
+    yield from check_version(subject) if subject.kind is Kind.ADOPTED else ()
+    yield from check_way(subject, connection)

@@ -32,7 +32,7 @@ OPTIONAL: Mapping[str, Sequence[str]] = {
     "channel": _TEXTS,
     "context": _OBJECTS,
     "metadata": _OBJECTS,
-    "user_id": ("bigint", "integer"),
+    "user_id": _IDS,
 }
 """What adoption adds where it is missing, and takes as it is where it is there."""
 _NEVER_NULL = ("owner_id", "from_number", "to_number")

@@ -11,10 +11,11 @@ import psycopg
 
 from lapse.adoption.catalog import Table, read_table
 from lapse.adoption.looks import look, rows
+from lapse.adoption.names import Names
 from lapse.adoption.required_columns import obstacles
 from lapse.store import citus
 from lapse.store.connection import Connection
-from lapse.store.layout import LAPSE_COLUMNS
+from lapse.store.layout import LAPSE_COLUMNS, PREFIX
 from lapse.store.schema import conversation_events, conversations
 from lapse.store.schema_version import VERSION_TABLE, head_version, known_versions
 
@@ -67,7 +68,12 @@ class Subject:
     def physical(self) -> Mapping[str, str]:
         """Return the names that lapse's columns have in this table."""
         has = self.table.columns if self.table else {}
-        return {name: f"lapse_{name}" if f"lapse_{name}" in has else name for name in LAPSE_COLUMNS}
+        return {name: PREFIX + name if PREFIX + name in has else name for name in LAPSE_COLUMNS}
+
+    @property
+    def names(self) -> Names:
+        """Return how the things of lapse's are spelled here."""
+        return Names(schema=self.table.schema if self.table else "public", columns=self.physical)
 
     @property
     def is_current(self) -> bool:

@@ -12,8 +12,9 @@ from sqlalchemy.dialects import postgresql
 from lapse.adoption.catalog import Index, Table
 from lapse.adoption.findings import name_of
 from lapse.store.schema import conv_id_index, conversations
+from lapse.store.tolerance import CHANNEL_EXPRESSION
 
-CHANNEL = "coalesce(lower(btrim(channel)), 'whatsapp'::text)"
+CHANNEL = CHANNEL_EXPRESSION.format(column="channel")
 """What an adopted table's indexes have in place of the channel, which the application may leave out."""
 
 _CAST = re.compile(r"::[a-z ]+(\(\d+\))?(\[\])?")
