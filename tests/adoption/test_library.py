@@ -20,6 +20,7 @@ from lapse import (
     SchemaMissingError,
 )
 from lapse.models import NEVER
+from tests.adoption.adopting import adopt
 from tests.adoption.old_table import FORMS, Form, connect, create_old_table
 from tests.commands import error_line, run_lapse
 
@@ -49,8 +50,7 @@ def old_url(empty_postgres_url: str, form: Form) -> str:
 
 @pytest.fixture
 def adopted_url(old_url: str) -> str:
-    result = run_lapse("adopt", "--database-url", old_url)
-    assert result.returncode == 0, result
+    adopt(old_url)
     return old_url
 
 
@@ -165,5 +165,5 @@ def test_before_it_is_adopted_a_table_is_refused_and_afterwards_taken(old_url: s
     with closing(ConversationService(old_url)) as service:
         with pytest.raises(SchemaMissingError, match="an application made"):
             service.record_message(owner, CUSTOMER, BUSINESS)
-        assert run_lapse("adopt", "--database-url", old_url).returncode == 0
+        adopt(old_url)
         assert service.record_message(owner, CUSTOMER, BUSINESS).status == "pending"

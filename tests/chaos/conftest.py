@@ -90,9 +90,14 @@ def wait_for_server(process: ServerProcess, seconds: float) -> None:
             process.start()
 
 
+def empty_database_on(process: ServerProcess) -> str:
+    """Make a database without any table on this server, and return its URL."""
+    return Server("own", process.admin_url).create_database("lapse")
+
+
 def migrated(process: ServerProcess) -> str:
     """Make a database with lapse's schema on this server, and return its URL."""
-    url = Server("own", process.admin_url).create_database("lapse")
+    url = empty_database_on(process)
     with closing(Database(url)) as database:
         migrate(database)
     return url
@@ -104,3 +109,11 @@ def chaos_url(request: pytest.FixtureRequest, new_database: NewDatabase) -> str:
     if scale.is_full():
         return migrated(request.getfixturevalue("durable_server"))
     return new_database(next(iter(request.config.stash[SERVERS].by_name)))
+
+
+@pytest.fixture
+def empty_chaos_url(request: pytest.FixtureRequest, new_database: NewDatabase) -> str:
+    """Return a database without any table, else as `chaos_url`."""
+    if scale.is_full():
+        return empty_database_on(request.getfixturevalue("durable_server"))
+    return new_database(next(iter(request.config.stash[SERVERS].by_name)), migrated=False)

@@ -152,10 +152,12 @@ _CONSTRAINTS = """
     FROM pg_constraint WHERE conrelid = %s AND contype IN ('c', 'p', 'u', 'f') ORDER BY conname"""
 # The bits of `tgtype` are PostgreSQL's own (pg_trigger.h): row 1, before 2, insert 4, update 16.
 _TRIGGERS = """
-    SELECT t.tgname AS name, pg_get_triggerdef(t.oid) AS definition, t.tgfoid::regproc::text AS function,
+    SELECT t.tgname AS name, pg_get_triggerdef(t.oid) AS definition,
+        format('%%I.%%I', n.nspname, p.proname) AS function,
         p.prosrc AS source, t.tgtype & 2 <> 0 AS is_before, t.tgtype & 1 <> 0 AS is_for_each_row,
         t.tgtype & 4 <> 0 AS on_insert, t.tgtype & 16 <> 0 AS on_update, t.tgenabled::text AS enabled
-    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = %s AND NOT t.tgisinternal
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE t.tgrelid = %s AND NOT t.tgisinternal
     ORDER BY t.tgname"""
 
 

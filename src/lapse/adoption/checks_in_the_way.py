@@ -10,8 +10,8 @@ from psycopg import Connection
 from lapse.adoption.catalog import read_table
 from lapse.adoption.findings import Finding, name_of, trouble
 from lapse.adoption.names import EVENTS, quoted
-from lapse.adoption.subject import ADOPTION_TABLE, Kind, Subject
-from lapse.store.layout import PREFIX
+from lapse.adoption.subject import Kind, Subject
+from lapse.store.layout import ADOPTION_TABLE, PREFIX
 from lapse.store.schema_version import VERSION_TABLE
 
 

@@ -11,10 +11,10 @@ from lapse.adoption.facts import HELPER_INDEX, KEY_CONSTRAINT, Facts
 from lapse.adoption.findings import counted
 from lapse.adoption.names import quoted
 from lapse.adoption.preparing import prepare_statements, repair_statements
-from lapse.adoption.record import ADOPTION_TABLE
 from lapse.adoption.routines import row_functions
 from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS
 from lapse.adoption.wanted_indexes import WantedIndex
+from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE, head_version
 
 NOBODY_WAITS = "SHARE UPDATE EXCLUSIVE on the table: nobody who reads or writes waits"

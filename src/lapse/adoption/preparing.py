@@ -9,9 +9,10 @@ from sqlalchemy.dialects import postgresql
 
 from lapse.adoption.catalog import Table, Trigger
 from lapse.adoption.names import EVENTS, Names, quoted
-from lapse.adoption.record import ADOPTION_TABLE, Record, keep_triggers_statement, record_statements
+from lapse.adoption.record import Record, keep_triggers_statement, record_statements
 from lapse.adoption.required_columns import OPTIONAL
 from lapse.adoption.routines import narrowed, row_functions, row_triggers, session_key_function
+from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema import FILLFACTOR, conversation_events
 
 _OPTIONAL_DEFAULTS = {"channel": " DEFAULT 'whatsapp'", "context": " DEFAULT '{}'", "metadata": " DEFAULT '{}'"}

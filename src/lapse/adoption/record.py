@@ -14,9 +14,7 @@ from lapse.adoption.catalog import Table, Trigger
 from lapse.adoption.names import Names, quoted
 from lapse.adoption.required_columns import OPTIONAL
 from lapse.adoption.updated_at_triggers import touches_updated_at
-from lapse.store.layout import LAPSE_COLUMNS, PREFIX
-
-ADOPTION_TABLE = "lapse_adoption"
+from lapse.store.layout import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,14 @@ from lapse.adoption.names import (
 )
 from lapse.adoption.row_triggers import APPLICATION, DUPLICATE, drop_routines, row_functions, row_triggers
 from lapse.adoption.session_key_sql import session_key_function
-from lapse.adoption.updated_at_triggers import insert_part, is_narrowed, narrowed, restored, touches_updated_at
+from lapse.adoption.updated_at_triggers import (
+    full_definition,
+    insert_part,
+    is_narrowed,
+    narrowed,
+    restored,
+    touches_updated_at,
+)
 
 __all__ = [
     "APPLICATION",
@@ -32,6 +39,7 @@ __all__ = [
     "UPDATE_TRIGGER",
     "Names",
     "drop_routines",
+    "full_definition",
     "insert_part",
     "is_narrowed",
     "narrowed",

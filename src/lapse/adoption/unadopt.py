@@ -17,10 +17,11 @@ from lapse.adoption.facts import KEY_CONSTRAINT, Facts
 from lapse.adoption.names import quoted
 from lapse.adoption.plan import FOR_A_MOMENT, NOBODY_WAITS, Step
 from lapse.adoption.pooling import require_own_session
-from lapse.adoption.record import ADOPTION_TABLE, Record
+from lapse.adoption.record import Record
 from lapse.adoption.routines import drop_routines, restored
 from lapse.adoption.waiting_for_locks import in_short_transaction
 from lapse.errors import AdoptionError
+from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE
 
 _WORKERS = """

@@ -18,7 +18,7 @@ _QUOTED = re.compile(r"\"(?:[^\"]|\"\")*\"|'(?:[^']|'')*'")
 # As `pg_get_triggerdef` writes it, with what is quoted masked: there keywords alone are in capitals.
 _DEFINITION = re.compile(
     r"CREATE TRIGGER (?P<name>\S+) (?P<time>BEFORE) (?P<events>.+?) ON (?P<table>\S+) "
-    r"FOR EACH (?P<each>ROW) (?:WHEN \((?P<condition>.*)\) )?EXECUTE FUNCTION (?P<call>.*)",
+    r"FOR EACH (?P<each>ROW) (?:WHEN \((?P<condition>.*)\) )?EXECUTE FUNCTION (?P<call>(?P<function>[^(]+)\(.*)",
     re.DOTALL,
 )
 
@@ -29,7 +29,9 @@ class _Definition:
     events: tuple[str, ...]
     table: str
     condition: str | None
+    function: str
     call: str
+    """The function with its arguments."""
 
     def statement(self, name: str, events: tuple[str, ...], condition: str | None) -> str:
         when = f"\n    WHEN ({condition})" if condition else ""
@@ -57,15 +59,21 @@ def is_narrowed(trigger: Trigger, names: Names) -> bool:
     return all(re.search(rf"\bnew\.\"?{column}\b", condition, re.IGNORECASE) for column in columns)
 
 
+def full_definition(trigger: Trigger) -> str:
+    """Return the trigger's definition with its function's schema, to be kept: it means the same in every session."""
+    found = _parsed(trigger.definition)
+    return trigger.definition.removesuffix(found.call) + trigger.function + found.call.removeprefix(found.function)
+
+
 def narrowed(trigger: Trigger, names: Names) -> list[str]:
     """Return the statements after which the trigger leaves out those updates that lapse makes of its own columns.
 
     Its name, columns, condition, arguments and state stay. One that fires on INSERT as well becomes two, since a
     condition that compares with the row before has no meaning there.
     """
-    old = _parsed(trigger.definition)
+    old = _parsed(full_definition(trigger))
     columns = [names.column(name) for name in _BOOKKEEPING]
-    unchanged = "({}) IS NOT DISTINCT FROM ({})".format(
+    unchanged = "({})\n        IS NOT DISTINCT FROM ({})".format(
         ", ".join(f"NEW.{column}" for column in columns), ", ".join(f"OLD.{column}" for column in columns)
     )
     condition = f"{unchanged}\n        AND ({old.condition})" if old.condition else unchanged
@@ -82,7 +90,7 @@ def restored(definition: str, enabled: str) -> list[str]:
     """Return the statements that make a trigger again what it was before `narrowed`.
 
     Args:
-        definition: as `pg_get_triggerdef` wrote it then.
+        definition: as `full_definition` gave it then.
         enabled: its state then: `O`, `A`, `R` or `D`.
     """
     old = _parsed(definition)
@@ -126,5 +134,6 @@ def _parsed(definition: str) -> _Definition:
         events=tuple(events[start:end] for start, end in zip(starts, ends, strict=True)),
         table=part("table"),
         condition=part("condition") if found["condition"] is not None else None,
+        function=part("function"),
         call=part("call"),
     )

@@ -45,7 +45,8 @@ def adopt(
 ) -> None:
     """Make an application's own table `conversations` lapse's, while the application goes on.
 
-    It may be stopped at any time and run again: it goes on where it was. `lapse unadopt` takes everything off.
+    It may be stopped at any time and run again: it goes on where it was. `lapse unadopt` takes everything off. What
+    the application writes gets the idle timeout of CONVERSATION_IDLE_TIMEOUT_MINUTES (30).
     """
     if keep not in KEEP:
         raise InvalidInputError(f"--keep {keep[:20]!r}: use newest or oldest")

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 LAPSE_COLUMNS = ("session_key", "version", "last_inbound_at", "idle_check_at", "idle_timeout_seconds")
 """What lapse adds to a table of the application's. Where that has a column of the name, lapse's is `lapse_…`."""
 PREFIX = "lapse_"
+ADOPTION_TABLE = "lapse_adoption"
+"""There since an adoption has begun: how far it is, and what the table was like before."""
 
 
 class IdKind(StrEnum):
@@ -49,8 +51,8 @@ class Layout:
 OWN = Layout()
 """Lapse's own tables, on either database."""
 
-LAYOUT_QUERY = """
-    SELECT a.attname, t.typname, a.attnotnull, to_regclass('lapse_adoption') IS NOT NULL AS is_adopted,
+LAYOUT_QUERY = f"""
+    SELECT a.attname, t.typname, a.attnotnull, to_regclass('{ADOPTION_TABLE}') IS NOT NULL AS is_adopted,
         CASE WHEN a.attname = 'conv_id' THEN
             CASE WHEN a.attidentity <> '' THEN
                 'nextval(' || quote_literal(pg_get_serial_sequence(a.attrelid::regclass::text, a.attname)) || ')'
@@ -58,7 +60,7 @@ LAYOUT_QUERY = """
         END AS new_id
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE a.attrelid = to_regclass('conversations') AND a.attnum > 0 AND NOT a.attisdropped"""
+    WHERE a.attrelid = to_regclass('conversations') AND a.attnum > 0 AND NOT a.attisdropped"""  # noqa: S608 - of constants
 """PostgreSQL: a look at the catalog, which every role may take; no row where there is no such table."""
 
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from lapse.errors import ForeignTableError, SchemaVersionError
 from lapse.store.database import Database
-from lapse.store.schema import metadata
+from lapse.store.layout import ADOPTION_TABLE
+from lapse.store.schema import conversations, metadata
 from lapse.store.schema_version import check_schema, current_version, head_version, known_versions, schema_version
 
 if TYPE_CHECKING:
@@ -74,7 +75,17 @@ def ensure_schema(database: Database, *, retry: bool = True) -> None:
 
 def _refuse_foreign_tables(connection: sa.Connection) -> None:
     inspector = sa.inspect(connection)
-    found = [name for name in metadata.tables if inspector.has_table(name)]
+    found = [name for name in (ADOPTION_TABLE, *metadata.tables) if inspector.has_table(name)]
+    if ADOPTION_TABLE in found:
+        raise ForeignTableError(
+            "an adoption of the table conversations has begun and is not finished: `lapse adopt` goes on, "
+            "`lapse unadopt` goes back"
+        )
+    if conversations.name in found and connection.dialect.name == "postgresql":
+        raise ForeignTableError(
+            "the database has a table 'conversations' that lapse did not make; it was left as it is: `lapse doctor` "
+            "says whether `lapse adopt` can make it lapse's; or use another database or schema"
+        )
     if found:
         raise ForeignTableError(
             f"the database has a table {found[0]!r} that lapse did not make; it was left as it is: "
