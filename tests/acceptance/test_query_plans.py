@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import ConversationService, PurgeResult
+from lapse.store import backlog
 from lapse.store.connection import CompiledStatement
 from lapse.store.statements import BEGINNING_OF_TIME
 from tests.backlog import BUSINESS, IDLE_TIMEOUT, customer
@@ -119,6 +120,10 @@ def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
         "number of active conversations": (
             service.conversation_repo.count_active,
             ["ix_conversations_idle_check_at_active"],
+        ),
+        "number of due ones before a first cycle": (
+            lambda: backlog.count_due(service.database, IDLE_TIMEOUT, 10_000),
+            ["ix_conversations_idle_check_at_active", "ix_conversations_expires_at_open"],
         ),
         "find expired": (service.find_expired_conversations, ["ix_conversations_expires_at_open"]),
         "find idle": (service.find_idle_conversations, ["ix_conversations_idle_check_at_active"]),
