@@ -13,8 +13,9 @@ import pytest
 
 from lapse import ConversationService
 from lapse.store.schema_version import VERSION_TABLE
+from tests import documents
 from tests.adoption.old_table import Form, connect, create_old_table, fill
-from tests.adoption.roles import Roles, own_roles
+from tests.adoption.roles import SCRIPT, Roles, own_roles
 from tests.commands import error_line, run_here, running_lapse
 from tests.http_client import request
 from tests.waiting import until
@@ -271,6 +272,16 @@ def test_an_applications_own_policies_are_not_opened(adopted: Roles) -> None:
     assert "row-security-filter" in {finding["code"] for finding in look(adopted.url("application"))["findings"]}
     assert values(adopted.url("application"), "SELECT count(*) FROM conversations") == [0]
     assert troubles(adopted.url("worker")) == set()
+
+
+def test_a_role_is_taken_off_as_the_readme_says(adopted: Roles) -> None:
+    (statements,) = documents.blocks(SCRIPT.with_name("README.md"), "sql")
+    worker = adopted.name("worker")
+    with connect(adopted.url("owner")) as connection:
+        connection.execute(statements.replace("lapse_worker", worker).encode())
+        left = connection.execute("SELECT FROM pg_policies WHERE policyname = %s", [f"lapse_{worker}"])
+        assert left.fetchall() == []
+    assert values(adopted.admin_url, f"SELECT to_regrole('{worker}') IS NULL") == [True]
 
 
 def test_only_the_purger_deletes(own: Roles) -> None:

@@ -10,6 +10,8 @@ import psycopg
 from lapse.errors import AdoptionError
 
 _TRIES = 5
+_NAME = "lapse adopt"
+"""None of a worker's: a pooler keeps the session under it for a while, and `lapse unadopt` looks for workers by name."""
 _CONNECT_SECONDS = 10
 _MARK = "SELECT set_config('lapse.mark', %s, false)"
 
@@ -36,7 +38,11 @@ def _is_shared(connection: psycopg.Connection[Any]) -> bool:
     mark, info = secrets.token_hex(8), connection.info
     try:
         with psycopg.connect(
-            info.dsn, password=info.password or None, autocommit=True, connect_timeout=_CONNECT_SECONDS
+            info.dsn,
+            password=info.password or None,
+            application_name=_NAME,
+            autocommit=True,
+            connect_timeout=_CONNECT_SECONDS,
         ) as other:
             # A pooler gives what was used last; in a busy one somebody else may be first.
             for _ in range(_TRIES):
