@@ -253,11 +253,17 @@ def test_a_worker_that_may_not_write_the_history_says_whom_to_ask(adopted: Roles
         "run `lapse doctor`, which says what this role lacks"
     }
     assert troubles(url) == {"row-security"}
-    adopted.run(f"REVOKE SELECT ON conversations FROM {adopted.name('worker')}")
-    line = error_line(run_here("status", "--database-url", url), 1)
-    assert line.endswith(
-        "permission denied for table conversations: run `lapse doctor`, which says what this role lacks"
-    )
+    advice = "run `lapse doctor`, which says what this role lacks"
+    for table in ("conversations", VERSION_TABLE):
+        adopted.run(f"REVOKE SELECT ON {table} FROM {adopted.name('worker')}")
+        line = error_line(run_here("status", "--database-url", url), 1)
+        assert line.endswith(f"permission denied for table {table}: {advice}")
+
+
+def test_who_may_not_migrate_is_told_so_in_one_line(own: Roles) -> None:
+    own.run(f"DROP TABLE conversations, conversation_events, {VERSION_TABLE}")
+    line = error_line(run_here("migrate", "--database-url", own.url("worker")), 1)
+    assert line == "the database refused: permission denied for schema public"
 
 
 def test_an_applications_own_policies_are_not_opened(adopted: Roles) -> None:

@@ -11,7 +11,7 @@ from lapse.errors import AdoptionError
 
 _TRIES = 5
 _NAME = "lapse adopt"
-"""None of a worker's: a pooler keeps the session under it for a while, and `lapse unadopt` looks for workers by name."""
+"""None of a worker's: a pooler keeps the session under it, and `lapse unadopt` looks for workers by name."""
 _CONNECT_SECONDS = 10
 _MARK = "SELECT set_config('lapse.mark', %s, false)"
 
