@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from psycopg import Connection
+from psycopg import Connection, Error
 from psycopg.errors import UniqueViolation
+from psycopg.pq import TransactionStatus
 
 from lapse.adoption import plan as steps
 from lapse.adoption.backfill import backfill
@@ -24,8 +25,8 @@ from lapse.adoption.facts import Facts, read_facts
 from lapse.adoption.plan import Step, plan
 from lapse.adoption.refusing import check_adoptable
 from lapse.adoption.waiting_for_locks import PATIENCE_SECONDS, in_short_transaction
-from lapse.errors import AdoptionError
-from lapse.stopping import Interrupted, StopFlag
+from lapse.errors import AdoptionError, InvalidInputError
+from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store.connection import Connection as StoreConnection
 
 _ONE_AT_A_TIME = 0x6C61707361  # "lapsa": next to the lock of migrations
@@ -51,7 +52,8 @@ class Adoption:
 
     store: StoreConnection
     """In autocommit mode, and a session of its own: not one of a transaction pooler's."""
-    keep: str = "newest"
+    keep: str | None = None
+    """`newest` or `oldest`; None for the newest, or what an adoption that has begun goes by."""
     idle_timeout_seconds: int
     stop_flag: StopFlag = field(default_factory=StopFlag)
 
@@ -73,6 +75,7 @@ class Adoption:
         """
         check_adoptable(self.store)
         facts = self.facts()
+        self._check_keep(facts)
         duplicates = self._duplicates(facts)
         return plan(facts, duplicates), duplicates
 
@@ -85,6 +88,7 @@ class Adoption:
             DatabaseError: the database refused, or was lost.
         """
         check_adoptable(self.store)
+        self._check_keep(self.facts())
         done: set[str] = set()
         with alone(self.connection, self.wait, watcher):
             while step := next((step for step in plan(self.facts()) if step.key not in done), None):
@@ -123,36 +127,62 @@ class Adoption:
             return []
         if facts.record is not None and facts.is_filled:
             return find_duplicates(self.connection, facts.names, facts.new.keep)
-        return foresee_duplicates(self.connection, facts.names, facts.new.keep)
+        has_channel = "channel" in facts.table.columns
+        return foresee_duplicates(self.connection, facts.names, facts.new.keep, has_channel=has_channel)
+
+    def _check_keep(self, facts: Facts) -> None:
+        if self.keep not in (None, facts.new.keep):
+            raise InvalidInputError(
+                f"the adoption that has begun here keeps the {facts.new.keep} of a pair's open conversations; nothing "
+                f"was changed: run it with --keep {facts.new.keep}, or without --keep"
+            )
 
     def _do(self, step: Step, watcher: Watcher) -> None:
+        if not (step.is_transaction or step.kind in (steps.BACKFILL, steps.DUPLICATES)):
+            for statement in step.statements:
+                self.run_long(statement)
+            return
         facts = self.facts()
-        if step.kind == steps.BACKFILL:
-            backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
-        elif step.kind == steps.DUPLICATES:
-            end_duplicates(
-                self.connection,
-                facts.names,
-                facts.new.keep,
-                facts.table.columns["conv_id"].type,
-                wait=self.wait,
-                on_batch=watcher.advance,
-            )
-        elif step.is_transaction:
-            table = facts.names.conversations
-            in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
-        else:
-            self._each_alone(step.statements)
+        with self.interruptible(STOP_PATIENCE_SECONDS):
+            if step.kind == steps.BACKFILL:
+                backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
+            elif step.kind == steps.DUPLICATES:
+                end_duplicates(
+                    self.connection,
+                    facts.names,
+                    facts.new.keep,
+                    facts.table.columns["conv_id"].type,
+                    wait=self.wait,
+                    on_batch=watcher.advance,
+                )
+            else:
+                table = facts.names.conversations
+                in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
 
-    def _each_alone(self, statements: Sequence[str]) -> None:
-        """Run statements that no transaction may hold; a stop cancels the one in hand."""
-        for statement in statements:
-            try:
-                with self.stop_flag.interruptible():
-                    self.connection.execute(statement.encode())
-            except Interrupted:
-                self.connection.cancel_safe(timeout=5.0)
-                raise
+    def run_long(self, statement: str) -> None:
+        """Run a statement that no transaction may hold, however long it takes; a stop cancels it.
+
+        Raises:
+            Interrupted: a stop signal came.
+        """
+        with self.interruptible():
+            self.connection.execute(statement.encode())
+
+    @contextmanager
+    def interruptible(self, patience_seconds: float = 0.0) -> Iterator[None]:
+        """Let a stop signal end what is inside, in the database as well, after so many seconds of patience.
+
+        Raises:
+            Interrupted: a stop signal came.
+        """
+        try:
+            with self.stop_flag.interruptible(patience_seconds):
+                yield
+        except Interrupted:
+            if _is_at_work(self.connection):
+                with suppress(Error):
+                    self.connection.cancel_safe(timeout=STOP_PATIENCE_SECONDS)
+            raise
 
 
 @contextmanager
@@ -163,6 +193,7 @@ def alone(connection: Connection[Any], wait: Callable[[float], object], watcher:
         ("statement_timeout", "0"),
         ("lock_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
+        ("default_transaction_isolation", "read committed"),
     ):
         connection.execute("SELECT set_config(%s, %s, false)", [setting, value])
     give_up_at = time.monotonic() + PATIENCE_SECONDS
@@ -175,8 +206,13 @@ def alone(connection: Connection[Any], wait: Callable[[float], object], watcher:
     try:
         yield
     finally:
-        if not connection.closed and not connection.broken:
+        # One that is lost, or was left in a statement, is closed by the pool, and the lock goes with it.
+        if not (connection.closed or connection.broken or _is_at_work(connection)):
             _value(connection, "SELECT pg_advisory_unlock(%s)")
+
+
+def _is_at_work(connection: Connection[Any]) -> bool:
+    return connection.info.transaction_status == TransactionStatus.ACTIVE
 
 
 def _value(connection: Connection[Any], query: str) -> Any:

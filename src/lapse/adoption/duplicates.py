@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
@@ -17,21 +16,26 @@ from lapse.models import AnyId
 
 ADOPT = "adopt"
 """The actor of the events of conversations that an adoption ends."""
-BATCH = 500
+BATCH = 200
+"""Rows that stay locked for some 50 ms."""
+AT_A_TIME = 50_000
+"""Conversations that are held in memory; then it looks again."""
 KEEP = ("newest", "oldest")
 
+# Times as text: an application may have one that no calendar holds (`infinity`).
 _RANKED = """
-SELECT c.owner_id, kept, c.conv_id, c.status, c.started_at, c.updated_at FROM (
-    SELECT conv_id, row_number() OVER pair AS place, first_value(conv_id) OVER pair AS kept
+SELECT owner_id, kept, conv_id, status, started_at::text, updated_at::text FROM (
+    SELECT owner_id, conv_id, status, started_at, updated_at,
+        row_number() OVER pair AS place, first_value(conv_id) OVER pair AS kept
     FROM {conversations} WHERE status IN {open}
     WINDOW pair AS (PARTITION BY owner_id, {channel}, {key} ORDER BY started_at {order}, conv_id {direction})
-) AS ranked JOIN {conversations} AS c USING (conv_id)
+) AS ranked
 WHERE ranked.place > 1
-ORDER BY c.owner_id, kept, c.conv_id"""
+ORDER BY owner_id, kept, conv_id"""
 _END = """
 WITH claimed AS (
     SELECT c.owner_id, c.conv_id, c.status AS from_status, pair.kept
-    FROM unnest(%(ended)s::{conv_id}[], %(kept)s::{conv_id}[]) AS pair (conv_id, kept)
+    FROM {pairs} AS pair
     JOIN {conversations} AS c ON c.conv_id = pair.conv_id
     WHERE c.status IN {open} AND EXISTS (
         SELECT FROM {conversations} AS k WHERE k.conv_id = pair.kept AND k.status IN {open}
@@ -49,7 +53,7 @@ SELECT owner_id, conv_id, {version}, 'expired', from_status, 'expired', '{reason
     jsonb_build_object('kept', kept)
 FROM ended"""
 _REPORTED = """
-SELECT e.owner_id, e.data ->> 'kept', e.conv_id, e.from_status, c.started_at, c.updated_at
+SELECT e.owner_id, e.data ->> 'kept', e.conv_id, e.from_status, c.started_at::text, c.updated_at::text
 FROM {events} AS e LEFT JOIN {conversations} AS c USING (conv_id)
 WHERE e.actor = '{actor}' AND e.reason = '{reason}' ORDER BY e.owner_id, e.data ->> 'kept', e.conv_id"""
 
@@ -62,44 +66,61 @@ class Duplicate:
     kept_conv_id: AnyId
     conv_id: AnyId
     status: str
-    started_at: datetime | None
-    updated_at: datetime | None
+    started_at: str | None
+    updated_at: str | None
 
 
-def _words(names: Names, key: str | None = None, conv_id: str = "bigint") -> dict[str, str]:
+def _words(names: Names, key: str | None = None, *, has_channel: bool = True) -> dict[str, str]:
     return {
         "conversations": names.conversations,
         "events": names.events,
-        "channel": CHANNEL,
+        "channel": CHANNEL if has_channel else "'whatsapp'::text",
         "key": key or names.column("session_key"),
         "version": names.column("version"),
         "open": OPEN,
-        "conv_id": conv_id,
         "reason": DUPLICATE,
         "actor": ADOPT,
     }
 
 
-def duplicates_query(names: Names, keep: str, key: str | None = None) -> str:
-    """Return the query of all that end; `key` is an expression in place of lapse's key."""
+def duplicates_query(names: Names, keep: str, key: str | None = None, *, has_channel: bool = True) -> str:
+    """Return the query of all that end.
+
+    Args:
+        names: of the table and its columns.
+        keep: which one of a pair's stays: `newest` or `oldest`.
+        key: an expression in place of lapse's key.
+        has_channel: False where adoption is yet to add that column.
+    """
     order, direction = ("DESC NULLS LAST", "DESC") if keep == "newest" else ("ASC NULLS LAST", "ASC")
-    return _RANKED.format(**_words(names, key), order=order, direction=direction)
+    return _RANKED.format(**_words(names, key, has_channel=has_channel), order=order, direction=direction)
 
 
 def end_statement(names: Names, conv_id: str) -> str:
-    """Return the statement that ends some of them, each with its event; `conv_id` is the type of ids."""
-    return _END.format(**_words(names, conv_id=conv_id)).strip()
+    """Return the statement that ends those given, each with its event; `conv_id` is the type of ids."""
+    given = f"(SELECT * FROM unnest(%(ended)s::{conv_id}[], %(kept)s::{conv_id}[]) AS given (conv_id, kept))"  # noqa: S608 - a type
+    return _END.format(**_words(names), pairs=given).strip()
 
 
-def find_duplicates(connection: Connection[Any], names: Names, keep: str) -> list[Duplicate]:
-    """Return all that end, by the keys that the rows have."""
-    return [Duplicate(*row) for row in connection.execute(duplicates_query(names, keep).encode())]
+def end_all_statement(names: Names, keep: str) -> str:
+    """Return the statement that ends all of them at once, for people to read and run."""
+    return _END.format(**_words(names), pairs=f"({duplicates_query(names, keep).strip()})").strip()
 
 
-def foresee_duplicates(connection: Connection[Any], names: Names, keep: str) -> list[Duplicate]:
+def find_duplicates(connection: Connection[Any], names: Names, keep: str, limit: int | None = None) -> list[Duplicate]:
+    """Return those that end, by the keys that the rows have: all, or so many."""
+    query = f"{duplicates_query(names, keep)} LIMIT {'ALL' if limit is None else limit}"
+    return [Duplicate(*row) for row in connection.execute(query.encode())]
+
+
+def foresee_duplicates(
+    connection: Connection[Any], names: Names, keep: str, *, has_channel: bool = True
+) -> list[Duplicate]:
     """Return all that will end, where no row has a key yet: by a function that is gone when this returns."""
     temporary = Names(schema="pg_temp")
-    query = duplicates_query(names, keep, f"{temporary.qualified(KEY_FUNCTION)}(from_number, to_number, channel)")
+    channel = "channel" if has_channel else "NULL::text"
+    key = f"{temporary.qualified(KEY_FUNCTION)}(from_number, to_number, {channel})"
+    query = duplicates_query(names, keep, key, has_channel=has_channel)
     with connection.transaction(force_rollback=True):
         connection.execute(session_key_function(temporary).encode())
         return [Duplicate(*row) for row in connection.execute(query.encode())]
@@ -125,7 +146,7 @@ def end_duplicates(
         on_batch: is told how many of how many are done.
     """
     ended, statement = 0, end_statement(names, conv_id).encode()
-    while found := find_duplicates(connection, names, keep):
+    while found := find_duplicates(connection, names, keep, AT_A_TIME):
         before = ended
         for number, batch in enumerate(_batches(found), start=1):
             wait(0)

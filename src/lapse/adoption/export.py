@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +41,39 @@ def write_whole(file: Path, data: bytes) -> None:
         _keep(opened.fileno(), unfinished, file)
 
 
-def export_events(connection: Connection[Any], names: Names, file: Path) -> int:
-    """Write all events to a CSV file with a line of names; return how many.
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What tells one history from another: an event is never changed, and has a key of its own."""
+
+    events: int
+    keys: Decimal
+
+
+def digest_of(connection: Connection[Any], names: Names) -> Digest:
+    """Return the digest of the events that there are now."""
+    key = f"concat_ws(' ', owner_id, conv_id, {names.column('version')})"
+    query = f"SELECT count(*), coalesce(sum(hashtextextended({key}, 0)::numeric), 0) FROM {names.events}"  # noqa: S608
+    return Digest(*connection.execute(query.encode()).fetchall()[0])
+
+
+def export_events(connection: Connection[Any], names: Names, file: Path) -> Digest:
+    """Write all events to a CSV file with a line of names, in place of one that is there; return what is in it.
 
     Raises:
         OSError: the file cannot be written.
     """
-    query = f"COPY (SELECT * FROM {names.events} ORDER BY occurred_at) TO STDOUT (FORMAT csv, HEADER)"  # noqa: S608
+    order = f"occurred_at, conv_id, {names.column('version')}"
+    query = f"COPY (SELECT * FROM {names.events} ORDER BY {order}) TO STDOUT (FORMAT csv, HEADER)"  # noqa: S608
     unfinished = file.with_name(f".{file.name}.unfinished")
-    with unfinished.open("wb") as opened, connection.cursor() as cursor:
-        with cursor.copy(query.encode()) as copy:
+    with unfinished.open("wb") as opened, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        found = digest_of(connection, names)
+        with connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
             for block in copy:
                 opened.write(block)
         opened.flush()
         _keep(opened.fileno(), unfinished, file)
-        return cursor.rowcount
+    return found
 
 
 def _keep(descriptor: int, unfinished: Path, file: Path) -> None:

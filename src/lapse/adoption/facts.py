@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,17 +12,21 @@ from psycopg import Connection
 
 from lapse.adoption.backfill import is_row_left
 from lapse.adoption.catalog import Table, Trigger, read_table
-from lapse.adoption.names import CONVERSATIONS, INSERT_TRIGGER, LAPSE_TRIGGERS, Names
-from lapse.adoption.record import Before, Record, read_record
+from lapse.adoption.names import CONVERSATIONS, HELPER_INDEX, KEY_CONSTRAINT, LAPSE_TRIGGERS, Names
+from lapse.adoption.record import NEWEST, Before, Record, read_record
+from lapse.adoption.routines import row_functions, session_key_function
 from lapse.adoption.updated_at_triggers import is_narrowed, touches_updated_at
 from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
 from lapse.errors import AdoptionError
 from lapse.store.schema import open_session
 from lapse.store.schema_version import VERSION_TABLE
 
-HELPER_INDEX = "ix_conversations_open_session"
-"""Not unique: by it duplicates are found until there are none, and the unique index can be."""
-KEY_CONSTRAINT = "ck_conversations_session_key"
+_SCHEMA = """
+    SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"""
+_BODIES = """
+    SELECT p.proname, p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = %s AND starts_with(p.proname, 'lapse_')"""
+_BODY = re.compile(r"\$lapse\$(.*)\$lapse\$", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +39,36 @@ class Facts:
     names: Names
     has_version: bool
     """`lapse_schema_version` is there: lapse's other commands take the database."""
+    has_events: bool
     new: Record
     """What an adoption that begins now would keep."""
+    bodies: Mapping[str, str]
+    """Of lapse's functions that are there."""
 
     @cached_property
     def is_filled(self) -> bool:
         """Every row has lapse's key: where the constraint says so, nobody looks."""
+        if self.names.columns["session_key"] not in self.table.columns:
+            return False
         return KEY_CONSTRAINT in self.table.constraints or not is_row_left(self.connection, self.names)
+
+    @property
+    def lost_columns(self) -> list[str]:
+        """Those that adoption added and somebody has dropped, by lapse's names."""
+        before = self.new.before
+        lost = [name for name, column in before.columns.items() if column not in self.table.columns]
+        return lost + [name for name in before.optional if name not in self.table.columns]
+
+    @property
+    def is_whole(self) -> bool:
+        """All is there that the first step of an adoption makes."""
+        is_lost = self.lost_columns or self.lost_triggers or self.wide_triggers
+        return self.has_events and self.has_functions and not is_lost
+
+    @cached_property
+    def has_functions(self) -> bool:
+        """Lapse's functions are there, in one of their two forms."""
+        return self.ends_others or self._are_functions(ends_others=False)
 
     @property
     def lost_triggers(self) -> list[str]:
@@ -62,11 +91,15 @@ class Facts:
         found = self.table.constraints.get(KEY_CONSTRAINT)
         return found is not None and found.is_valid
 
-    @property
+    @cached_property
     def ends_others(self) -> bool:
         """What the application opens ends the pair's other conversations."""
-        trigger = self.table.triggers.get(INSERT_TRIGGER)
-        return trigger is not None and "pg_advisory_xact_lock" in trigger.source
+        return self._are_functions(ends_others=True)
+
+    def _are_functions(self, *, ends_others: bool) -> bool:
+        statements = [session_key_function(self.names), *row_functions(self.names, self.table, ends_others=ends_others)]
+        wanted = [found[1] for statement in statements if (found := _BODY.search(statement))]
+        return set(wanted) <= set(self.bodies.values())
 
     def wanted(self) -> list[WantedIndex]:
         """Return lapse's indexes, all but the unique one."""
@@ -102,27 +135,39 @@ class Facts:
         return found is not None and found.is_valid and self.record is not None
 
 
-def read_facts(connection: Connection[Any], *, keep: str, idle_timeout_seconds: int) -> Facts:
+def read_facts(connection: Connection[Any], *, keep: str | None, idle_timeout_seconds: int) -> Facts:
     """Return how far an adoption is.
 
     Args:
         connection: in autocommit mode.
-        keep: which of a pair's open conversations stays, if the adoption begins now.
+        keep: which of a pair's open conversations stays, if the adoption begins now; None for the newest.
         idle_timeout_seconds: as well.
 
     Raises:
         AdoptionError: there is no table.
     """
-    table = read_table(connection, CONVERSATIONS)
+    with connection.transaction():
+        row = connection.execute(_SCHEMA, [CONVERSATIONS]).fetchone()
+        if row is None:
+            raise AdoptionError("the database has no table conversations in the role's search_path")
+        plain = Names(schema=row[0])
+        # What is not PostgreSQL's own is spelled with its schema then, and is found again by whatever role goes back.
+        connection.execute("SET LOCAL search_path = ''")
+        table = read_table(connection, plain.conversations)
+        has_version = read_table(connection, plain.qualified(VERSION_TABLE)) is not None
+        has_events = read_table(connection, plain.events) is not None
+        record = read_record(connection, plain.schema)
+        bodies = dict(connection.execute(_BODIES, [plain.schema]).fetchall())
     if table is None:
-        raise AdoptionError("the database has no table conversations in the role's search_path")
-    record = read_record(connection, table.schema)
-    new = record or Record(before=Before.of(table), keep=keep, idle_timeout_seconds=idle_timeout_seconds)
+        raise AdoptionError("the table conversations is gone")
+    new = record or Record(before=Before.of(table), keep=keep or NEWEST, idle_timeout_seconds=idle_timeout_seconds)
     return Facts(
         connection=connection,
         table=table,
         record=record,
         names=Names(schema=table.schema, columns=new.before.columns),
-        has_version=read_table(connection, VERSION_TABLE) is not None,
+        has_version=has_version,
+        has_events=has_events,
         new=new,
+        bodies=bodies,
     )

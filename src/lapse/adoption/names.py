@@ -18,6 +18,9 @@ ENDED_FUNCTION = "lapse_already_ended"
 INSERT_TRIGGER = "zz_lapse_insert"
 UPDATE_TRIGGER = "zz_lapse_update"
 ENDED_TRIGGER = "aa_lapse_ended"
+HELPER_INDEX = "ix_conversations_open_session"
+"""Not unique: by it duplicates are found until there are none, and the unique index can be."""
+KEY_CONSTRAINT = "ck_conversations_session_key"
 LAPSE_TRIGGERS = (INSERT_TRIGGER, UPDATE_TRIGGER, ENDED_TRIGGER)
 TRIGGER_FUNCTIONS = (INSERT_FUNCTION, UPDATE_FUNCTION, ENDED_FUNCTION)
 

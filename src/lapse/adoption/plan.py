@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lapse.adoption.backfill import batch_statement
-from lapse.adoption.duplicates import Duplicate, end_statement
-from lapse.adoption.facts import HELPER_INDEX, KEY_CONSTRAINT, Facts
+from lapse.adoption.duplicates import Duplicate, end_all_statement
+from lapse.adoption.facts import Facts
 from lapse.adoption.findings import counted
-from lapse.adoption.names import quoted
+from lapse.adoption.names import HELPER_INDEX, KEY_CONSTRAINT, quoted
 from lapse.adoption.preparing import prepare_statements, repair_statements
 from lapse.adoption.routines import row_functions
-from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS
+from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS, taking
 from lapse.adoption.wanted_indexes import WantedIndex
 from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE, head_version
@@ -77,16 +77,16 @@ def _filling(facts: Facts) -> Iterator[Step]:
             title="lapse's columns, its table of events, its functions and triggers",
             lock=FOR_A_MOMENT,
             size="no row is written",
-            statements=prepare_statements(names, facts.table, facts.new),
+            statements=prepare_statements(facts),
             is_transaction=True,
         )
-    elif facts.lost_triggers or facts.wide_triggers:
+    elif not facts.is_whole:
         yield Step(
             kind=REPAIR,
-            title="functions and triggers that have been taken off, or put on, since",
+            title="columns, functions and triggers that have been taken off, put on or changed since",
             lock=FOR_A_MOMENT,
             size="no row is written",
-            statements=repair_statements(names, facts.table, facts.wide_triggers, ends_others=facts.has_unique_index),
+            statements=repair_statements(facts),
             is_transaction=True,
         )
     if facts.record is None or not facts.is_filled:
@@ -95,7 +95,7 @@ def _filling(facts: Facts) -> Iterator[Step]:
             title="the key of every row, and when the worker looks at it; batch after batch, from page 0 to the last",
             lock=ROWS_OF_A_BATCH,
             size=_rows(facts),
-            statements=[batch_statement(names, "0", "8")],
+            statements=[batch_statement(names, 0, facts.table.pages)],
         )
     key = names.column("session_key")
     if KEY_CONSTRAINT not in facts.table.constraints:
@@ -105,7 +105,9 @@ def _filling(facts: Facts) -> Iterator[Step]:
             lock=FOR_A_MOMENT,
             size="no row is read",
             statements=[
-                f"ALTER TABLE {names.conversations} ADD CONSTRAINT {KEY_CONSTRAINT} CHECK ({key} IS NOT NULL) NOT VALID"
+                *taking(names.conversations),
+                f"ALTER TABLE {names.conversations} ADD CONSTRAINT {KEY_CONSTRAINT}\n"
+                f"    CHECK ({key} IS NOT NULL) NOT VALID",
             ],
             is_transaction=True,
         )
@@ -116,7 +118,6 @@ def _filling(facts: Facts) -> Iterator[Step]:
             lock=NOBODY_WAITS,
             size=f"{_rows(facts)} are read",
             statements=[f"ALTER TABLE {names.conversations} VALIDATE CONSTRAINT {KEY_CONSTRAINT}"],
-            is_transaction=True,
         )
 
 
@@ -157,10 +158,10 @@ def _ending(facts: Facts, duplicates: Sequence[Duplicate] | None) -> Iterator[St
         size = "as many as there are" if duplicates is None else counted(len(duplicates), "conversation")
         yield Step(
             kind=DUPLICATES,
-            title=f"of several open conversations of a pair the {facts.new.keep} stays; the others end",
+            title=f"of several open conversations of a pair the {facts.new.keep} stays, the others end; in batches",
             lock=ROWS_OF_A_BATCH,
             size=size,
-            statements=[end_statement(facts.names, facts.table.columns["conv_id"].type)],
+            statements=[end_all_statement(facts.names, facts.new.keep)],
         )
         yield _index_step(
             facts, facts.unique(), "one open conversation per pair, guaranteed by the database", kind=UNIQUE

@@ -16,6 +16,9 @@ from lapse.adoption.required_columns import OPTIONAL
 from lapse.adoption.updated_at_triggers import touches_updated_at
 from lapse.store.layout import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX
 
+NEWEST = "newest"
+OLDEST = "oldest"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
@@ -31,6 +34,8 @@ class Before:
     """The table's storage parameters."""
     identity: str
     """Of conv_id: `a` for GENERATED ALWAYS, which became BY DEFAULT."""
+    export: str | None = None
+    """The file into which a return, which was interrupted then, wrote the history."""
 
     @classmethod
     def of(cls, table: Table) -> Before:
@@ -54,7 +59,7 @@ class Record:
     """The row."""
 
     before: Before
-    keep: str = "newest"
+    keep: str = NEWEST
     idle_timeout_seconds: int
     began_at: datetime | None = field(default=None)
     completed_at: datetime | None = None
@@ -106,4 +111,13 @@ def keep_triggers_statement(names: Names, triggers: Sequence[Trigger]) -> str:
     return (
         f"UPDATE {names.qualified(ADOPTION_TABLE)} SET before =\n"  # noqa: S608 - quoted
         f"    jsonb_set(before, '{{triggers}}', (before -> 'triggers') || {more}::jsonb)"
+    )
+
+
+def returning_statement(names: Names, export: str) -> str:
+    """Return the statement that says: the adoption is not complete any more, and where its history goes."""
+    file = sql.Literal(json.dumps(export)).as_string()
+    return (
+        f"UPDATE {names.qualified(ADOPTION_TABLE)} SET completed_at = NULL,\n"  # noqa: S608 - quoted
+        f"    before = jsonb_set(before, '{{export}}', {file}::jsonb)"
     )

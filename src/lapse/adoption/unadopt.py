@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from psycopg import Connection
-from psycopg.errors import UndefinedTable
+from psycopg.errors import DependentObjectsStillExist, UndefinedTable
 
 from lapse.adoption.adopt import Adoption, Watcher, alone
-from lapse.adoption.export import export_events
-from lapse.adoption.facts import KEY_CONSTRAINT, Facts
-from lapse.adoption.names import quoted
-from lapse.adoption.plan import FOR_A_MOMENT, NOBODY_WAITS, Step
-from lapse.adoption.record import Record
-from lapse.adoption.routines import drop_routines, restored
-from lapse.adoption.waiting_for_locks import in_short_transaction
+from lapse.adoption.export import Digest, check_new, digest_of, export_events
+from lapse.adoption.facts import Facts
+from lapse.adoption.names import KEY_CONSTRAINT, Names, quoted
+from lapse.adoption.plan import FOR_A_MOMENT, NO_LOCK, NOBODY_WAITS, Step
+from lapse.adoption.record import returning_statement
+from lapse.adoption.refusing import check_returnable
+from lapse.adoption.routines import drop_routines, insert_part, is_narrowed, restored, row_functions
+from lapse.adoption.waiting_for_locks import in_short_transaction, taking
 from lapse.errors import AdoptionError
+from lapse.stopping import STOP_PATIENCE_SECONDS
 from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE
 
@@ -45,109 +45,136 @@ class Return:
 
         Raises:
             AdoptionError: the table was never adopted, workers are connected, or the table stayed locked.
+            InvalidInputError: the file is there already, or its folder is not.
+            Interrupted: a stop signal came; what was taken off stays so.
             OSError: the file cannot be written.
         """
-        connection = self.adoption.connection
-        with alone(connection, self.adoption.wait, watcher):
+        check_returnable(self.adoption.store)
+        with alone(self.adoption.connection, self.adoption.wait, watcher):
             facts = self.adoption.facts()
             if facts.record is None:
-                raise AdoptionError("the table conversations is not adopted: there is nothing to take off")
-            self._require_no_workers(connection)
-            self._step(
+                raise AdoptionError("the table conversations is not adopted any more: there is nothing to take off")
+            if str(self.file.resolve()) != facts.record.before.export:  # an earlier run's, which was interrupted
+                check_new(self.file)
+            self._require_no_workers()
+            self._short(
                 watcher,
                 "the version of the schema goes: no worker begins from here on",
-                FOR_A_MOMENT,
-                lambda: connection.execute(f"DROP TABLE IF EXISTS {facts.names.qualified(VERSION_TABLE)}".encode()),
+                NO_LOCK,
+                facts,
+                [
+                    f"DROP TABLE IF EXISTS {facts.names.qualified(VERSION_TABLE)}",
+                    returning_statement(facts.names, str(self.file.resolve())),
+                ],
             )
-            for index in self._indexes(facts):
-                drop = f"DROP INDEX CONCURRENTLY IF EXISTS {facts.names.qualified(index)}".encode()
-                self._step(
-                    watcher,
-                    f"the index {index} goes",
-                    NOBODY_WAITS,
-                    partial(connection.execute, drop),
-                )
-            return self._give_back(facts, facts.record, watcher)
+            self._drop(facts, [str(facts.unique().name)], watcher)
+            self._short(
+                watcher,
+                "what the application opens ends no other conversation any more",
+                NO_LOCK,
+                facts,
+                row_functions(facts.names, facts.table, ends_others=False),
+            )
+            self._drop(facts, [index.name for index in (*facts.wanted(), facts.helper())], watcher)
+            return self._give_back(self.adoption.facts(), watcher)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _step(self, watcher: Watcher, title: str, lock: str, work: Callable[[], object]) -> None:
-        self.adoption.wait(0)
-        step = Step(kind=title, title=title, lock=lock, size="", statements=())
-        with watcher.doing(step):
-            work()
-
-    def _require_no_workers(self, connection: Connection[Any]) -> None:
-        workers = [str(pid) for (pid,) in connection.execute(_WORKERS)]
+    def _require_no_workers(self) -> None:
+        workers = [str(pid) for (pid,) in self.adoption.connection.execute(_WORKERS)]
         if workers and not self.force:
             raise AdoptionError(
                 f"lapse is still connected (pid {', '.join(workers)}): stop its workers and the applications that use "
                 "it, then run this again, or with --force; nothing was changed"
             )
 
-    def _indexes(self, facts: Facts) -> list[str]:
-        names = [index.name for index in (*facts.wanted(), facts.unique(), facts.helper())]
-        return [name for name in names if name in facts.table.indexes]
+    def _drop(self, facts: Facts, indexes: Sequence[str], watcher: Watcher) -> None:
+        """Drop those of the indexes that are there. The unique one goes while others still end: nothing is refused."""
+        for name in indexes:
+            if name in facts.table.indexes:
+                drop = f"DROP INDEX CONCURRENTLY IF EXISTS {facts.names.qualified(name)}"
+                with self._doing(watcher, f"the index {name} goes", NOBODY_WAITS):
+                    self.adoption.run_long(drop)
 
-    def _give_back(self, facts: Facts, record: Record, watcher: Watcher) -> int:
+    @contextmanager
+    def _doing(self, watcher: Watcher, title: str, lock: str) -> Iterator[None]:
+        self.adoption.wait(0)
+        with watcher.doing(Step(kind=title, title=title, lock=lock, size="", statements=())):
+            yield
+
+    def _short(
+        self, watcher: Watcher, title: str, lock: str, facts: Facts, work: Callable[[], None] | Sequence[str]
+    ) -> None:
+        adoption = self.adoption
+        with self._doing(watcher, title, lock), adoption.interruptible(STOP_PATIENCE_SECONDS):
+            in_short_transaction(
+                adoption.connection, facts.names.conversations, work, wait=adoption.wait, tell=watcher.tell
+            )
+
+    def _give_back(self, facts: Facts, watcher: Watcher) -> int:
         connection, names = self.adoption.connection, facts.names
-        statements = give_back_statements(facts, record)
-        exported = 0
+        title = "lapse's columns, triggers, functions and tables go; the application's triggers are as before"
 
         def work() -> None:
-            connection.execute(f"LOCK TABLE {names.conversations}, {names.events} IN ACCESS EXCLUSIVE MODE".encode())
-            row = connection.execute(f"SELECT count(*) FROM {names.events}".encode()).fetchone()  # noqa: S608
-            if row is None or row[0] != exported:
+            # The events first: to count them may take a while, and the application writes none any more.
+            connection.execute(f"LOCK TABLE {names.events} IN ACCESS EXCLUSIVE MODE".encode())
+            if digest_of(connection, names) != exported:
                 raise NewEventsError
-            for statement in statements:
+            for statement in give_back_statements(facts):
                 connection.execute(statement.encode())
 
-        def export() -> None:
-            nonlocal exported
-            exported = export_events(connection, names, self.file)
-
         while True:
+            exported = self._export(names, watcher)
             try:
-                self._step(watcher, f"the history goes into {self.file}", "none", export)
-            except UndefinedTable:
-                raise AdoptionError(
-                    f"the table {names.events} is gone, the history with it: make an empty one to go on"
-                ) from None
-            try:
-                self._step(
-                    watcher,
-                    "lapse's columns, triggers, functions and tables go; the application's triggers are as before",
-                    FOR_A_MOMENT,
-                    lambda: in_short_transaction(
-                        connection, names.conversations, work, wait=self.adoption.wait, tell=watcher.tell
-                    ),
-                )
+                self._short(watcher, title, FOR_A_MOMENT, facts, work)
             except NewEventsError:
                 watcher.tell("there are new events: exporting again")
+            except DependentObjectsStillExist as error:
+                raise AdoptionError(
+                    f"{error.diag.message_primary} ({error.diag.message_detail}): nothing of it was taken off; drop "
+                    "that, or make it without lapse's columns, and run this again"
+                ) from None
             else:
-                return exported
+                return exported.events
+
+    def _export(self, names: Names, watcher: Watcher) -> Digest:
+        with (
+            self._doing(watcher, f"the history goes into {self.file}", NO_LOCK),
+            self.adoption.interruptible(STOP_PATIENCE_SECONDS),
+        ):
+            try:
+                return export_events(self.adoption.connection, names, self.file)
+            except UndefinedTable:
+                raise AdoptionError(
+                    f"the table {names.events} is gone, the history with it: `lapse adopt` makes an empty one, then "
+                    "run this again"
+                ) from None
 
 
-def give_back_statements(facts: Facts, record: Record) -> list[str]:
+def give_back_statements(facts: Facts) -> list[str]:
     """Return the statements after which the schema is as it was before, whatever of lapse's is there."""
-    names, before = facts.names, record.before
+    names, before = facts.names, facts.new.before
     changes = [f"DROP CONSTRAINT IF EXISTS {KEY_CONSTRAINT}"]
     changes += [f"DROP COLUMN IF EXISTS {quoted(name)}" for name in (*before.columns.values(), *before.optional)]
     changes.append(_options(before.options))
     if before.identity == "a":
         changes.append("ALTER COLUMN conv_id SET GENERATED ALWAYS")
     return [
+        *taking(names.conversations),
         *drop_routines(names),
-        *(
-            statement
-            for trigger in before.triggers
-            if trigger["name"] in facts.table.triggers
-            for statement in restored(trigger["definition"], trigger["enabled"])
-        ),
+        *(statement for trigger in before.triggers for statement in _restored(facts, trigger)),
         f"ALTER TABLE {names.conversations}\n    " + ",\n    ".join(changes),
         f"DROP TABLE {names.events}",
         f"DROP TABLE {names.qualified(ADOPTION_TABLE)}",
     ]
+
+
+def _restored(facts: Facts, before: Mapping[str, str]) -> list[str]:
+    """Return the statements that make a trigger what it was, unless the application has dropped or changed it since."""
+    found = facts.table.triggers.get(before["name"])
+    if found is not None and is_narrowed(found, facts.names):
+        return restored(before["definition"], before["enabled"])
+    return [f"DROP TRIGGER IF EXISTS {quoted(insert_part(before['name']))} ON {facts.names.conversations}"]
 
 
 def _options(options: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ from lapse.errors import AdoptionError
 
 LOCK_TIMEOUT_MS = 200
 """Who waits for a lock on the table makes every writer wait that comes later."""
+AUTOVACUUM_SECONDS = 3
+"""Longer than the server's `deadlock_timeout`: after that an autovacuum gives way to who waits for it."""
 PAUSE_SECONDS = 0.5
 PATIENCE_SECONDS = 600.0
 
@@ -21,6 +23,19 @@ _HOLDERS = """
     WHERE l.relation = to_regclass(%s) AND l.granted AND l.pid <> pg_backend_pid()
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     ORDER BY a.pid"""
+
+
+def taking(table: str) -> list[str]:
+    """Return the statements with which a short transaction takes a table for itself, just before it changes it.
+
+    Nobody who reads or writes waits behind the first lock, so it may be waited for until an autovacuum has given way.
+    """
+    return [
+        f"SET LOCAL lock_timeout = '{AUTOVACUUM_SECONDS}s'",
+        f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE",
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'",
+        f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE",
+    ]
 
 
 def in_short_transaction(

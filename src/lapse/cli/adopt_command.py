@@ -32,9 +32,13 @@ KEEP = ("newest", "oldest")
 def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as SQL; change nothing.")] = False,
     keep: Annotated[
-        str,
-        typer.Option(metavar="WHICH", help="Which of a pair's open conversations stays: newest or oldest."),
-    ] = "newest",
+        str | None,
+        typer.Option(
+            metavar="WHICH",
+            show_default=False,
+            help="Which of a pair's open conversations stays: newest or oldest. [default: newest]",
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -45,10 +49,11 @@ def adopt(
 ) -> None:
     """Make an application's own table `conversations` lapse's, while the application goes on.
 
-    It may be stopped at any time and run again: it goes on where it was. `lapse unadopt` takes everything off. What
-    the application writes gets the idle timeout of CONVERSATION_IDLE_TIMEOUT_MINUTES (30).
+    It prints its plan as SQL first. It may be stopped at any time and run again: it goes on where it was. `lapse
+    unadopt` takes everything off. What the application writes gets the idle timeout of
+    CONVERSATION_IDLE_TIMEOUT_MINUTES (30).
     """
-    if keep not in KEEP:
+    if keep is not None and keep not in KEEP:
         raise InvalidInputError(f"--keep {keep[:20]!r}: use newest or oldest")
     from lapse.adoption.export import check_new
 
@@ -73,9 +78,9 @@ def unadopt(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Take off what `lapse adopt` put on, so that the table is as before; the history goes into a file first."""
-    from lapse.adoption.export import check_new, default_file
+    from lapse.adoption.export import default_file
 
-    file = check_new(export or default_file())
+    file = export or default_file()
 
     def work(adoption: Adoption) -> None:
         from lapse.adoption.unadopt import Return
@@ -84,10 +89,10 @@ def unadopt(
             exported = Return(adoption=adoption, file=file, force=force).run(watcher)
         typer.echo(f"given back: the table is as it was before; {exported:,} events are in {file}")
 
-    _with_adoption(database_url, "newest", work)
+    _with_adoption(database_url, None, work)
 
 
-def _with_adoption(database_url: str | None, keep: str, work: Callable[[Adoption], None]) -> None:
+def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[Adoption], None]) -> None:
     from lapse.adoption import require_postgresql
     from lapse.adoption.adopt import Adoption
     from lapse.settings import idle_timeout_seconds
@@ -113,34 +118,38 @@ def _with_adoption(database_url: str | None, keep: str, work: Callable[[Adoption
 
 def _foresee(adoption: Adoption, report: Path | None) -> None:
     steps, duplicates = adoption.foresee()
-    if not steps:
-        typer.echo("-- nothing to do: the table is adopted")
-        return
-    for number, step in enumerate(steps, start=1):
-        typer.echo(_as_sql(number, step))
-    if duplicates:
-        typer.echo(f"-- {len(duplicates):,} open conversations would end: their pair has another one")
+    typer.echo(_plan(steps, duplicates) if steps else "-- nothing to do: the table is adopted")
     if report is not None:
         _write_report(report, duplicates)
 
 
 def _adopt(adoption: Adoption, report: Path | None) -> None:
     begin = time.monotonic()
-    with _watched() as watcher:
-        done = adoption.run(watcher)
+    steps, duplicates = adoption.foresee()
+    if steps:
+        typer.echo(_plan(steps, duplicates))
+        with _watched() as watcher:
+            adoption.run(watcher)
+        done = f"adopted in {time.monotonic() - begin:.1f} s; look at `lapse preview` before a worker starts"
+    else:
+        done = "nothing to do: the table is adopted"
     if report is not None:
         _write_report(report, adoption.ended_duplicates())
-    if done:
-        typer.echo(f"adopted in {time.monotonic() - begin:.1f} s; look at `lapse preview` before a worker starts")
-    else:
-        typer.echo("nothing to do: the table is adopted")
+    typer.echo(done)
+
+
+def _plan(steps: Sequence[Step], duplicates: Sequence[Duplicate]) -> str:
+    lines = [_as_sql(number, step) for number, step in enumerate(steps, start=1)]
+    if duplicates:
+        lines.append(f"-- {len(duplicates):,} open conversations end: their pair has another one\n")
+    return "\n".join(lines)
 
 
 def _as_sql(number: int, step: Step) -> str:
     lines = [f"-- {number}. {step.title}", f"--    lock: {step.lock}", f"--    size: {step.size}"]
     statements = [f"{statement};" for statement in step.statements]
     if step.is_transaction:
-        statements = ["BEGIN;", "SET LOCAL lock_timeout = '200ms';", *statements, "COMMIT;"]
+        statements = ["BEGIN;", *statements, "COMMIT;"]
     return "\n".join([*lines, *statements, ""])
 
 
