@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from sqlalchemy.dialects import postgresql
 
-from lapse.adoption import checks_vacuum
-from lapse.adoption.checks_kind import check_server
+from lapse.adoption.checks import vacuum
+from lapse.adoption.checks.kind import check_server
 from lapse.adoption.subject import read_subject
 from lapse.store.connection import Connection, Statements
 from tests.adoption.examining import codes, look, rolled_back, with_fault
@@ -290,7 +290,7 @@ def test_an_old_server_and_a_standby_are_found(postgres_url: str) -> None:
 
 
 def test_dead_rows_and_what_holds_vacuum_back_are_found(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks_vacuum, "OLD_TRANSACTION", timedelta(0))
+    monkeypatch.setattr(vacuum, "OLD_TRANSACTION", timedelta(0))
     rows = ONE.replace("'a::b'", "n::text").replace("generate_series(1, 1)", "generate_series(1, 11000) AS n")
     with connect(postgres_url) as writer:
         writer.execute("ALTER TABLE conversations SET (autovacuum_enabled = off)")

@@ -10,22 +10,22 @@ import psycopg
 import sqlalchemy as sa
 
 from lapse.addresses import mask_addresses
-from lapse.adoption import (
-    checks_clock,
-    checks_columns,
-    checks_constraints,
-    checks_duplicates,
-    checks_in_the_way,
-    checks_indexes,
-    checks_kind,
-    checks_policies,
-    checks_rights,
-    checks_routines,
-    checks_rows,
-    checks_statuses,
-    checks_triggers,
-    checks_vacuum,
-    require_postgresql,
+from lapse.adoption import require_postgresql
+from lapse.adoption.checks import (
+    clock,
+    columns,
+    constraints,
+    duplicates,
+    in_the_way,
+    indexes,
+    kind,
+    policies,
+    rights,
+    routines,
+    rows,
+    statuses,
+    triggers,
+    vacuum,
 )
 from lapse.adoption.findings import NOTE, TROUBLE, Finding, note
 from lapse.adoption.looks import BEGIN, look, set_limits
@@ -35,36 +35,36 @@ from lapse.store import Database
 from lapse.store.connection import Connection, Statements
 
 CHECKS: Sequence[Callable[[Subject], Iterator[Finding]]] = (
-    checks_kind.check_kind,
-    checks_kind.check_version,
-    checks_kind.check_server,
-    checks_columns.check_columns,
-    checks_constraints.check_primary_keys,
-    checks_constraints.check_row_checks,
-    checks_triggers.check_own_triggers,
-    checks_triggers.check_activity_triggers,
-    checks_indexes.check_indexes,
-    checks_indexes.check_valid_indexes,
-    checks_policies.check_unprotected,
-    checks_columns.check_fillable,
-    checks_indexes.check_cheap_messages,
+    kind.check_kind,
+    kind.check_version,
+    kind.check_server,
+    columns.check_columns,
+    constraints.check_primary_keys,
+    constraints.check_row_checks,
+    triggers.check_own_triggers,
+    triggers.check_activity_triggers,
+    indexes.check_indexes,
+    indexes.check_valid_indexes,
+    policies.check_unprotected,
+    columns.check_fillable,
+    indexes.check_cheap_messages,
 )
 """By what the catalog says."""
 LOOKS: dict[str, Callable[[Subject, psycopg.Connection[Any]], Iterator[Finding]]] = {
-    "what stands in adoption's way": checks_in_the_way.check_way,
-    "rights": checks_rights.check_rights,
-    "rights to adopt": checks_rights.check_rights_to_adopt,
-    "rights to the sequence": checks_rights.check_sequence,
-    "row level security": checks_policies.check_policies,
-    "forced row level security": checks_policies.check_forced_security,
-    "statuses that the table takes": checks_statuses.check_statuses,
-    "lapse's functions": checks_routines.check_functions,
-    "duplicates": checks_duplicates.check_duplicates,
-    "rows": checks_rows.check_rows,
-    "the clock": checks_clock.check_clock,
-    "autovacuum": checks_vacuum.check_autovacuum,
-    "dead rows": checks_vacuum.check_dead_rows,
-    "what holds vacuum back": checks_vacuum.check_vacuum_is_free,
+    "what stands in adoption's way": in_the_way.check_way,
+    "rights": rights.check_rights,
+    "rights to adopt": rights.check_rights_to_adopt,
+    "rights to the sequence": rights.check_sequence,
+    "row level security": policies.check_policies,
+    "forced row level security": policies.check_forced_security,
+    "statuses that the table takes": statuses.check_statuses,
+    "lapse's functions": routines.check_functions,
+    "duplicates": duplicates.check_duplicates,
+    "rows": rows.check_rows,
+    "the clock": clock.check_clock,
+    "autovacuum": vacuum.check_autovacuum,
+    "dead rows": vacuum.check_dead_rows,
+    "what holds vacuum back": vacuum.check_vacuum_is_free,
 }
 """Each is a look of its own: one that fails, or takes too long, is said to be unknown, and the others go on."""
 

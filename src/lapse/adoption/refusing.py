@@ -9,11 +9,11 @@ from typing import Any
 from psycopg import Connection
 
 from lapse.adoption.catalog import Table
-from lapse.adoption.checks_in_the_way import check_way
-from lapse.adoption.checks_kind import check_server, check_version
-from lapse.adoption.checks_policies import check_forced_security
-from lapse.adoption.checks_rights import check_rights_to_adopt
-from lapse.adoption.checks_statuses import check_statuses
+from lapse.adoption.checks.in_the_way import check_way
+from lapse.adoption.checks.kind import check_server, check_version
+from lapse.adoption.checks.policies import check_forced_security
+from lapse.adoption.checks.rights import check_rights_to_adopt
+from lapse.adoption.checks.statuses import check_statuses
 from lapse.adoption.findings import TROUBLE, Finding, name_of, trouble
 from lapse.adoption.looks import BEGIN, rows, set_limits
 from lapse.adoption.names import quoted

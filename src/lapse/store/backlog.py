@@ -12,12 +12,6 @@ from lapse.store.schema import conversation_events as events
 from lapse.store.sweep_statements import SILENT, WORKER
 from lapse.store.types import UtcDateTime
 
-ADOPTION_TABLE = "lapse_adoption"
-"""It is there where, and only where, lapse works on a table of the application's."""
-
-_IS_ADOPTED = sa.select(
-    sa.func.to_regclass(sa.literal(ADOPTION_TABLE, sa.Text), type_=sa.Text).is_not(None).label("is_adopted")
-)
 # A worker that ended its backlog silently, and was stopped half-way, has not begun: the next one must not end the rest
 # aloud because of it.
 _ENDED_ALOUD = (
@@ -28,18 +22,6 @@ _BEGINNING = sa.select(
         sa.func.min(events.c.occurred_at), sa.func.clock_timestamp(type_=UtcDateTime), type_=UtcDateTime
     ).label("moment")
 ).where(events.c.actor == WORKER)
-
-
-def is_adopted(database: Database) -> bool:
-    """Tell whether the table was the application's before it was lapse's; on SQLite it never is.
-
-    Raises:
-        DatabaseError: the database refused, or cannot be reached.
-    """
-    if database.dialect != "postgresql":
-        return False
-    row = database.autocommit(lambda connection: connection.execute(_IS_ADOPTED), retry=False).one()
-    return bool(row.is_adopted)
 
 
 def has_begun(database: Database) -> bool:

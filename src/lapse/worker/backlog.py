@@ -36,7 +36,7 @@ class BacklogGate:
         if self._is_open:
             return
         database = self._service.database
-        is_adopted = backlog.is_adopted(database)
+        is_adopted = database.layout().is_adopted
         if self._options.expire_silently and is_adopted:
             # Since the first worker, not this one: a restart goes on where that one stopped, and silences nothing else.
             before = self._service.conversation_repo.sweeper.silent_before = backlog.beginning(database)

@@ -1,0 +1,1 @@
+"""What `lapse doctor` looks at: a file for each kind of trouble."""
