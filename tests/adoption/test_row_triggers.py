@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
 
 from lapse.adoption.routines import Names, drop_routines, row_functions
+from tests.adoption.inserting import AGENT, ANA, BOB, DUPLICATE, KEY, events, found, insert
 from tests.adoption.old_table import FORMS, GUARDED, PLAIN, Form, connect
 from tests.adoption.routines_installed import IDLE_SECONDS, Connection, install, routines, run, table_of, unique_index
-
-AGENT, ANA, BOB = "+14155238886", "+5511999999999", "+5511888888888"
-KEY = f"{AGENT}::{ANA}"
-DUPLICATE = ("expired", "duplicate_session", "application")
 
 
 @pytest.fixture
@@ -23,31 +19,11 @@ def application(empty_postgres_url: str) -> Iterator[Connection]:
         yield connection
 
 
-def insert(connection: Connection, customer: str = ANA, **values: Any) -> Any:
-    """Insert a conversation as the old application does, and return its id."""
-    row = {"owner_id": 1, "from_number": AGENT, "to_number": customer} | values
-    places = ", ".join(["%s"] * len(row))
-    statement = f"INSERT INTO conversations ({', '.join(row)}) VALUES ({places}) RETURNING conv_id"
-    [(conv_id,)] = connection.execute(statement.encode(), list(row.values()))
-    return conv_id
-
-
 def install_with_index(connection: Connection, keys: str, form: Form = PLAIN) -> None:
     """Install everything on a table that has a unique index of the application's."""
     names = install(connection, form, ends_others=False, unique=False)
     run(connection, f"CREATE UNIQUE INDEX own ON conversations {keys} WHERE status IN ('pending', 'progress')")
     run(connection, *row_functions(names, table_of(connection), ends_others=True), unique_index(names))
-
-
-def found(connection: Connection, what: str, more: str = "") -> list[Any]:
-    rows = connection.execute(f"SELECT {what} FROM conversations {more} ORDER BY conv_id".encode()).fetchall()
-    return [row[0] if len(row) == 1 else row for row in rows]
-
-
-def events(connection: Connection) -> list[Any]:
-    return connection.execute(
-        "SELECT conv_id, from_status, to_status, reason, actor FROM conversation_events ORDER BY conv_id, occurred_at"
-    ).fetchall()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
