@@ -79,6 +79,7 @@ _VARIABLES = """
     ends_others boolean := {ends_others};
     is_refused boolean;
     is_locked boolean := false;
+    has_waited boolean := false;
     medium text := coalesce(lower(btrim(NEW.channel)), 'whatsapp');
     pair_lock bigint;
     locks integer := coalesce(nullif(current_setting('lapse.pair_locks', true), ''), '0');
@@ -96,12 +97,17 @@ _ENDING = """
         is_refused := ends_others AND (
             {is_refused}
         );
-        EXIT WHEN is_refused OR is_locked;
-        -- One transaction after the other opens a conversation of the pair. First wait for who is changing one.
-        PERFORM FROM {conversations} AS c
-            WHERE {open_of_pair}
-            ORDER BY c.conv_id FOR NO KEY UPDATE;
+        EXIT WHEN is_locked OR is_refused AND has_waited;
         BEGIN
+            -- First wait for who is changing the pair's conversation: it may be ended then.
+            PERFORM FROM {conversations} AS c
+                WHERE {open_of_pair}
+                ORDER BY c.conv_id FOR NO KEY UPDATE;
+            has_waited := true;
+            IF is_refused THEN
+                RAISE SQLSTATE 'LAPSE'; -- gives the lock of the row back
+            END IF;
+            -- One transaction after the other opens a conversation of the pair.
             IF locks < {max_pair_locks} THEN
                 PERFORM pg_advisory_xact_lock(pair_lock);
                 PERFORM set_config('lapse.pair_locks', (locks + 1)::text, true);
@@ -110,11 +116,14 @@ _ENDING = """
             PERFORM FROM {conversations} AS c
                 WHERE {open_of_pair}
                 FOR NO KEY UPDATE NOWAIT;
-        EXCEPTION WHEN lock_not_available THEN
-            IF NOT is_locked THEN
-                RAISE; -- the application's own lock_timeout
-            END IF;
-            is_locked := false; -- somebody was faster: the pair's lock is given back, and waited for again
+        EXCEPTION
+            WHEN SQLSTATE 'LAPSE' THEN
+                NULL;
+            WHEN lock_not_available THEN
+                IF NOT is_locked THEN
+                    RAISE; -- the application's own lock_timeout
+                END IF;
+                is_locked := false; -- somebody was faster: all locks are given back, and waited for again
         END;
     END LOOP;
     IF is_refused OR NOT ends_others THEN
