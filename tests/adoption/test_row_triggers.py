@@ -197,6 +197,14 @@ def test_whatever_the_times_of_a_row_are_it_is_looked_at(application: Connection
         assert found(application, is_right, f"WHERE conv_id = {conv_id}") == [True], (updated_at, started_at)
 
 
+def test_a_column_of_the_applications_that_is_gone_is_in_nobodys_way(application: Connection) -> None:
+    install(application, GUARDED)
+    run(application, "ALTER TABLE conversations DROP COLUMN session_key")
+    first = insert(application)
+    insert(application)
+    assert events(application) == [(first, "pending", *DUPLICATE)]
+
+
 def test_nothing_is_left_of_functions_and_triggers(application: Connection) -> None:
     names = install(application, GUARDED)
     run(application, *drop_routines(names), *drop_routines(names))

@@ -21,7 +21,7 @@ from tests.together import at_once
 from tests.waiting import until
 
 OPEN = "('pending', 'progress', 'idle_timeout')"
-STRESS_SECONDS = 1.5
+STRESS_SECONDS = 1.0
 
 
 @pytest.fixture

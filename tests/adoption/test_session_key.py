@@ -129,7 +129,7 @@ def test_null_is_an_address_too(connection: Connection) -> None:
 
 
 def test_any_pair_has_the_key_that_lapse_computes(connection: Connection) -> None:
-    @settings(max_examples=40)
+    @settings(max_examples=25)
     @given(st.lists(pairs, min_size=50, max_size=200))
     def check(drawn: list[Pair]) -> None:
         for pair, key in zip(drawn, computed(connection, drawn), strict=True):

@@ -94,9 +94,13 @@ _ENDING = """
     END IF;
     pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, medium, NEW.{key}) COLLATE "C", {seed});
     LOOP
-        is_refused := ends_others AND (
-            {is_refused}
-        );
+        BEGIN
+            is_refused := ends_others AND (
+                {is_refused}
+            );
+        EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+            is_refused := false; -- the application has changed its table since: a column or a type is gone
+        END;
         EXIT WHEN is_locked OR is_refused AND has_waited;
         BEGIN
             -- First wait for who is changing the pair's conversation: it may be ended then.
@@ -218,7 +222,8 @@ CREATE OR REPLACE TRIGGER {update_trigger} BEFORE UPDATE ON {conversations}
         NEW.{key} IS NULL
         OR (OLD.owner_id, OLD.from_number, OLD.to_number, OLD.channel)
             IS DISTINCT FROM (NEW.owner_id, NEW.from_number, NEW.to_number, NEW.channel)
-        OR NEW.status IN {open} AND (OLD.status IN {open}) IS NOT TRUE
+        OR NEW.status IN {open}
+            AND (OLD.status IN {open}) IS NOT TRUE
     ) EXECUTE FUNCTION {update_function}()
 """,
             """
@@ -250,7 +255,7 @@ def _purpose(*, on_update: bool, ends_others: bool) -> str:
     if not ends_others:
         return "Gives a row of the application's lapse's key."
     what = "re-opens or moves to another pair" if on_update else "opens"
-    return f"Gives a row of the application's lapse's key. What it {what} ends the pair's other conversations."
+    return f"Gives a row of the application's lapse's key.\n-- What it {what} ends the pair's other conversations."
 
 
 def _signatures(names: Names) -> list[str]:
