@@ -51,9 +51,11 @@ class _Task:
     values: str
 
 
+# Not `now()`: two workers that begin in the same microsecond would write the same end, the second one to no effect, but
+# counted.
 _TASKS = (
-    _Task("updated_at < now() - interval '30 minutes'", "status = 'idle_timeout', ended_at = now()"),
-    _Task("expires_at < now()", "status = 'expired', ended_at = now()"),
+    _Task("updated_at < now() - interval '30 minutes'", "status = 'idle_timeout', ended_at = clock_timestamp()"),
+    _Task("expires_at < now()", "status = 'expired', ended_at = clock_timestamp()"),
 )
 
 
