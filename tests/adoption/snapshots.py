@@ -135,24 +135,22 @@ def check_events(connection: psycopg.Connection[Any]) -> list[Event]:
 
 
 # A change of a row or of the schema, by whomever, leaves another transaction's number behind.
-_FINGERPRINTS = {
+_CATALOG = {
     "columns": "SELECT attrelid, attname, xmin FROM pg_attribute WHERE attnum > 0 AND attrelid >= 16384",
     "tables and indexes": "SELECT oid, relname, xmin FROM pg_class WHERE relnamespace = 'public'::regnamespace",
     "constraints": "SELECT oid, conname, xmin FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
     "triggers": "SELECT oid, tgname, xmin FROM pg_trigger",
     "functions": "SELECT oid, proname, xmin FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
-    "conversations": "SELECT ctid, xmin FROM conversations",
-    "conversation_events": "SELECT ctid, xmin FROM conversation_events",
-    "lapse_adoption": "SELECT ctid, xmin FROM lapse_adoption",
-    "lapse_schema_version": "SELECT ctid, xmin FROM lapse_schema_version",
 }
 
 
 def fingerprints(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """Return digests that differ as soon as anything was written, be it the same value."""
+    """Return digests of the schema and of every table that differ as soon as anything was written, even the same."""
+    tables = connection.execute("SELECT relname FROM pg_stat_user_tables").fetchall()
+    rows = {name: f"SELECT ctid, xmin FROM {name}" for (name,) in tables}
     return {
         name: connection.execute(
             f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM ({query}) AS t".encode()
         ).fetchall()[0][0]
-        for name, query in _FINGERPRINTS.items()
+        for name, query in {**_CATALOG, **rows}.items()
     }

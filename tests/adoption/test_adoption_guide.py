@@ -16,6 +16,7 @@ from tests import documents
 from tests.adoption.old_table import Form, connect, create_old_table, fill
 from tests.adoption.roles import SCRIPT, Roles, own_roles, psql
 from tests.commands import environment, run_here
+from tests.conftest import SERVERS, NewDatabase
 from tests.missing import missing
 from tests.postgres_process import servers_found
 
@@ -39,8 +40,14 @@ def without_comments(line: str) -> str:
 
 
 @pytest.fixture
-def roles(empty_postgres_url: str) -> Iterator[Roles]:
-    with own_roles(empty_postgres_url) as roles:
+def old_url(new_database: NewDatabase, pytestconfig: pytest.Config) -> str:
+    """Return the URL of a fresh database on the first server: a guide is for people, and two dozen processes."""
+    return new_database(next(iter(pytestconfig.stash[SERVERS].by_name)), migrated=False)
+
+
+@pytest.fixture
+def roles(old_url: str) -> Iterator[Roles]:
+    with own_roles(old_url) as roles:
         roles.create("owner", "CREATEROLE CREATEDB")
         roles.run(f"GRANT CREATE ON SCHEMA public TO {roles.name('owner')}")
         with connect(roles.url("owner")) as connection:
@@ -51,13 +58,13 @@ def roles(empty_postgres_url: str) -> Iterator[Roles]:
 
 
 @pytest.fixture
-def programs(empty_postgres_url: str, tmp_path: Path) -> Path:
+def programs(old_url: str, tmp_path: Path) -> Path:
     """Return a folder with what a guide calls: lapse, and PostgreSQL's programs, of the server's own version."""
     folder = tmp_path / "programs"
     folder.mkdir()
     (folder / "lapse").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m lapse "$@"\n')
     (folder / "lapse").chmod(0o755)
-    with connect(empty_postgres_url) as connection:
+    with connect(old_url) as connection:
         major = connection.info.server_version // 10_000
     beside = servers_found().get(major, Path(psql()).parent)
     for name in ("psql", "pg_dump", "pg_restore"):

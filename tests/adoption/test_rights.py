@@ -13,8 +13,9 @@ import pytest
 
 from lapse import ConversationService
 from lapse.store.schema_version import VERSION_TABLE
+from tests import documents
 from tests.adoption.old_table import Form, connect, create_old_table, fill
-from tests.adoption.roles import Roles, own_roles
+from tests.adoption.roles import SCRIPT, Roles, own_roles
 from tests.commands import error_line, run_here, running_lapse
 from tests.http_client import request
 from tests.waiting import until
@@ -252,11 +253,17 @@ def test_a_worker_that_may_not_write_the_history_says_whom_to_ask(adopted: Roles
         "run `lapse doctor`, which says what this role lacks"
     }
     assert troubles(url) == {"row-security"}
-    adopted.run(f"REVOKE SELECT ON conversations FROM {adopted.name('worker')}")
-    line = error_line(run_here("status", "--database-url", url), 1)
-    assert line.endswith(
-        "permission denied for table conversations: run `lapse doctor`, which says what this role lacks"
-    )
+    advice = "run `lapse doctor`, which says what this role lacks"
+    for table in ("conversations", VERSION_TABLE):
+        adopted.run(f"REVOKE SELECT ON {table} FROM {adopted.name('worker')}")
+        line = error_line(run_here("status", "--database-url", url), 1)
+        assert line.endswith(f"permission denied for table {table}: {advice}")
+
+
+def test_who_may_not_migrate_is_told_so_in_one_line(own: Roles) -> None:
+    own.run(f"DROP TABLE conversations, conversation_events, {VERSION_TABLE}")
+    line = error_line(run_here("migrate", "--database-url", own.url("worker")), 1)
+    assert line == "the database refused: permission denied for schema public"
 
 
 def test_an_applications_own_policies_are_not_opened(adopted: Roles) -> None:
@@ -271,6 +278,16 @@ def test_an_applications_own_policies_are_not_opened(adopted: Roles) -> None:
     assert "row-security-filter" in {finding["code"] for finding in look(adopted.url("application"))["findings"]}
     assert values(adopted.url("application"), "SELECT count(*) FROM conversations") == [0]
     assert troubles(adopted.url("worker")) == set()
+
+
+def test_a_role_is_taken_off_as_the_readme_says(adopted: Roles) -> None:
+    (statements,) = documents.blocks(SCRIPT.with_name("README.md"), "sql")
+    worker = adopted.name("worker")
+    with connect(adopted.url("owner")) as connection:
+        connection.execute(statements.replace("lapse_worker", worker).encode())
+        left = connection.execute("SELECT FROM pg_policies WHERE policyname = %s", [f"lapse_{worker}"])
+        assert left.fetchall() == []
+    assert values(adopted.admin_url, f"SELECT to_regrole('{worker}') IS NULL") == [True]
 
 
 def test_only_the_purger_deletes(own: Roles) -> None:

@@ -125,6 +125,14 @@ ROWS = (
         "the latest {latest_seconds all} seconds after its deadline",
         "together",
     ),
+    Row(
+        "adoption_under_fire",
+        "`kill -9` of `lapse adopt`",
+        "{kills} kills at {steps} of its steps, {conversations} conversations; four writers and a reader of the old "
+        "application's all the while",
+        "{statements} statements of the application, no error, the slowest {slowest_milliseconds} ms; no row lost, "
+        "none changed but {duplicates} duplicates, which ended with an event each",
+    ),
 )
 
 

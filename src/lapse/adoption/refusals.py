@@ -21,16 +21,17 @@ def own_unique_indexes(table: Table) -> list[Index]:
 def is_refused(names: Names, table: Table, *, on_update: bool) -> str:
     """Return the condition that NEW stands against a row in one of the application's unique indexes."""
     conditions = [_stands_against(names, table, index, on_update=on_update) for index in own_unique_indexes(table)]
-    return "\n            OR ".join(conditions) or "false"
+    return "\n                OR ".join(conditions) or "false"
 
 
 # NEW has no generated columns yet: what they are made of does in their place.
 _EXISTS = """\
 EXISTS (
-                SELECT FROM {conversations} AS c WHERE ({keys}) = (
-                    SELECT {values} FROM (SELECT NEW.*) AS conversations{concerned}
-                ){others}
-            )"""
+                    SELECT FROM {conversations} AS c WHERE ({keys}) = (
+                        SELECT {values}
+                        FROM (SELECT NEW.*) AS conversations{concerned}
+                    ){others}
+                )"""
 
 
 def _stands_against(names: Names, table: Table, index: Index, *, on_update: bool) -> str:

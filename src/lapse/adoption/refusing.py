@@ -17,6 +17,7 @@ from lapse.adoption.checks.statuses import check_statuses
 from lapse.adoption.findings import TROUBLE, Finding, name_of, trouble
 from lapse.adoption.looks import BEGIN, rows, set_limits
 from lapse.adoption.names import quoted
+from lapse.adoption.pooling import require_own_session
 from lapse.adoption.required_columns import obstacles
 from lapse.adoption.subject import Kind, Subject, read_subject
 from lapse.errors import AdoptionError
@@ -47,6 +48,8 @@ Looks = Callable[[Subject, Connection[Any]], Iterator[Finding]]
 
 
 def _troubles(store: StoreConnection, looks: Looks) -> Iterator[Finding]:
+    require_own_session(store.driver)  # not inside a transaction, for which any pooler keeps a session
+
     def work(inside: StoreConnection) -> list[Finding]:
         set_limits(inside.driver)
         return [finding for finding in looks(read_subject(inside), inside.driver) if finding.level == TROUBLE]
@@ -55,7 +58,7 @@ def _troubles(store: StoreConnection, looks: Looks) -> Iterator[Finding]:
 
 
 def _against_return(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    yield from _session(subject, connection)
+    yield from check_server(subject)
     if subject.kind is Kind.OWN:
         yield trouble("own", "The tables are lapse's own", "there is nothing to take off")
     elif subject.kind not in (Kind.ADOPTED, Kind.ADOPTING):
@@ -63,18 +66,8 @@ def _against_return(subject: Subject, connection: Connection[Any]) -> Iterator[F
     yield from check_rights_to_adopt(replace(subject, kind=Kind.ADOPTING), connection)
 
 
-def _session(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    if subject.server.is_pooled:
-        yield trouble(
-            "pooled",
-            "This is a connection of a pooler's, which hands sessions around",
-            "use the database's own address (on Supabase the direct or the session pooler's URL)",
-        )
-    yield from check_server(subject)
-
-
 def _against_adoption(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    yield from _session(subject, connection)
+    yield from check_server(subject)
     if subject.kind is Kind.OWN:
         yield trouble("own", "The tables are lapse's own", "there is nothing to adopt; `lapse migrate` upgrades them")
     if subject.table is None:

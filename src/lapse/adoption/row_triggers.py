@@ -79,6 +79,7 @@ _VARIABLES = """
     ends_others boolean := {ends_others};
     is_refused boolean;
     is_locked boolean := false;
+    has_waited boolean := false;
     medium text := coalesce(lower(btrim(NEW.channel)), 'whatsapp');
     pair_lock bigint;
     locks integer := coalesce(nullif(current_setting('lapse.pair_locks', true), ''), '0');
@@ -93,15 +94,24 @@ _ENDING = """
     END IF;
     pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, medium, NEW.{key}) COLLATE "C", {seed});
     LOOP
-        is_refused := ends_others AND (
-            {is_refused}
-        );
-        EXIT WHEN is_refused OR is_locked;
-        -- One transaction after the other opens a conversation of the pair. First wait for who is changing one.
-        PERFORM FROM {conversations} AS c
-            WHERE {open_of_pair}
-            ORDER BY c.conv_id FOR NO KEY UPDATE;
         BEGIN
+            is_refused := ends_others AND (
+                {is_refused}
+            );
+        EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+            is_refused := false; -- the application has changed its table since: a column or a type is gone
+        END;
+        EXIT WHEN is_locked OR is_refused AND has_waited;
+        BEGIN
+            -- First wait for who is changing the pair's conversation: it may be ended then.
+            PERFORM FROM {conversations} AS c
+                WHERE {open_of_pair}
+                ORDER BY c.conv_id FOR NO KEY UPDATE;
+            has_waited := true;
+            IF is_refused THEN
+                RAISE SQLSTATE 'LAPSE'; -- gives the lock of the row back
+            END IF;
+            -- One transaction after the other opens a conversation of the pair.
             IF locks < {max_pair_locks} THEN
                 PERFORM pg_advisory_xact_lock(pair_lock);
                 PERFORM set_config('lapse.pair_locks', (locks + 1)::text, true);
@@ -110,11 +120,14 @@ _ENDING = """
             PERFORM FROM {conversations} AS c
                 WHERE {open_of_pair}
                 FOR NO KEY UPDATE NOWAIT;
-        EXCEPTION WHEN lock_not_available THEN
-            IF NOT is_locked THEN
-                RAISE; -- the application's own lock_timeout
-            END IF;
-            is_locked := false; -- somebody was faster: the pair's lock is given back, and waited for again
+        EXCEPTION
+            WHEN SQLSTATE 'LAPSE' THEN
+                NULL;
+            WHEN lock_not_available THEN
+                IF NOT is_locked THEN
+                    RAISE; -- the application's own lock_timeout
+                END IF;
+                is_locked := false; -- somebody was faster: all locks are given back, and waited for again
         END;
     END LOOP;
     IF is_refused OR NOT ends_others THEN
@@ -209,7 +222,8 @@ CREATE OR REPLACE TRIGGER {update_trigger} BEFORE UPDATE ON {conversations}
         NEW.{key} IS NULL
         OR (OLD.owner_id, OLD.from_number, OLD.to_number, OLD.channel)
             IS DISTINCT FROM (NEW.owner_id, NEW.from_number, NEW.to_number, NEW.channel)
-        OR NEW.status IN {open} AND (OLD.status IN {open}) IS NOT TRUE
+        OR NEW.status IN {open}
+            AND (OLD.status IN {open}) IS NOT TRUE
     ) EXECUTE FUNCTION {update_function}()
 """,
             """
@@ -241,7 +255,7 @@ def _purpose(*, on_update: bool, ends_others: bool) -> str:
     if not ends_others:
         return "Gives a row of the application's lapse's key."
     what = "re-opens or moves to another pair" if on_update else "opens"
-    return f"Gives a row of the application's lapse's key. What it {what} ends the pair's other conversations."
+    return f"Gives a row of the application's lapse's key.\n-- What it {what} ends the pair's other conversations."
 
 
 def _signatures(names: Names) -> list[str]:

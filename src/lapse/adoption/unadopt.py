@@ -156,7 +156,7 @@ def give_back_statements(facts: Facts) -> list[str]:
     names, before = facts.names, facts.new.before
     changes = [f"DROP CONSTRAINT IF EXISTS {KEY_CONSTRAINT}"]
     changes += [f"DROP COLUMN IF EXISTS {quoted(name)}" for name in (*before.columns.values(), *before.optional)]
-    changes.append(_options(before.options))
+    changes += _options(before.options, facts.table.options)
     if before.identity == "a":
         changes.append("ALTER COLUMN conv_id SET GENERATED ALWAYS")
     return [
@@ -177,6 +177,13 @@ def _restored(facts: Facts, before: Mapping[str, str]) -> list[str]:
     return [f"DROP TRIGGER IF EXISTS {quoted(insert_part(before['name']))} ON {facts.names.conversations}"]
 
 
-def _options(options: Sequence[str]) -> str:
-    former = [option for option in options if option.startswith("fillfactor=")]
-    return f"SET ({former[0]})" if former else "RESET (fillfactor)"
+def _options(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """Return the changes after which the fillfactor is as before; the others stay, in the order that they had."""
+    former, kept = (dict(option.split("=", 1) for option in options) for options in (before, now))
+    kept.pop("fillfactor", None)
+    if "fillfactor" in former:
+        kept["fillfactor"] = former["fillfactor"]
+    names = sorted(kept, key=lambda name: [*former].index(name) if name in former else len(former))
+    reset = ", ".join(dict.fromkeys(["fillfactor", *names]))
+    values = ", ".join(f"{name} = '{kept[name]}'" for name in names)
+    return [f"RESET ({reset})", *([f"SET ({values})"] if values else [])]

@@ -90,7 +90,8 @@ def _of_postgresql(origin: BaseException) -> LapseError:
         return StatementTimeoutError(f"the database gave up: {reason}")
     if sqlstate == _FEATURE_NOT_SUPPORTED and not context:
         return UnsupportedStatementError(f"the database refused: {reason}")
-    if sqlstate == _INSUFFICIENT_PRIVILEGE and not context:
+    # Who may not create in a schema is told all by that.
+    if sqlstate == _INSUFFICIENT_PRIVILEGE and not context and " schema " not in reason:
         return DatabaseError(f"the database refused: {reason}: run `lapse doctor`, which says what this role lacks")
     kind = ConversationRefusedError if sqlstate.startswith(_ROW_SQLSTATES) or context else DatabaseError
     return kind(f"the database refused: {reason}")
