@@ -93,9 +93,13 @@ _ENDING = """
     END IF;
     pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, medium, NEW.{key}) COLLATE "C", {seed});
     LOOP
-        is_refused := ends_others AND (
+        BEGIN
+            is_refused := ends_others AND (
             {is_refused}
-        );
+            );
+        EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+            is_refused := false; -- a column that an index of the application's had has another name, or is gone
+        END;
         EXIT WHEN is_refused OR is_locked;
         -- One transaction after the other opens a conversation of the pair. First wait for who is changing one.
         PERFORM FROM {conversations} AS c
