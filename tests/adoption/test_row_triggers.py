@@ -44,3 +44,21 @@ def test_an_insert_of_the_old_application_gets_a_key_and_ends_the_other_conversa
             ("progress", False, 0, KEY, True),
         ]
         assert events == [("expired", "idle_timeout", *ended[1:]), ("expired", "pending", *ended[1:])]
+
+
+def test_a_whole_row_written_back_keeps_what_lapse_has_done_since(empty_postgres_url: str) -> None:
+    insert = f"INSERT INTO conversations (owner_id, from_number, to_number, status) VALUES (1, {PAIR}, 'progress')"
+    with connect(empty_postgres_url) as application:
+        install(application)
+        run(application, insert, "CREATE TEMP TABLE read AS SELECT * FROM conversations")
+        run(application, "UPDATE conversations SET status = 'idle_timeout', version = 3, idle_check_at = 'infinity'")
+        run(
+            application,
+            """UPDATE conversations AS c SET (status, session_key, version, idle_check_at, updated_at) =
+            (r.status, r.session_key, r.version, r.idle_check_at, r.updated_at) FROM read AS r""",
+        )
+        found = application.execute(
+            """SELECT c.status, c.version, c.idle_check_at = 'infinity', c.updated_at > r.updated_at
+            FROM conversations AS c CROSS JOIN read AS r"""
+        ).fetchall()
+    assert found == [("progress", 3, True, True)]
