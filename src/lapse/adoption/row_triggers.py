@@ -21,6 +21,7 @@ from lapse.adoption.names import (
     quoted,
 )
 from lapse.adoption.refusals import is_refused
+from lapse.errors import AdoptionError
 from lapse.lifecycle import ConversationStatus
 
 MAX_PAIR_LOCKS = 200
@@ -167,6 +168,9 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
         table: as the catalog has it, whose own unique indexes go first.
         ends_others: a conversation that the application opens ends the pair's other ones. This needs the index of
             open conversations, and that every row has a key. Without, keys are filled and nothing else.
+
+    Raises:
+        AdoptionError: what quotes the functions stands in one of them.
     """
     words = _words(names)
     functions = guard_functions(names)
@@ -187,6 +191,11 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
             decide=(_DECIDE_UPDATE if on_update else _DECIDE_INSERT).format(**words, fill=_FILL.format(**words)),
             ending=ending if ends_others else "",
         )
+        if text.count("$lapse$") != 2:
+            raise AdoptionError(
+                "the schema of conversations, or a unique index there, has $lapse$ in its name or definition, which is "
+                "what quotes lapse's functions; nothing was changed: rename it"
+            )
         functions.append(text.strip())
     owned = [f"ALTER FUNCTION {signature} OWNER TO {quoted(table.owner)}" for signature in _signatures(names)]
     closed = [f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC" for signature in _signatures(names)]

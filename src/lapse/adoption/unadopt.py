@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg import sql
 from psycopg.errors import DependentObjectsStillExist, UndefinedTable
 
 from lapse.adoption.adopt import Adoption, Watcher, alone
@@ -156,7 +157,7 @@ def give_back_statements(facts: Facts) -> list[str]:
     names, before = facts.names, facts.new.before
     changes = [f"DROP CONSTRAINT IF EXISTS {KEY_CONSTRAINT}"]
     changes += [f"DROP COLUMN IF EXISTS {quoted(name)}" for name in (*before.columns.values(), *before.optional)]
-    changes.append(_options(before.options))
+    changes += _options(facts.table.options, before.options)
     if before.identity == "a":
         changes.append("ALTER COLUMN conv_id SET GENERATED ALWAYS")
     return [
@@ -177,6 +178,20 @@ def _restored(facts: Facts, before: Mapping[str, str]) -> list[str]:
     return [f"DROP TRIGGER IF EXISTS {quoted(insert_part(before['name']))} ON {facts.names.conversations}"]
 
 
-def _options(options: Sequence[str]) -> str:
-    former = [option for option in options if option.startswith("fillfactor=")]
-    return f"SET ({former[0]})" if former else "RESET (fillfactor)"
+def _options(now: Sequence[str], before: Sequence[str]) -> list[str]:
+    """Return the changes after which the storage parameters are as before, in their order, but for later changes."""
+    former = [option for option in before if option.startswith("fillfactor=")]
+    kept = [option for option in now if not option.startswith("fillfactor=")]
+    place = before.index(former[0]) if former else 0
+    if not former or kept[:place] == kept:
+        return [f"SET ({former[0]})" if former else "RESET (fillfactor)"]
+    wanted = [*kept[:place], *former, *kept[place:]]
+    return [f"RESET ({', '.join(_name(option) for option in now)})", f"SET ({', '.join(map(_setting, wanted))})"]
+
+
+def _name(option: str) -> str:
+    return quoted(option.partition("=")[0])
+
+
+def _setting(option: str) -> str:
+    return f"{_name(option)} = {sql.Literal(option.partition('=')[2]).as_string()}"
