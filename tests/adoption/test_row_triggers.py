@@ -221,3 +221,20 @@ def test_the_text_is_the_same_whenever_it_is_made(application: Connection) -> No
     assert row_functions(names, table_of(application), ends_others=True) == row_functions(
         names, table, ends_others=True
     )
+
+
+def test_a_whole_row_written_back_keeps_what_lapse_has_done_since(application: Connection) -> None:
+    install(application)
+    insert(application, status="progress")
+    run(application, "CREATE TEMP TABLE read AS SELECT * FROM conversations")
+    run(application, "UPDATE conversations SET status = 'idle_timeout', version = 3, idle_check_at = 'infinity'")
+    run(
+        application,
+        """UPDATE conversations AS c SET (status, session_key, version, idle_check_at, updated_at) =
+        (r.status, r.session_key, r.version, r.idle_check_at, r.updated_at) FROM read AS r""",
+    )
+    kept = application.execute(
+        """SELECT c.status, c.version, c.idle_check_at = 'infinity', c.updated_at > r.updated_at
+        FROM conversations AS c CROSS JOIN read AS r"""
+    ).fetchall()
+    assert kept == [("progress", 3, True, True)]

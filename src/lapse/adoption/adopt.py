@@ -33,6 +33,10 @@ _ONE_AT_A_TIME = 0x6C61707361  # "lapsa": next to the lock of migrations
 APPLICATION_NAME = "lapse adopt"
 
 
+# Not each server has each of them.
+_SET = "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s"
+
+
 class Watcher(Protocol):
     """Whoever is told how far an adoption is."""
 
@@ -193,9 +197,10 @@ def alone(connection: Connection[Any], wait: Callable[[float], object], watcher:
         ("statement_timeout", "0"),
         ("lock_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
+        ("transaction_timeout", "0"),
         ("default_transaction_isolation", "read committed"),
     ):
-        connection.execute("SELECT set_config(%s, %s, false)", [setting, value])
+        connection.execute(_SET, [value, setting])
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     # Asked again and again: who waits inside the database is waited for by CREATE INDEX CONCURRENTLY.
     while not _value(connection, "SELECT pg_try_advisory_lock(%s)"):

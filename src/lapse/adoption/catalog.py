@@ -42,6 +42,8 @@ class Index:
     """Its key columns in order; None stands for an expression."""
     keys: Sequence[str]
     """The same as SQL spells them, expressions too."""
+    equals: Sequence[str]
+    """For each of them the operator by which it tells equal values, with its schema."""
     uses_only_built_in: bool
     """Its expressions and its predicate use only what PostgreSQL itself brings."""
     predicate: str | None
@@ -139,6 +141,13 @@ _INDEXES = """
             WHERE k.place <= i.indnkeyatts) AS columns,
         (SELECT array_agg(pg_get_indexdef(i.indexrelid, place, false) ORDER BY place)
             FROM generate_series(1, i.indnkeyatts) AS k(place)) AS keys,
+        (SELECT array_agg(coalesce((SELECT format('OPERATOR(%%I.%%s)', n.nspname, o.oprname)
+                FROM pg_opclass oc JOIN pg_amop a ON a.amopfamily = oc.opcfamily AND a.amopstrategy = 3
+                    AND (a.amoplefttype, a.amoprighttype) = (oc.opcintype, oc.opcintype)
+                JOIN pg_operator o ON o.oid = a.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+                WHERE oc.oid = k.class AND oc.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')),
+                'OPERATOR(pg_catalog.=)') ORDER BY k.place)
+            FROM unnest(i.indclass::oid[]) WITH ORDINALITY AS k(class, place)) AS equals,
         NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = i.indexrelid
             AND refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass))
             AS uses_only_built_in,

@@ -99,7 +99,8 @@ def duplicates_query(names: Names, keep: str, key: str | None = None, *, has_cha
 def end_statement(names: Names, conv_id: str) -> str:
     """Return the statement that ends those given, each with its event; `conv_id` is the type of ids."""
     given = f"(SELECT * FROM unnest(%(ended)s::{conv_id}[], %(kept)s::{conv_id}[]) AS given (conv_id, kept))"  # noqa: S608 - a type
-    return _END.format(**_words(names), pairs=given).strip()
+    words = {word: text.replace("%", "%%") for word, text in _words(names).items()}  # beside parameters
+    return _END.format(**words, pairs=given).strip()
 
 
 def end_all_statement(names: Names, keep: str) -> str:

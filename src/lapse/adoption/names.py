@@ -15,14 +15,16 @@ KEY_FUNCTION = "lapse_session_key"
 INSERT_FUNCTION = "lapse_before_insert"
 UPDATE_FUNCTION = "lapse_before_update"
 ENDED_FUNCTION = "lapse_already_ended"
+STALE_FUNCTION = "lapse_stale_version"
 INSERT_TRIGGER = "zz_lapse_insert"
 UPDATE_TRIGGER = "zz_lapse_update"
 ENDED_TRIGGER = "aa_lapse_ended"
+STALE_TRIGGER = "aa_lapse_stale"
 HELPER_INDEX = "ix_conversations_open_session"
 """Not unique: by it duplicates are found until there are none, and the unique index can be."""
 KEY_CONSTRAINT = "ck_conversations_session_key"
-LAPSE_TRIGGERS = (INSERT_TRIGGER, UPDATE_TRIGGER, ENDED_TRIGGER)
-TRIGGER_FUNCTIONS = (INSERT_FUNCTION, UPDATE_FUNCTION, ENDED_FUNCTION)
+LAPSE_TRIGGERS = (INSERT_TRIGGER, UPDATE_TRIGGER, ENDED_TRIGGER, STALE_TRIGGER)
+TRIGGER_FUNCTIONS = (INSERT_FUNCTION, UPDATE_FUNCTION, ENDED_FUNCTION, STALE_FUNCTION)
 
 # No keyword of SQL among them: they need no quotes, and are easier to read without.
 _PLAIN = frozenset(

@@ -24,41 +24,47 @@ def is_refused(names: Names, table: Table, *, on_update: bool) -> str:
     return "\n                OR ".join(conditions) or "false"
 
 
-# NEW has no generated columns yet: what they are made of does in their place.
+# NEW has no generated columns yet: what they are made of does in their place. Each value is compared by the operator of
+# the index, which is found wherever it is: a type of an extension has its own.
 _EXISTS = """\
 EXISTS (
-                    SELECT FROM {conversations} AS c WHERE ({keys}) = (
-                        SELECT {values}
-                        FROM (SELECT NEW.*) AS conversations{concerned}
-                    ){others}
+                    SELECT FROM (SELECT {values} FROM (SELECT NEW.*) AS conversations{concerned}) AS lapse_new,
+                        {conversations} AS c
+                    WHERE {conditions}
                 )"""
 
 
 def _stands_against(names: Names, table: Table, index: Index, *, on_update: bool) -> str:
-    pairs = [_key_and_value(table, index, place) for place in range(len(index.columns))]
-    others = [index.predicate] if index.predicate else []
+    triples = [triple for place in range(len(index.columns)) for triple in _compared(table, index, place)]
+    conditions = [f"{key} {equals} lapse_new.lapse_{place}" for place, (key, equals, _) in enumerate(triples)]
+    if " NULLS NOT DISTINCT" in index.definition:
+        conditions = [
+            f"({condition} OR {key} IS NULL AND lapse_new.lapse_{place} IS NULL)"
+            for place, (condition, (key, _, _)) in enumerate(zip(conditions, triples, strict=True))
+        ]
+    conditions += [index.predicate] if index.predicate else []
     if on_update:
-        others.append("c.conv_id <> OLD.conv_id")
+        conditions.append("c.conv_id <> OLD.conv_id")
     return _EXISTS.format(
         conversations=names.conversations,
-        keys=", ".join(key for key, _ in pairs),
-        values=", ".join(value for _, value in pairs),
+        values=", ".join(f"{value} AS lapse_{place}" for place, (_, _, value) in enumerate(triples)),
         concerned=f" WHERE {index.predicate}" if index.predicate else "",
-        others="".join(f" AND {condition}" for condition in others),
+        conditions=" AND ".join(conditions),
     )
 
 
-def _key_and_value(table: Table, index: Index, place: int) -> tuple[str, str]:
-    """Return what an index compares, of the rows that are there and of NEW.
+def _compared(table: Table, index: Index, place: int) -> list[tuple[str, str, str]]:
+    """Return what an index compares, of the rows that are there and of NEW, and by which operator.
 
     What takes functions of the application's own cannot be computed here: they may not be found, or may do anything.
     In their place stand both numbers, in either direction, which is what such a key is commonly made of.
     """
-    numbers = "least(from_number, to_number), greatest(from_number, to_number)"
-    name = index.columns[place]
+    both = ("least(from_number, to_number)", "greatest(from_number, to_number)")
+    numbers = [(number, "=", number) for number in both]
+    name, equals = index.columns[place], index.equals[place].replace("OPERATOR(pg_catalog.=)", "=")
     if name is None:
-        return (index.keys[place],) * 2 if index.uses_only_built_in else (numbers, numbers)
+        return [(index.keys[place], equals, index.keys[place])] if index.uses_only_built_in else numbers
     column = table.columns[name]
     if not column.is_generated:
-        return quoted(name), quoted(name)
-    return (quoted(name), column.expression) if column.expression else (numbers, numbers)
+        return [(quoted(name), equals, quoted(name))]
+    return [(quoted(name), equals, column.expression)] if column.expression else numbers

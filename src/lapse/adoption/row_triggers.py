@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lapse.adoption.catalog import Table
+from lapse.adoption.guards import guard_functions
 from lapse.adoption.names import (
     CONVERSATIONS,
     ENDED_FUNCTION,
@@ -10,12 +11,17 @@ from lapse.adoption.names import (
     INSERT_FUNCTION,
     INSERT_TRIGGER,
     KEY_FUNCTION,
+    LAPSE_TRIGGERS,
+    STALE_FUNCTION,
+    STALE_TRIGGER,
+    TRIGGER_FUNCTIONS,
     UPDATE_FUNCTION,
     UPDATE_TRIGGER,
     Names,
     quoted,
 )
 from lapse.adoption.refusals import is_refused
+from lapse.errors import AdoptionError
 from lapse.lifecycle import ConversationStatus
 
 MAX_PAIR_LOCKS = 200
@@ -67,7 +73,10 @@ _DECIDE_INSERT = """\
 _DECIDE_UPDATE = """\
     IF NEW.{key} IS NULL THEN{fill}
     END IF;
-    NEW.{key} := {key_function}(NEW.from_number, NEW.to_number, NEW.channel);
+    IF NEW.{key} IS NULL OR (OLD.from_number, OLD.to_number, OLD.channel)
+            IS DISTINCT FROM (NEW.from_number, NEW.to_number, NEW.channel) THEN
+        NEW.{key} := {key_function}(NEW.from_number, NEW.to_number, NEW.channel);
+    END IF;
     opens := NEW.status IN {open} AND (
         (OLD.status IN {open}) IS NOT TRUE
         OR (OLD.owner_id, coalesce(lower(btrim(OLD.channel)), 'whatsapp'), OLD.{key})
@@ -156,15 +165,6 @@ _OPEN_OF_PAIR = """\
 c.owner_id = NEW.owner_id AND coalesce(lower(btrim(c.channel)), 'whatsapp'::text) = lapse.medium
                 AND c.{key} = NEW.{key} AND c.status IN {open}"""
 
-_ALREADY_ENDED = """
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $lapse$
--- Leaves the row as it is: lapse has ended this conversation since the application's worker read it.
-BEGIN
-    RETURN NULL;
-END
-$lapse$
-"""
 _SEED = 0x6C61707365
 """`lapse` in ASCII: keeps lapse's locks apart from those of an application that hashes a similar text."""
 
@@ -177,9 +177,12 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
         table: as the catalog has it, whose own unique indexes go first.
         ends_others: a conversation that the application opens ends the pair's other ones. This needs the index of
             open conversations, and that every row has a key. Without, keys are filled and nothing else.
+
+    Raises:
+        AdoptionError: what quotes the functions stands in one of them.
     """
     words = _words(names)
-    functions = [_ALREADY_ENDED.format(function=names.qualified(ENDED_FUNCTION)).strip()]
+    functions = guard_functions(names)
     for on_update in (False, True):
         name = UPDATE_FUNCTION if on_update else INSERT_FUNCTION
         open_of_pair = _OPEN_OF_PAIR + ("\n                AND c.conv_id <> OLD.conv_id" if on_update else "")
@@ -197,6 +200,11 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
             decide=(_DECIDE_UPDATE if on_update else _DECIDE_INSERT).format(**words, fill=_FILL.format(**words)),
             ending=ending if ends_others else "",
         )
+        if text.count("$lapse$") != 2:
+            raise AdoptionError(
+                "the schema of conversations, or a unique index there, has $lapse$ in its name or definition, which is "
+                "what quotes lapse's functions; nothing was changed: rename it"
+            )
         functions.append(text.strip())
     owned = [f"ALTER FUNCTION {signature} OWNER TO {quoted(table.owner)}" for signature in _signatures(names)]
     closed = [f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC" for signature in _signatures(names)]
@@ -235,6 +243,11 @@ CREATE OR REPLACE TRIGGER {ended_trigger} BEFORE UPDATE OF status ON {conversati
         AND NOT (OLD.status = 'idle_timeout' AND NEW.status = 'expired')
     ) EXECUTE FUNCTION {ended_function}()
 """,
+            # By its name before the application's own, which may look at the version (`narrowed`).
+            """
+CREATE OR REPLACE TRIGGER {stale_trigger} BEFORE UPDATE ON {conversations}
+    FOR EACH ROW WHEN (NEW.{version} < OLD.{version}) EXECUTE FUNCTION {stale_function}()
+""",
             "ALTER TABLE {conversations} ENABLE ALWAYS TRIGGER {insert_trigger}",
             "ALTER TABLE {conversations} ENABLE ALWAYS TRIGGER {update_trigger}",
         )
@@ -247,7 +260,7 @@ def drop_routines(names: Names) -> list[str]:
     What `narrowed` did to the application's own triggers, `restored` takes back.
     """
     table = names.conversations
-    triggers = [f"DROP TRIGGER IF EXISTS {name} ON {table}" for name in (INSERT_TRIGGER, UPDATE_TRIGGER, ENDED_TRIGGER)]
+    triggers = [f"DROP TRIGGER IF EXISTS {name} ON {table}" for name in LAPSE_TRIGGERS]
     return triggers + [f"DROP FUNCTION IF EXISTS {signature}" for signature in _signatures(names)]
 
 
@@ -261,7 +274,7 @@ def _purpose(*, on_update: bool, ends_others: bool) -> str:
 def _signatures(names: Names) -> list[str]:
     return [
         f"{names.qualified(KEY_FUNCTION)}(text, text, text)",
-        *(f"{names.qualified(name)}()" for name in (INSERT_FUNCTION, UPDATE_FUNCTION, ENDED_FUNCTION)),
+        *(f"{names.qualified(name)}()" for name in TRIGGER_FUNCTIONS),
     ]
 
 
@@ -279,9 +292,11 @@ def _words(names: Names) -> dict[str, str | int]:
         "insert_function": names.qualified(INSERT_FUNCTION),
         "update_function": names.qualified(UPDATE_FUNCTION),
         "ended_function": names.qualified(ENDED_FUNCTION),
+        "stale_function": names.qualified(STALE_FUNCTION),
         "insert_trigger": INSERT_TRIGGER,
         "update_trigger": UPDATE_TRIGGER,
         "ended_trigger": ENDED_TRIGGER,
+        "stale_trigger": STALE_TRIGGER,
         "open": OPEN,
         "ended": _ENDED,
         "reason": DUPLICATE,

@@ -166,6 +166,10 @@ class Database:
     def _connection(self, driver: Any) -> Connection:
         if self._layout is None:
             self._look_at_layout(driver)
+        if self._layout is not None and self._layout.is_adopted:
+            from lapse.store.far_times import read_far_times  # needs the driver, which SQLite does without
+
+            read_far_times(driver)
         return Connection(driver, self._statements)
 
     def _look_at_layout(self, driver: Any) -> None:

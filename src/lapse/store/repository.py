@@ -14,7 +14,7 @@ from lapse.store.connection import Connection, Row, Rows
 from lapse.store.conv_ids import new_conv_id
 from lapse.store.database import Database
 from lapse.store.purge import Purger
-from lapse.store.rows import conversation_of, event_of
+from lapse.store.rows import conversation_of, event_of, later
 from lapse.store.sweeps import Sweeper
 from lapse.store.transitions import (
     NewConversation,
@@ -155,7 +155,7 @@ class ConversationRepository:
             expires_at = row.expires_at or now  # none in an adopted table: one begins here
             if until is not None and until < expires_at:
                 raise InvalidInputError(f"conversation {conv_id} expires later than that already: {expires_at}")
-            target = target or expires_at + timedelta(minutes=minutes or 0)
+            target = target or later(expires_at, timedelta(minutes=minutes or 0))
             return connection.execute(
                 statements.SET_EXPIRY, key_of(row) | {"new_expires_at": max(target, expires_at)}
             ).one()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lapse.addresses import WHATSAPP
@@ -52,3 +52,11 @@ def event_of(row: Row) -> ConversationEvent:
     values["from_status"] = ConversationStatus(values["from_status"])
     values["to_status"] = ConversationStatus(values["to_status"])
     return ConversationEvent(**values)
+
+
+def later(moment: datetime, duration: timedelta) -> datetime:
+    """Return the moment so much later; what an application lets last for ever goes on doing so."""
+    try:
+        return moment + duration
+    except OverflowError:
+        return NEVER

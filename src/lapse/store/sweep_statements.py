@@ -13,7 +13,7 @@ from lapse.models import AnyId
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, is_active, is_open
 from lapse.store.statements import IDLE_TIMEOUT, LIMIT, Now
-from lapse.store.tolerance import expiry, latest_activity, least_owner
+from lapse.store.tolerance import expiry, latest_activity, least_owner, look_from
 from lapse.store.types import ConversationIds, UtcDateTime, is_one_of, plus_seconds
 
 c = conversations.c
@@ -107,7 +107,7 @@ def idle_sweep(now: Now, *, armed_longer: bool = False) -> Sweep:
         (is_idle(now), c.idle_check_at),
         # Expiry has passed and ends it at the expired task's next run: no need to be in the way until then.
         (_expiry_passed(now), plus_seconds(now, IDLE_TIMEOUT)),
-        else_=plus_seconds(latest_activity(c.updated_at), IDLE_TIMEOUT),
+        else_=plus_seconds(look_from(latest_activity(c.updated_at), now), IDLE_TIMEOUT),
     )
     return Sweep(
         among=is_active,

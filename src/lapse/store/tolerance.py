@@ -43,6 +43,16 @@ class latest_activity(GenericFunction[datetime]):  # noqa: N801
     inherit_cache = True
 
 
+class look_from(GenericFunction[datetime]):  # noqa: N801
+    """The latest activity, from which the next look is armed; arguments are it and now.
+
+    An application may put right what it wrote into the future: there a look is never further away than the timeout.
+    """
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
 class least_owner(GenericFunction[Any]):  # noqa: N801
     """The first of all owners in an index."""
 
@@ -75,6 +85,12 @@ def _latest_activity(element: latest_activity, compiler: Any, **options: Any) ->
         return column
     started_at = compiler.process(updated_at.table.c.started_at, **options)
     return f"coalesce({column}, {started_at}, 'epoch'::timestamptz)"
+
+
+@compiles(look_from)
+def _look_from(element: look_from, compiler: Any, **options: Any) -> str:
+    activity, now = (str(compiler.process(clause, **options)) for clause in element.clauses)
+    return f"least({activity}, {now})" if layout_of(compiler.dialect).is_adopted else activity
 
 
 @compiles(least_owner, "sqlite")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lapse.adoption.catalog import Trigger
 from lapse.adoption.findings import Finding, name_of, note, trouble
-from lapse.adoption.names import ENDED_TRIGGER, LAPSE_TRIGGERS
+from lapse.adoption.names import INSERT_TRIGGER, LAPSE_TRIGGERS, UPDATE_TRIGGER
 from lapse.adoption.subject import Kind, Subject
 from lapse.adoption.updated_at_triggers import is_narrowed, narrowed, touches_updated_at
 
@@ -48,7 +48,7 @@ def check_own_triggers(subject: Subject) -> Iterator[Finding]:
                 "`lapse adopt` makes it again.",
             )
         elif not trigger.fires:
-            always = "" if name == ENDED_TRIGGER else "ALWAYS "
+            always = "ALWAYS " if name in (INSERT_TRIGGER, UPDATE_TRIGGER) else ""
             yield trouble(
                 "trigger-off",
                 f"lapse's trigger {name} is switched off: what the application writes is not kept in order.",

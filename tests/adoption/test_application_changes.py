@@ -1,0 +1,69 @@
+"""The application's own indexes and columns, odd ones and changed ones: what it could write before, it can write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.adoption.adopting import adopt
+from tests.adoption.old_table import GUARDED, PLAIN, connect, create_old_table
+
+STATUSES = "SELECT array_agg(status ORDER BY conv_id) FROM conversations"
+
+
+def insert(application: psycopg.Connection[Any], rest: str = "", columns: str = "", values: str = "") -> int:
+    return application.execute(
+        f"""INSERT INTO conversations (owner_id, from_number, to_number, status{columns})
+        VALUES (1, '+14155238886', '+5511999999999', 'pending'{values}) {rest}""".encode()
+    ).rowcount
+
+
+@pytest.mark.parametrize("change", ["DROP COLUMN session_key", "RENAME COLUMN session_key TO pair_key"])
+def test_the_application_may_drop_or_rename_what_its_unique_index_was_made_of(
+    empty_postgres_url: str, change: str
+) -> None:
+    with connect(empty_postgres_url) as application:
+        create_old_table(application, GUARDED)
+        adopt(empty_postgres_url)
+        assert insert(application) == 1
+        application.execute("UPDATE conversations SET status = 'idle_timeout'")
+        application.execute(f"ALTER TABLE conversations {change}".encode())
+        assert insert(application) == 1
+        assert application.execute(STATUSES).fetchall() == [(["expired", "pending"],)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("ltree", "'a.b'::ltree"), ("citext", "'a'::citext"), ("hstore", "'a=>1'::hstore")]
+)
+def test_a_unique_index_of_a_type_of_an_extension_is_compared_by_its_own_operator(
+    empty_postgres_url: str, kind: str, value: str
+) -> None:
+    with connect(empty_postgres_url) as application:
+        create_old_table(application, PLAIN)
+        try:
+            application.execute(f"CREATE EXTENSION {kind}".encode())
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip(f"this server has no extension {kind}")
+        application.execute(f"ALTER TABLE conversations ADD place {kind} UNIQUE".encode())
+        adopt(empty_postgres_url)
+        assert insert(application, columns=", place", values=f", {value}") == 1
+        # Refused as ever, and nothing ends for it.
+        assert insert(application, "ON CONFLICT (place) DO NOTHING", ", place", f", {value}") == 0
+        assert application.execute(STATUSES).fetchall() == [(["pending"],)]
+        assert insert(application) == 1
+        assert application.execute(STATUSES).fetchall() == [(["expired", "pending"],)]
+
+
+def test_a_unique_index_that_takes_nulls_for_equal_refuses_as_ever(empty_postgres_url: str) -> None:
+    with connect(empty_postgres_url) as application:
+        create_old_table(application, PLAIN)
+        application.execute(
+            """CREATE UNIQUE INDEX one_of_user ON conversations (owner_id, user_id) NULLS NOT DISTINCT
+            WHERE status = 'pending'"""
+        )
+        adopt(empty_postgres_url)
+        assert insert(application) == 1
+        assert insert(application, "ON CONFLICT DO NOTHING") == 0
+        assert application.execute(STATUSES).fetchall() == [(["pending"],)]
