@@ -14,8 +14,9 @@ import psycopg
 import pytest
 
 from lapse.addresses import session_key
+from lapse.adoption import lookout
 from lapse.adoption.doctor import examine
-from lapse.adoption.plan import DUPLICATES, FUNCTIONS, PREPARE, UNIQUE, VACUUM, Step
+from lapse.adoption.plan import DUPLICATES, FUNCTIONS, PREPARE, UNIQUE, VACUUM, VALIDATE, Step
 from lapse.errors import AdoptionError
 from lapse.stopping import StopFlag
 from lapse.store import Database
@@ -189,6 +190,22 @@ def test_nobody_waits_long_behind_an_adoption_that_waits_for_a_lock(
             assert longest_write(filled, 2) < 0.3
             assert re.search(r"pid \d+ \(checkout\)", watcher.told[-1])
             holder.execute("COMMIT")
+    assert troubles(empty_postgres_url) == []
+
+
+def test_who_is_waited_for_before_an_index_is_built_is_named(
+    filled: psycopg.Connection[Any], empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "FIRST_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(lookout, "LOOK_SECONDS", 0.1)
+    adopt_until(empty_postgres_url, VALIDATE)
+    with connect(empty_postgres_url, application_name="report") as holder:
+        holder.execute("BEGIN; UPDATE conversations SET user_id = 1 WHERE conv_id = 1")
+        with in_background(empty_postgres_url) as watcher:
+            until(lambda: len(watcher.told) > 1)
+            holder.execute("COMMIT")
+    assert "going on with the adoption that began at" in watcher.told[0]
+    assert re.fullmatch(r"waiting for the transaction of pid \d+ \(report\)", watcher.told[1])
     assert troubles(empty_postgres_url) == []
 
 

@@ -210,6 +210,15 @@ def test_while_lapse_is_connected_nothing_is_taken_off_unless_it_is_forced(old: 
     assert old.dump() == old.schema
 
 
+def test_a_history_that_is_gone_is_missed_unless_it_is_forced(old: Old) -> None:
+    old.connection.execute("DROP TABLE conversation_events")
+    assert "is gone" in error_line(run_here("unadopt", "--export", FILE, "--database-url", old.url), 1)
+    gone = run_here("unadopt", "--export", FILE, "--force", "--database-url", old.url)
+    assert "there was no history" in gone.stdout
+    assert not FILE.exists()
+    assert old.dump() == old.schema
+
+
 def test_what_depends_on_a_column_of_lapse_is_named_and_the_application_works_on(old: Old) -> None:
     old.connection.execute("CREATE VIEW looks AS SELECT conv_id, idle_check_at FROM conversations")
     with pytest.raises(AdoptionError, match="view looks depends on column idle_check_at"):
