@@ -6,9 +6,7 @@ import csv
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from psycopg import sql
 
@@ -18,10 +16,9 @@ from lapse.adoption.unadopt import Return
 from lapse.errors import AdoptionError
 from lapse.store import Database
 from lapse.store.connection import Connection
-from tests.adoption.adopting import Silent, adopt
+from tests.adoption.adopting import ENDED, Killed, OldConnection, Silent, adopt, filled_table, troubles, values
 from tests.adoption.dumps import dump_program, schema_of
-from tests.adoption.old_table import GUARDED, connect, create_old_table, fill
-from tests.adoption.test_adopt import ENDED, ROWS, Killed, troubles, values
+from tests.adoption.old_table import GUARDED, connect, create_old_table
 from tests.commands import error_line, run_here
 from tests.missing import missing
 
@@ -31,7 +28,7 @@ FILE = Path("events.csv")
 class Old:
     """The old table, adopted, and what its schema was before."""
 
-    def __init__(self, url: str, connection: psycopg.Connection[Any], program: Path) -> None:
+    def __init__(self, url: str, connection: OldConnection, program: Path) -> None:
         self.url = url
         self.connection = connection
         self._program = program
@@ -47,8 +44,7 @@ def old(empty_postgres_url: str, postgres: str) -> Iterator[Old]:
     if program is None:
         missing(f"no pg_dump that reads {postgres}")
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, GUARDED)
-        fill(connection, ROWS, GUARDED)
+        filled_table(connection, GUARDED)
         old = Old(empty_postgres_url, connection, program)
         adopt(empty_postgres_url)
         yield old
@@ -73,7 +69,7 @@ def exported(file: Path = FILE) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def add_event(connection: psycopg.Connection[Any], conv_id: int) -> None:
+def add_event(connection: OldConnection, conv_id: int) -> None:
     """Write an event as a worker does."""
     connection.execute(
         """INSERT INTO conversation_events (owner_id, conv_id, version, type, from_status, to_status, occurred_at)
@@ -141,7 +137,7 @@ def test_it_goes_on_after_each_of_its_steps_with_the_same_file(old: Old) -> None
     assert len(exported()) >= ENDED
 
 
-def insert_twice(connection: psycopg.Connection[Any], number: int) -> None:
+def insert_twice(connection: OldConnection, number: int) -> None:
     """Open two conversations of a pair, as the application may that pauses the first."""
     for status in ("idle_timeout", "progress"):
         connection.execute(
@@ -161,7 +157,7 @@ def test_after_a_half_way_back_the_table_may_be_adopted_again(old: Old) -> None:
 class Worker(Silent):
     """Somebody who writes an event once the history is in the file."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: OldConnection) -> None:
         super().__init__()
         self._connection = connection
 
