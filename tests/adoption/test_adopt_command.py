@@ -8,18 +8,15 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import make_url
 
 from lapse.adoption.plan import PREPARE
-from tests.adoption.adopting import adopt
+from tests.adoption.adopting import ENDED, OldConnection, adopt, adopt_until, filled_table, troubles, values
 from tests.adoption.dumps import dump_program, schema_of
-from tests.adoption.old_table import FORMS, Form, connect, create_old_table, fill
+from tests.adoption.old_table import FORMS, Form, connect
 from tests.adoption.roles import psql
-from tests.adoption.test_adopt import ENDED, ROWS, adopt_until, troubles, values
 from tests.commands import LAPSE, environment, error_line, run_here
 from tests.conftest import SERVERS, NewDatabase
 from tests.missing import missing
@@ -27,12 +24,10 @@ from tests.waiting import until
 
 
 @pytest.fixture
-def filled(empty_postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+def filled(empty_postgres_url: str) -> Iterator[OldConnection]:
     """A connection to the old table, with some years in it."""
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
-        fill(connection, ROWS)
-        yield connection
+        yield filled_table(connection)
 
 
 def read(file: str) -> list[dict[str, str]]:
@@ -53,8 +48,7 @@ def test_the_plan_changes_nothing_and_is_sql_that_adopts(
     if program is None:
         missing(f"no pg_dump that reads {server}")
     with connect(url) as connection:
-        create_old_table(connection, form)
-        fill(connection, ROWS, form)
+        filled_table(connection, form)
         schema, rows = schema_of(program, url), values(connection, "SELECT ctid, xmin, conv_id FROM conversations")
         planned = run_here("adopt", "--dry-run", "--database-url", url)
         assert planned.returncode == 0, planned
@@ -79,7 +73,7 @@ def test_the_plan_changes_nothing_and_is_sql_that_adopts(
         assert again.stdout == "-- nothing to do: the table is adopted\n"
 
 
-def test_it_prints_its_plan_and_says_what_it_does(filled: psycopg.Connection[Any], empty_postgres_url: str) -> None:
+def test_it_prints_its_plan_and_says_what_it_does(filled: OldConnection, empty_postgres_url: str) -> None:
     planned = run_here("adopt", "--dry-run", "--database-url", empty_postgres_url).stdout
     done = run_here("adopt", "--database-url", empty_postgres_url)
     assert done.returncode == 0, done
@@ -89,7 +83,7 @@ def test_it_prints_its_plan_and_says_what_it_does(filled: psycopg.Connection[Any
     assert "55119" not in done.stdout + done.stderr
 
 
-def test_what_has_begun_goes_on_as_it_began(filled: psycopg.Connection[Any], empty_postgres_url: str) -> None:
+def test_what_has_begun_goes_on_as_it_began(filled: OldConnection, empty_postgres_url: str) -> None:
     adopt_until(empty_postgres_url, PREPARE)
     line = error_line(run_here("adopt", "--keep", "oldest", "--database-url", empty_postgres_url), 2)
     assert "keeps the newest" in line
@@ -100,9 +94,7 @@ def test_what_has_begun_goes_on_as_it_began(filled: psycopg.Connection[Any], emp
 # --- the report ---------------------------------------------------------------------------------------------------
 
 
-def test_the_report_says_the_same_before_and_after_and_again(
-    filled: psycopg.Connection[Any], empty_postgres_url: str
-) -> None:
+def test_the_report_says_the_same_before_and_after_and_again(filled: OldConnection, empty_postgres_url: str) -> None:
     for file, options in (("before.csv", ["--dry-run"]), ("after.csv", []), ("again.csv", [])):
         ended = run_here("adopt", *options, "--report", file, "--database-url", empty_postgres_url)
         assert ended.returncode == 0, ended
@@ -117,7 +109,7 @@ def test_the_report_says_the_same_before_and_after_and_again(
 
 
 def test_the_report_of_a_run_that_goes_on_has_what_the_one_before_ended(
-    filled: psycopg.Connection[Any], empty_postgres_url: str
+    filled: OldConnection, empty_postgres_url: str
 ) -> None:
     adopt_until(empty_postgres_url, "duplicates")
     assert run_here("adopt", "--report", "all.csv", "--database-url", empty_postgres_url).returncode == 0
@@ -131,7 +123,7 @@ def test_the_report_of_a_run_that_goes_on_has_what_the_one_before_ended(
     ("number", "waits_for"), [(signal.SIGINT, "a lock"), (signal.SIGTERM, "the transactions before an index")]
 )
 def test_a_stop_ends_it_at_once_and_another_run_goes_on(
-    filled: psycopg.Connection[Any], empty_postgres_url: str, number: int, waits_for: str
+    filled: OldConnection, empty_postgres_url: str, number: int, waits_for: str
 ) -> None:
     if waits_for != "a lock":
         adopt_until(empty_postgres_url, "validate")

@@ -22,6 +22,7 @@ from lapse.adoption.duplicates import (
     foresee_duplicates,
 )
 from lapse.adoption.facts import Facts, read_facts
+from lapse.adoption.lookout import looking
 from lapse.adoption.plan import Step, plan
 from lapse.adoption.refusing import check_adoptable
 from lapse.adoption.waiting_for_locks import PATIENCE_SECONDS, in_short_transaction
@@ -31,6 +32,10 @@ from lapse.store.connection import Connection as StoreConnection
 
 _ONE_AT_A_TIME = 0x6C61707361  # "lapsa": next to the lock of migrations
 APPLICATION_NAME = "lapse adopt"
+_HOLDER = """
+    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32) + objid::bigint = %s"""
 
 
 # Not each server has each of them.
@@ -95,6 +100,9 @@ class Adoption:
         self._check_keep(self.facts())
         done: set[str] = set()
         with alone(self.connection, self.wait, watcher):
+            record = self.facts().record
+            if record is not None and record.completed_at is None:
+                watcher.tell(f"going on with the adoption that began at {record.began_at:%Y-%m-%d %H:%M:%S %Z}")
             while step := next((step for step in plan(self.facts()) if step.key not in done), None):
                 self.wait(0)
                 try:
@@ -144,7 +152,7 @@ class Adoption:
     def _do(self, step: Step, watcher: Watcher) -> None:
         if not (step.is_transaction or step.kind in (steps.BACKFILL, steps.DUPLICATES)):
             for statement in step.statements:
-                self.run_long(statement)
+                self.run_long(statement, watcher)
             return
         facts = self.facts()
         with self.interruptible(STOP_PATIENCE_SECONDS):
@@ -163,13 +171,13 @@ class Adoption:
                 table = facts.names.conversations
                 in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
 
-    def run_long(self, statement: str) -> None:
+    def run_long(self, statement: str, watcher: Watcher) -> None:
         """Run a statement that no transaction may hold, however long it takes; a stop cancels it.
 
         Raises:
             Interrupted: a stop signal came.
         """
-        with self.interruptible():
+        with looking(self.connection, watcher.advance, watcher.tell), self.interruptible():
             self.connection.execute(statement.encode())
 
     @contextmanager
@@ -204,9 +212,10 @@ def alone(connection: Connection[Any], wait: Callable[[float], object], watcher:
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     # Asked again and again: who waits inside the database is waited for by CREATE INDEX CONCURRENTLY.
     while not _value(connection, "SELECT pg_try_advisory_lock(%s)"):
-        watcher.tell("another adoption runs, or the end of one that was killed is waited for")
+        other = f"another adoption, or what a killed one left in the database (pid {_value(connection, _HOLDER)})"
+        watcher.tell(f"waiting for the end of {other}")
         if time.monotonic() > give_up_at:
-            raise AdoptionError("another `lapse adopt` has been running for ten minutes: wait for it, or end it")
+            raise AdoptionError(f"{other} has been at work for ten minutes: wait for its end, then run this again")
         wait(0.5)
     try:
         yield

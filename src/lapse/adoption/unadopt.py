@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from psycopg.errors import DependentObjectsStillExist, UndefinedTable
+from psycopg.errors import DependentObjectsStillExist
 
 from lapse.adoption.adopt import Adoption, Watcher, alone
 from lapse.adoption.export import Digest, check_new, digest_of, export_events
@@ -57,6 +57,7 @@ class Return:
             if str(self.file.resolve()) != facts.record.before.export:  # an earlier run's, which was interrupted
                 check_new(self.file)
             self._require_no_workers()
+            has_history = self._has_history(facts.names)
             self._short(
                 watcher,
                 "the version of the schema goes: no worker begins from here on",
@@ -76,7 +77,7 @@ class Return:
                 row_functions(facts.names, facts.table, ends_others=False),
             )
             self._drop(facts, [index.name for index in (*facts.wanted(), facts.helper())], watcher)
-            return self._give_back(self.adoption.facts(), watcher)
+            return self._give_back(self.adoption.facts(), watcher, has_history=has_history)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -88,13 +89,23 @@ class Return:
                 "it, then run this again, or with --force; nothing was changed"
             )
 
+    def _has_history(self, names: Names) -> bool:
+        found = self.adoption.connection.execute("SELECT to_regclass(%s) IS NOT NULL", [names.events]).fetchone()
+        has_history = found is not None and bool(found[0])
+        if not (has_history or self.force):
+            raise AdoptionError(
+                f"the table {names.events} is gone, and the history with it: restore it from a backup, or run this "
+                "with --force; nothing was changed"
+            )
+        return has_history
+
     def _drop(self, facts: Facts, indexes: Sequence[str], watcher: Watcher) -> None:
         """Drop those of the indexes that are there. The unique one goes while others still end: nothing is refused."""
         for name in indexes:
             if name in facts.table.indexes:
                 drop = f"DROP INDEX CONCURRENTLY IF EXISTS {facts.names.qualified(name)}"
                 with self._doing(watcher, f"the index {name} goes", NOBODY_WAITS):
-                    self.adoption.run_long(drop)
+                    self.adoption.run_long(drop, watcher)
 
     @contextmanager
     def _doing(self, watcher: Watcher, title: str, lock: str) -> Iterator[None]:
@@ -111,20 +122,21 @@ class Return:
                 adoption.connection, facts.names.conversations, work, wait=adoption.wait, tell=watcher.tell
             )
 
-    def _give_back(self, facts: Facts, watcher: Watcher) -> int:
+    def _give_back(self, facts: Facts, watcher: Watcher, *, has_history: bool) -> int:
         connection, names = self.adoption.connection, facts.names
         title = "lapse's columns, triggers, functions and tables go; the application's triggers are as before"
 
         def work() -> None:
             # The events first: to count them may take a while, and the application writes none any more.
-            connection.execute(f"LOCK TABLE {names.events} IN ACCESS EXCLUSIVE MODE".encode())
-            if digest_of(connection, names) != exported:
-                raise NewEventsError
+            if exported is not None:
+                connection.execute(f"LOCK TABLE {names.events} IN ACCESS EXCLUSIVE MODE".encode())
+                if digest_of(connection, names) != exported:
+                    raise NewEventsError
             for statement in give_back_statements(facts):
                 connection.execute(statement.encode())
 
         while True:
-            exported = self._export(names, watcher)
+            exported = self._export(names, watcher) if has_history else None
             try:
                 self._short(watcher, title, FOR_A_MOMENT, facts, work)
             except NewEventsError:
@@ -135,20 +147,14 @@ class Return:
                     "that, or make it without lapse's columns, and run this again"
                 ) from None
             else:
-                return exported.events
+                return exported.events if exported else 0
 
     def _export(self, names: Names, watcher: Watcher) -> Digest:
         with (
             self._doing(watcher, f"the history goes into {self.file}", NO_LOCK),
             self.adoption.interruptible(STOP_PATIENCE_SECONDS),
         ):
-            try:
-                return export_events(self.adoption.connection, names, self.file)
-            except UndefinedTable:
-                raise AdoptionError(
-                    f"the table {names.events} is gone, the history with it: `lapse adopt` makes an empty one, then "
-                    "run this again"
-                ) from None
+            return export_events(self.adoption.connection, names, self.file)
 
 
 def give_back_statements(facts: Facts) -> list[str]:
@@ -164,7 +170,7 @@ def give_back_statements(facts: Facts) -> list[str]:
         *drop_routines(names),
         *(statement for trigger in before.triggers for statement in _restored(facts, trigger)),
         f"ALTER TABLE {names.conversations}\n    " + ",\n    ".join(changes),
-        f"DROP TABLE {names.events}",
+        f"DROP TABLE IF EXISTS {names.events}",
         f"DROP TABLE {names.qualified(ADOPTION_TABLE)}",
     ]
 

@@ -74,7 +74,9 @@ def unadopt(
             help="Where the history goes, as CSV. [default: conversation_events-TIME.csv in this folder]",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also while lapse is connected elsewhere.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while lapse is connected, or without a history.")
+    ] = False,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Take off what `lapse adopt` put on, so that the table is as before; the history goes into a file first."""
@@ -87,7 +89,8 @@ def unadopt(
 
         with _watched() as watcher:
             exported = Return(adoption=adoption, file=file, force=force).run(watcher)
-        typer.echo(f"given back: the table is as it was before; {exported:,} events are in {file}")
+        history = f"{exported:,} events are in {file}" if file.exists() else "there was no history"
+        typer.echo(f"given back: the table is as it was before; {history}")
 
     _with_adoption(database_url, None, work)
 
