@@ -40,10 +40,11 @@ def _list(*statuses: ConversationStatus) -> str:
 OPEN = _list(*ConversationStatus.open_statuses())
 _ENDED = _list(*ConversationStatus.paused_statuses(), *ConversationStatus.closed_statuses())
 
+# By indexes only: a plan that was made while the table was small is kept while a COPY fills it.
 # Only the table itself may use a function with its owner's rights: anybody may make a trigger on a table of their own.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lapse$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $lapse$
 -- {purpose}
 #variable_conflict use_column
 <<lapse>>
