@@ -75,11 +75,11 @@ def test_a_copy_into_a_small_table_looks_for_each_pair_by_indexes(empty_postgres
         create_old_table(application, form)
         fill(application, 20, form)
         adopt(empty_postgres_url)
-        with application.transaction():
-            with application.cursor().copy("COPY conversations (owner_id, from_number, to_number) FROM STDIN") as copy:
-                for place in range(300):
-                    copy.write_row((1, f"+5511{900_000_000 + place}", "+14155238886"))
-            scans = application.execute(
-                "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'conversations'"
-            ).fetchall()
+    with connect(empty_postgres_url) as application, application.transaction():
+        with application.cursor().copy("COPY conversations (owner_id, from_number, to_number) FROM STDIN") as copy:
+            for place in range(300):
+                copy.write_row((1, f"+5511{900_000_000 + place}", "+14155238886"))
+        scans = application.execute(
+            "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'conversations'"
+        ).fetchall()
     assert scans == [(0,)]
