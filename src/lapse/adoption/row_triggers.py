@@ -103,14 +103,6 @@ _ENDING = """
     END IF;
     pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, medium, NEW.{key}) COLLATE "C", {seed});
     LOOP
-        BEGIN
-            is_refused := ends_others AND (
-            {is_refused}
-            );
-        EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
-            is_refused := false; -- a column that an index of the application's had has another name, or is gone
-        END;
-        EXIT WHEN is_refused OR is_locked;
         -- One transaction after the other opens a conversation of the pair. First wait for who is changing one.
         PERFORM FROM {conversations} AS c
             WHERE {open_of_pair}
@@ -130,7 +122,16 @@ _ENDING = """
             END IF;
             is_locked := false; -- somebody was faster: the pair's lock is given back, and waited for again
         END;
+        EXIT WHEN is_locked;
     END LOOP;
+    -- Now nobody changes what refuses the row: else ON CONFLICT, which looks again when it has waited, would let it in.
+    BEGIN
+        is_refused := ends_others AND (
+            {is_refused}
+        );
+    EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+        is_refused := false; -- a column that an index of the application's had has another name, or is gone
+    END;
     IF is_refused OR NOT ends_others THEN
         RETURN NEW; -- an index of the application's refuses the row, or its ON CONFLICT takes over: as ever
     END IF;
