@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.adoption.adopting import adopt
-from tests.adoption.old_table import GUARDED, PLAIN, connect, create_old_table
+from tests.adoption.old_table import GUARDED, PLAIN, Form, connect, create_old_table, fill
+from tests.waiting import until
 
 STATUSES = "SELECT array_agg(status ORDER BY conv_id) FROM conversations"
 
@@ -67,3 +69,45 @@ def test_a_unique_index_that_takes_nulls_for_equal_refuses_as_ever(empty_postgre
         assert insert(application) == 1
         assert insert(application, "ON CONFLICT DO NOTHING") == 0
         assert application.execute(STATUSES).fetchall() == [(["pending"],)]
+
+
+@pytest.mark.parametrize("form", [PLAIN, GUARDED], ids=str)
+def test_a_copy_into_a_small_table_looks_for_each_pair_by_indexes(empty_postgres_url: str, form: Form) -> None:
+    with connect(empty_postgres_url) as application:
+        create_old_table(application, form)
+        fill(application, 20, form)
+        adopt(empty_postgres_url)
+    with connect(empty_postgres_url) as application, application.transaction():
+        with application.cursor().copy("COPY conversations (owner_id, from_number, to_number) FROM STDIN") as copy:
+            for place in range(300):
+                copy.write_row((1, f"+5511{900_000_000 + place}", "+14155238886"))
+        scans = application.execute(
+            "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'conversations'"
+        ).fetchall()
+    assert scans == [(0,)]
+
+
+UPSERT = """ON CONFLICT (owner_id, session_key) WHERE status IN ('pending', 'progress')
+    DO UPDATE SET updated_at = now()"""
+
+
+def test_an_upsert_that_waits_for_a_worker_opens_the_next_conversation(empty_postgres_url: str) -> None:
+    with (
+        connect(empty_postgres_url) as application,
+        connect(empty_postgres_url) as worker,
+        ThreadPoolExecutor() as pool,
+    ):
+        create_old_table(application, GUARDED)
+        adopt(empty_postgres_url)
+        insert(application)
+        worker.execute("BEGIN")
+        worker.execute("UPDATE conversations SET status = 'idle_timeout'")
+        upsert = pool.submit(insert, application, UPSERT)
+        until(lambda: is_waiting(worker, application.info.backend_pid))
+        worker.execute("COMMIT")
+        assert upsert.result(timeout=10) == 1
+        assert application.execute(STATUSES).fetchall() == [(["expired", "pending"],)]
+
+
+def is_waiting(connection: psycopg.Connection[Any], pid: int) -> bool:
+    return connection.execute("SELECT cardinality(pg_blocking_pids(%s)) > 0", [pid]).fetchall() == [(True,)]

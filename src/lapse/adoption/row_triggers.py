@@ -40,10 +40,11 @@ def _list(*statuses: ConversationStatus) -> str:
 OPEN = _list(*ConversationStatus.open_statuses())
 _ENDED = _list(*ConversationStatus.paused_statuses(), *ConversationStatus.closed_statuses())
 
+# By indexes only: a plan that was made while the table was small is kept while a COPY fills it.
 # Only the table itself may use a function with its owner's rights: anybody may make a trigger on a table of their own.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lapse$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $lapse$
 -- {purpose}
 #variable_conflict use_column
 <<lapse>>
@@ -88,7 +89,6 @@ _VARIABLES = """
     ends_others boolean := {ends_others};
     is_refused boolean;
     is_locked boolean := false;
-    has_waited boolean := false;
     medium text := coalesce(lower(btrim(NEW.channel)), 'whatsapp');
     pair_lock bigint;
     locks integer := coalesce(nullif(current_setting('lapse.pair_locks', true), ''), '0');
@@ -103,24 +103,11 @@ _ENDING = """
     END IF;
     pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, medium, NEW.{key}) COLLATE "C", {seed});
     LOOP
+        -- One transaction after the other opens a conversation of the pair. First wait for who is changing one.
+        PERFORM FROM {conversations} AS c
+            WHERE {open_of_pair}
+            ORDER BY c.conv_id FOR NO KEY UPDATE;
         BEGIN
-            is_refused := ends_others AND (
-                {is_refused}
-            );
-        EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
-            is_refused := false; -- the application has changed its table since: a column or a type is gone
-        END;
-        EXIT WHEN is_locked OR is_refused AND has_waited;
-        BEGIN
-            -- First wait for who is changing the pair's conversation: it may be ended then.
-            PERFORM FROM {conversations} AS c
-                WHERE {open_of_pair}
-                ORDER BY c.conv_id FOR NO KEY UPDATE;
-            has_waited := true;
-            IF is_refused THEN
-                RAISE SQLSTATE 'LAPSE'; -- gives the lock of the row back
-            END IF;
-            -- One transaction after the other opens a conversation of the pair.
             IF locks < {max_pair_locks} THEN
                 PERFORM pg_advisory_xact_lock(pair_lock);
                 PERFORM set_config('lapse.pair_locks', (locks + 1)::text, true);
@@ -129,16 +116,22 @@ _ENDING = """
             PERFORM FROM {conversations} AS c
                 WHERE {open_of_pair}
                 FOR NO KEY UPDATE NOWAIT;
-        EXCEPTION
-            WHEN SQLSTATE 'LAPSE' THEN
-                NULL;
-            WHEN lock_not_available THEN
-                IF NOT is_locked THEN
-                    RAISE; -- the application's own lock_timeout
-                END IF;
-                is_locked := false; -- somebody was faster: all locks are given back, and waited for again
+        EXCEPTION WHEN lock_not_available THEN
+            IF NOT is_locked THEN
+                RAISE; -- the application's own lock_timeout
+            END IF;
+            is_locked := false; -- somebody was faster: the pair's lock is given back, and waited for again
         END;
+        EXIT WHEN is_locked;
     END LOOP;
+    -- Now nobody changes what refuses the row: else ON CONFLICT, which looks again when it has waited, would let it in.
+    BEGIN
+        is_refused := ends_others AND (
+            {is_refused}
+        );
+    EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+        is_refused := false; -- a column that an index of the application's had has another name, or is gone
+    END;
     IF is_refused OR NOT ends_others THEN
         RETURN NEW; -- an index of the application's refuses the row, or its ON CONFLICT takes over: as ever
     END IF;
