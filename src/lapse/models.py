@@ -126,6 +126,8 @@ class Preview:
     """What a worker's first cycle would end, at the moment `now`."""
 
     now: datetime
+    is_before_adoption: bool
+    """The table is an application's own still: duplicates are counted, which adopting ends first."""
     idle_minutes: float
     expiration_minutes: float | None
     """Counted from each conversation's start; None: its own `expires_at` says when it expires."""

@@ -143,18 +143,23 @@ def test_an_insert_waits_no_longer_than_the_application_allows(sessions: list[Co
     assert found(observer, "status") == ["pending"]
 
 
-def test_an_insert_that_is_refused_leaves_nothing_locked(sessions: list[Connection]) -> None:
+def test_an_insert_that_is_refused_holds_what_refused_it_for_its_transaction_and_no_longer(
+    sessions: list[Connection],
+) -> None:
     observer, one, other, _ = sessions
     install(observer, GUARDED)
     insert(observer)
+    run(other, "SET lock_timeout = '50ms'")
     with one.transaction():
         run(
             one,
             f"""INSERT INTO conversations (owner_id, from_number, to_number) VALUES (1, '{AGENT}', '{ANA}')
             ON CONFLICT DO NOTHING""",
         )
-        run(other, "SET lock_timeout = '50ms'", "UPDATE conversations SET status = 'user_closed'")
-        insert(other)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            run(other, "UPDATE conversations SET status = 'user_closed'")
+    run(other, "UPDATE conversations SET status = 'user_closed'")
+    insert(other)
     assert found(observer, "status") == ["user_closed", "pending"]
 
 

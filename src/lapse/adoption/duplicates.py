@@ -50,7 +50,7 @@ WITH claimed AS (
 )
 INSERT INTO {events} (owner_id, conv_id, {version}, type, from_status, to_status, reason, actor, occurred_at, data)
 SELECT owner_id, conv_id, {version}, 'expired', from_status, 'expired', '{reason}', '{actor}', now(),
-    jsonb_build_object('kept', kept)
+    jsonb_build_object('kept', kept, 'silent', true)
 FROM ended"""
 _REPORTED = """
 SELECT e.owner_id, e.data ->> 'kept', e.conv_id, e.from_status, c.started_at::text, c.updated_at::text

@@ -21,15 +21,21 @@ def default_file() -> Path:
 
 
 def check_new(file: Path) -> Path:
-    """Return a file that is not there yet, in a folder that is.
+    """Return a file that is not there yet, and can be written: known before the work, not after it.
 
     Raises:
-        InvalidInputError: it is there, or its folder is not.
+        InvalidInputError: it is there, or its folder is not, or cannot be written to.
     """
     if file.exists():
         raise InvalidInputError(f"{file} is there already: name a new file")
     if not file.parent.is_dir():
         raise InvalidInputError(f"{file.parent} is no folder: name a file in one that is there")
+    attempt = file.with_name(f".{file.name}.attempt")
+    try:
+        attempt.touch()
+        attempt.unlink()
+    except OSError as error:
+        raise InvalidInputError(f"{file} cannot be written: {error.strerror}; nothing was changed") from None
     return file
 
 

@@ -72,7 +72,7 @@ def wrong_columns(table: Table, wanted: Types, *, may_miss: bool = False) -> Ite
                 "wrong-type",
                 f"{table.name}.{name} is {column.type}; lapse needs {' or '.join(types)}.",
                 f"ALTER TABLE {where} ALTER COLUMN {name} TYPE {types[0]}{_using(name, column.type, types[0])}; "
-                "(it rewrites the table and locks it meanwhile)",
+                f"(it rewrites the table and locks it meanwhile{_zone(column.type, types[0])})",
             )
 
 
@@ -115,6 +115,12 @@ def primary_key_is(table: Table, columns: Sequence[str]) -> bool:
 
 def _primary_key(table: Table) -> list[str]:
     return [name for key in table.constraints.values() if key.kind == "p" for name in key.columns]
+
+
+def _zone(found: str, wanted: str) -> str:
+    if bare_type(found) != "timestamp without time zone" or wanted not in _TIMES:
+        return ""
+    return "; in place of UTC the zone in which the application writes: a wrong one moves every deadline by hours"
 
 
 def _using(name: str, found: str, wanted: str) -> str:

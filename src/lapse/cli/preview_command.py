@@ -58,7 +58,13 @@ def preview(
         typer.echo(json.dumps({"database": database.safe_url, **asdict(found)}, default=_iso))
     else:
         shown = preview_text(found, is_unicode=is_unicode(sys.stdout))
-        typer.echo(f"{database.safe_url}\n{shown}\nnothing was changed")
+        typer.echo(f"{database.safe_url}\n{shown}\n{_note(found)}nothing was changed")
+
+
+def _note(found: Preview) -> str:
+    if not (found.is_before_adoption and found.conversations):
+        return ""
+    return "not adopted yet: `lapse adopt` first ends the duplicates of a pair, which are counted here as well\n"
 
 
 def is_unicode(stream: TextIO) -> bool:

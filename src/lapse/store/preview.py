@@ -10,7 +10,7 @@ from lapse.errors import AdoptionError, InvalidInputError, SchemaMissingError
 from lapse.models import Preview
 from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
-from lapse.store.layout import IdKind
+from lapse.store.layout import PREFIX, IdKind
 from lapse.store.preview_statements import (
     AGES,
     COLUMNS,
@@ -64,6 +64,7 @@ def preview(database: Database, idle_timeout: timedelta, expiration: timedelta |
         owners = connection.execute(statements.owners, values)
         return Preview(
             now=now,
+            is_before_adoption=not {"idle_check_at", f"{PREFIX}idle_check_at"} & found.keys(),
             idle_minutes=idle_seconds / 60,
             expiration_minutes=None if expiration_seconds is None else expiration_seconds / 60,
             conversations=sum(row.number for row in totals),

@@ -54,7 +54,7 @@ class BacklogGate:
             return
         preview = self._preview(database)
         number = f"more than {limit:,}" if preview is None else f"{preview.conversations:,}"
-        log.error("backlog not accepted", due=number, limit=limit)
+        log.error("backlog not accepted", due=due if preview is None else preview.conversations, limit=limit)
         raise BacklogError(
             f"{number} conversations of the adopted table are due, and no worker has ended any there yet: none was "
             f"ended, for the limit is {limit:,}. Go on with --accept-backlog (all end, with an event each; "

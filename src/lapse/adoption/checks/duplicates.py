@@ -45,8 +45,8 @@ def check_duplicates(subject: Subject, connection: Connection[Any]) -> Iterator[
         return
     yield trouble(
         "duplicates",
-        f"{what}. Adoption keeps one of each and ends the others, some {found['surplus']:,}, as expired "
-        "(duplicate_session).",
+        f"{what}. Adoption keeps one of each and ends the others as expired "
+        f"(duplicate_session): at least {found['surplus']:,}, for it knows more spellings of a number.",
         "`lapse adopt` keeps the newest, `lapse adopt --keep oldest` the oldest; `--dry-run` shows it first, "
         "`--report FILE` lists them.",
     )
