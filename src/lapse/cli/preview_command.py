@@ -64,7 +64,7 @@ def preview(
 def _note(found: Preview) -> str:
     if not (found.is_before_adoption and found.conversations):
         return ""
-    return "not adopted yet: `lapse adopt` first ends the duplicates of a pair, which are counted here as well\n"
+    return "not adopted yet: `lapse adopt` ends duplicates first, which are counted here\n"
 
 
 def is_unicode(stream: TextIO) -> bool:
