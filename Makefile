@@ -17,6 +17,8 @@ COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --python-version 
 	--generate-hashes --no-annotate --no-header $(UVFLAGS)
 
 PYTEST_FLAGS ?=
+# One more than there are processors: many tests wait for a deadline, a server or a process.
+PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 BENCH ?=
 
 .PHONY: help demo test chaos lint types format bench pin clean
@@ -31,7 +33,7 @@ demo: $(VENV)/.runtime ## replay a day of customer care in the embedded database
 	@$(BIN)/lapse replay examples/customer_care.csv
 
 test: lint types ## lint, types and all tests, on SQLite and on every PostgreSQL found
-	$(BIN)/pytest -m "not alone" --numprocesses=logical --maxprocesses=8 --dist=worksteal $(PYTEST_FLAGS)
+	$(BIN)/pytest -m "not alone" --numprocesses=$(PROCESSES) --maxprocesses=8 --dist=worksteal $(PYTEST_FLAGS)
 	$(BIN)/pytest -m alone $(PYTEST_FLAGS)
 
 chaos: $(VENV)/.dev ## the faults of tests/chaos with their full numbers, one after the other; results are kept

@@ -120,7 +120,7 @@ def _primary_key(table: Table) -> list[str]:
 def _zone(found: str, wanted: str) -> str:
     if bare_type(found) != "timestamp without time zone" or wanted not in _TIMES:
         return ""
-    return ", and in place of UTC write the zone in which the application writes: a wrong one moves every deadline by hours"
+    return ", and in place of UTC write the application's own zone: a wrong one moves every deadline by hours"
 
 
 def _using(name: str, found: str, wanted: str) -> str:
