@@ -106,3 +106,15 @@ def test_a_table_in_another_schema_is_adopted_where_it_is(empty_postgres_url: st
         assert troubles(empty_postgres_url) == []
         assert values(connection, """SELECT count(*) FROM "Our App".conversation_events""") == [ENDED]
         assert values(connection, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [0]
+
+
+def test_a_row_that_the_applications_own_rule_refuses_is_said_and_the_next_run_goes_on(empty_postgres_url: str) -> None:
+    with connect(empty_postgres_url) as connection:
+        filled_table(connection)
+        connection.execute("INSERT INTO conversations (owner_id, from_number, to_number) VALUES (1, 'nobody', 'a')")
+        connection.execute("ALTER TABLE conversations ADD CONSTRAINT phones CHECK (from_number ~ '[0-9]') NOT VALID")
+        with pytest.raises(AdoptionError, match=r"refuses a row .*\"phones\".* run it again, which goes on"):
+            adopt(empty_postgres_url)
+        connection.execute("DELETE FROM conversations WHERE from_number = 'nobody'")
+        adopt(empty_postgres_url)
+        assert troubles(empty_postgres_url) == []

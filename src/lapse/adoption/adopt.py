@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from psycopg import Connection, Error
-from psycopg.errors import UniqueViolation
+from psycopg.errors import IntegrityError, RaiseException, UniqueViolation
 from psycopg.pq import TransactionStatus
 
+from lapse.addresses import mask_addresses
 from lapse.adoption import plan as steps
 from lapse.adoption.backfill import backfill
 from lapse.adoption.duplicates import (
@@ -155,7 +156,7 @@ class Adoption:
                 self.run_long(statement, watcher)
             return
         facts = self.facts()
-        with self.interruptible(STOP_PATIENCE_SECONDS):
+        with self.interruptible(STOP_PATIENCE_SECONDS), _refusals_explained(facts.names.conversations):
             if step.kind == steps.BACKFILL:
                 backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
             elif step.kind == steps.DUPLICATES:
@@ -195,6 +196,19 @@ class Adoption:
                 with suppress(Error):
                     self.connection.cancel_safe(timeout=STOP_PATIENCE_SECONDS)
             raise
+
+
+@contextmanager
+def _refusals_explained(table: str) -> Iterator[None]:
+    """Say what to do where a row that is there already is not let through again."""
+    try:
+        yield
+    except (IntegrityError, RaiseException) as error:
+        reason = mask_addresses(error.diag.message_primary or type(error).__name__)
+        raise AdoptionError(
+            f"a constraint or trigger of the application's refuses a row of {table} that is there already ({reason}): "
+            "mend the row or the rule and run it again, which goes on from here; or `lapse unadopt`"
+        ) from None
 
 
 @contextmanager
