@@ -17,8 +17,8 @@ COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --python-version 
 	--generate-hashes --no-annotate --no-header $(UVFLAGS)
 
 PYTEST_FLAGS ?=
-# One more than there are processors: many tests wait for a deadline, a server or a process.
-PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# More than there are processors: many tests wait for a deadline, a server or a process.
+PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 BENCH ?=
 
 .PHONY: help demo test chaos lint types format bench pin clean
