@@ -7,14 +7,10 @@ from typing import Any
 import psycopg
 
 from lapse.adoption.catalog import Table, read_table
-from lapse.adoption.routines import (
-    Names,
-    narrowed,
-    row_functions,
-    row_triggers,
-    session_key_function,
-    touches_updated_at,
-)
+from lapse.adoption.names import Names
+from lapse.adoption.row_triggers import row_functions, row_triggers
+from lapse.adoption.session_key_sql import session_key_function
+from lapse.adoption.updated_at_triggers import narrowed, touches_updated_at
 from lapse.store.layout import LAPSE_COLUMNS
 from tests.adoption.old_table import PLAIN, Form, create_old_table
 

@@ -9,9 +9,8 @@ import psycopg
 import pytest
 
 from lapse.adoption.catalog import Trigger
-from lapse.adoption.routines import (
-    LAPSE_TRIGGERS,
-    Names,
+from lapse.adoption.names import LAPSE_TRIGGERS, Names
+from lapse.adoption.updated_at_triggers import (
     full_definition,
     insert_part,
     is_narrowed,

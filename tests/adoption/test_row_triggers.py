@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from lapse.adoption.routines import Names, drop_routines, row_functions
+from lapse.adoption.names import Names
+from lapse.adoption.row_triggers import drop_routines, row_functions
 from tests.adoption.inserting import AGENT, ANA, BOB, DUPLICATE, KEY, events, found, insert
 from tests.adoption.old_table import FORMS, GUARDED, PLAIN, Form, connect
 from tests.adoption.routines_installed import IDLE_SECONDS, Connection, install, routines, run, table_of, unique_index

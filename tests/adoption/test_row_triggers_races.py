@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from lapse.adoption.routines import Names
+from lapse.adoption.names import Names
 from tests.adoption.inserting import AGENT, ANA, DUPLICATE, events, found, insert
 from tests.adoption.old_table import GUARDED, connect
 from tests.adoption.routines_installed import Connection, install, run

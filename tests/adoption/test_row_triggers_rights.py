@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from lapse.adoption.routines import INSERT_FUNCTION, UPDATE_FUNCTION
+from lapse.adoption.names import INSERT_FUNCTION, UPDATE_FUNCTION
 from tests.adoption.inserting import AGENT, ANA, BOB, DUPLICATE, KEY, events, found, insert
 from tests.adoption.old_table import PLAIN, Form, connect
 from tests.adoption.routines_installed import Connection, install, run

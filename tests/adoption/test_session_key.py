@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lapse import LapseError, normalise_address
 from lapse.addresses import MAX_ADDRESS_LENGTH, address_pair
-from lapse.adoption.routines import Names, session_key_function
+from lapse.adoption.names import Names
+from lapse.adoption.session_key_sql import session_key_function
 from tests.adoption.old_table import connect
 from tests.adoption.routines_installed import Connection, run
 

@@ -37,8 +37,6 @@ _HOLDER = """
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND (classid::bigint << 32) + objid::bigint = %s"""
-
-
 # Not each server has each of them.
 _SET = "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s"
 
@@ -101,22 +99,23 @@ class Adoption:
         self._check_keep(self.facts())
         done: set[str] = set()
         with alone(self.connection, self.wait, watcher):
-            record = self.facts().record
-            if record is not None and record.completed_at is None:
-                watcher.tell(f"going on with the adoption that began at {record.began_at:%Y-%m-%d %H:%M:%S %Z}")
-            while step := next((step for step in plan(self.facts()) if step.key not in done), None):
+            facts = self.facts()
+            if facts.record is not None and facts.record.completed_at is None:
+                watcher.tell(f"going on with the adoption that began at {facts.record.began_at:%Y-%m-%d %H:%M:%S %Z}")
+            while step := next((step for step in plan(facts) if step.key not in done), None):
                 self.wait(0)
                 try:
                     with watcher.doing(step):
-                        self._do(step, watcher)
+                        self._do(step, facts, watcher)
                 except UniqueViolation:
                     if step.kind != steps.UNIQUE:
                         raise
                     # A transaction that was older than the triggers has opened another one: once more.
                     watcher.tell("a duplicate came late: looking for duplicates again")
                     done.discard(steps.DUPLICATES)
-                    continue
-                done.add(step.key)
+                else:
+                    done.add(step.key)
+                facts = self.facts()
         return len(done)
 
     def ended_duplicates(self) -> list[Duplicate]:
@@ -150,27 +149,30 @@ class Adoption:
                 f"was changed: run it with --keep {facts.new.keep}, or without --keep"
             )
 
-    def _do(self, step: Step, watcher: Watcher) -> None:
-        if not (step.is_transaction or step.kind in (steps.BACKFILL, steps.DUPLICATES)):
-            for statement in step.statements:
-                self.run_long(statement, watcher)
-            return
-        facts = self.facts()
-        with self.interruptible(STOP_PATIENCE_SECONDS), _refusals_explained(facts.names.conversations):
-            if step.kind == steps.BACKFILL:
-                backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
-            elif step.kind == steps.DUPLICATES:
-                end_duplicates(
-                    self.connection,
-                    facts.names,
-                    facts.new.keep,
-                    facts.table.columns["conv_id"].type,
-                    wait=self.wait,
-                    on_batch=watcher.advance,
-                )
-            else:
+    def _do(self, step: Step, facts: Facts, watcher: Watcher) -> None:
+        if step.kind in (steps.BACKFILL, steps.DUPLICATES):
+            with self.interruptible(STOP_PATIENCE_SECONDS), _refusals_explained(facts.names.conversations):
+                self._write_rows(step, facts, watcher)
+        elif step.is_transaction:
+            with self.interruptible(STOP_PATIENCE_SECONDS):
                 table = facts.names.conversations
                 in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
+        else:
+            for statement in step.statements:
+                self.run_long(statement, watcher)
+
+    def _write_rows(self, step: Step, facts: Facts, watcher: Watcher) -> None:
+        if step.kind == steps.BACKFILL:
+            backfill(self.connection, facts.names, wait=self.wait, on_batch=watcher.advance)
+            return
+        end_duplicates(
+            self.connection,
+            facts.names,
+            facts.new.keep,
+            facts.table.columns["conv_id"].type,
+            wait=self.wait,
+            on_batch=watcher.advance,
+        )
 
     def run_long(self, statement: str, watcher: Watcher) -> None:
         """Run a statement that no transaction may hold, however long it takes; a stop cancels it.

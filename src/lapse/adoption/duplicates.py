@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import Connection
 
 from lapse.adoption.names import KEY_FUNCTION, Names
+from lapse.adoption.record import NEWEST
 from lapse.adoption.row_triggers import DUPLICATE, OPEN
 from lapse.adoption.session_key_sql import session_key_function
 from lapse.adoption.wanted_indexes import CHANNEL
@@ -20,7 +21,6 @@ BATCH = 200
 """Rows that stay locked for some 50 ms."""
 AT_A_TIME = 50_000
 """Conversations that are held in memory; then it looks again."""
-KEEP = ("newest", "oldest")
 
 # Times as text: an application may have one that no calendar holds (`infinity`).
 _RANKED = """
@@ -92,7 +92,7 @@ def duplicates_query(names: Names, keep: str, key: str | None = None, *, has_cha
         key: an expression in place of lapse's key.
         has_channel: False where adoption is yet to add that column.
     """
-    order, direction = ("DESC NULLS LAST", "DESC") if keep == "newest" else ("ASC NULLS LAST", "ASC")
+    order, direction = ("DESC NULLS LAST", "DESC") if keep == NEWEST else ("ASC NULLS LAST", "ASC")
     return _RANKED.format(**_words(names, key, has_channel=has_channel), order=order, direction=direction)
 
 

@@ -14,7 +14,8 @@ from lapse.adoption.backfill import is_row_left
 from lapse.adoption.catalog import Table, Trigger, read_table
 from lapse.adoption.names import CONVERSATIONS, HELPER_INDEX, KEY_CONSTRAINT, LAPSE_TRIGGERS, Names
 from lapse.adoption.record import NEWEST, Before, Record, read_record
-from lapse.adoption.routines import row_functions, session_key_function
+from lapse.adoption.row_triggers import row_functions
+from lapse.adoption.session_key_sql import session_key_function
 from lapse.adoption.updated_at_triggers import is_narrowed, touches_updated_at
 from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
 from lapse.errors import AdoptionError

@@ -11,7 +11,7 @@ from lapse.adoption.facts import Facts
 from lapse.adoption.findings import counted
 from lapse.adoption.names import HELPER_INDEX, KEY_CONSTRAINT, quoted
 from lapse.adoption.preparing import prepare_statements, repair_statements
-from lapse.adoption.routines import row_functions
+from lapse.adoption.row_triggers import row_functions
 from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS, taking
 from lapse.adoption.wanted_indexes import WantedIndex
 from lapse.store.layout import ADOPTION_TABLE

@@ -12,7 +12,9 @@ from lapse.adoption.facts import Facts
 from lapse.adoption.names import EVENTS, Names, quoted
 from lapse.adoption.record import Record, keep_triggers_statement, record_statements
 from lapse.adoption.required_columns import OPTIONAL
-from lapse.adoption.routines import narrowed, row_functions, row_triggers, session_key_function
+from lapse.adoption.row_triggers import row_functions, row_triggers
+from lapse.adoption.session_key_sql import session_key_function
+from lapse.adoption.updated_at_triggers import narrowed
 from lapse.adoption.waiting_for_locks import taking
 from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema import FILLFACTOR, conversation_events

@@ -17,7 +17,8 @@ from lapse.adoption.updated_at_triggers import touches_updated_at
 from lapse.store.layout import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX
 
 NEWEST = "newest"
-OLDEST = "oldest"
+KEEP = (NEWEST, "oldest")
+"""Which of a pair's open conversations may stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

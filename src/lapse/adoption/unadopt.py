@@ -16,7 +16,8 @@ from lapse.adoption.names import KEY_CONSTRAINT, Names, quoted
 from lapse.adoption.plan import FOR_A_MOMENT, NO_LOCK, NOBODY_WAITS, Step
 from lapse.adoption.record import returning_statement
 from lapse.adoption.refusing import check_returnable
-from lapse.adoption.routines import drop_routines, insert_part, is_narrowed, restored, row_functions
+from lapse.adoption.row_triggers import drop_routines, row_functions
+from lapse.adoption.updated_at_triggers import insert_part, is_narrowed, restored
 from lapse.adoption.waiting_for_locks import in_short_transaction, taking
 from lapse.errors import AdoptionError
 from lapse.stopping import STOP_PATIENCE_SECONDS

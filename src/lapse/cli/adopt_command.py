@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lapse.adoption.plan import Step
 
 T = TypeVar("T")
-KEEP = ("newest", "oldest")
 
 
 def adopt(
@@ -53,10 +52,11 @@ def adopt(
     unadopt` takes everything off. What the application writes gets the idle timeout of
     CONVERSATION_IDLE_TIMEOUT_MINUTES (30).
     """
-    if keep is not None and keep not in KEEP:
-        raise InvalidInputError(f"--keep {keep[:20]!r}: use newest or oldest")
     from lapse.adoption.export import check_new
+    from lapse.adoption.record import KEEP
 
+    if keep is not None and keep not in KEEP:
+        raise InvalidInputError(f"--keep {keep[:20]!r}: use {' or '.join(KEEP)}")
     report = check_new(report) if report else None
 
     def work(adoption: Adoption) -> None:

@@ -69,6 +69,7 @@ class Database:
         self._url = parsed
         self._statements = Statements(self.engine.dialect)
         self._layout = OWN if self.dialect == "sqlite" else None
+        self._prepare: Callable[[Any], None] = lambda driver: None
         self._is_distributed: bool | None = None
 
     def close(self) -> None:
@@ -166,10 +167,7 @@ class Database:
     def _connection(self, driver: Any) -> Connection:
         if self._layout is None:
             self._look_at_layout(driver)
-        if self._layout is not None and self._layout.is_adopted:
-            from lapse.store.far_times import read_far_times  # needs the driver, which SQLite does without
-
-            read_far_times(driver)
+        self._prepare(driver)
         return Connection(driver, self._statements)
 
     def _look_at_layout(self, driver: Any) -> None:
@@ -178,6 +176,10 @@ class Database:
         if found not in (None, OWN):
             # One of its own: what a dialect has compiled it keeps for good.
             dialect = use_layout(make_engine(self._url).dialect, found)
+        if found is not None and found.is_adopted:
+            from lapse.store.far_times import read_far_times  # needs the driver, which SQLite does without
+
+            self._prepare = read_far_times
         self._statements = Statements(dialect)
         self._layout = found  # None, where there is no table yet: looked for again next time
 
