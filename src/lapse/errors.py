@@ -105,6 +105,10 @@ class DatabaseUnavailableError(DatabaseError):
     """The database cannot be reached, or is too busy to answer."""
 
 
+class CallTimeoutError(DatabaseUnavailableError):
+    """The call took longer than it may; whether it was done is not known."""
+
+
 class StatementTimeoutError(DatabaseError):
     """The database gave up a statement that took too long."""
 

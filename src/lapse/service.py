@@ -13,6 +13,7 @@ from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
 from lapse.settings import TEN_YEARS_MINUTES, Settings, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
+from lapse.store.limits import limited
 from lapse.store.statements import BEGINNING_OF_TIME
 from lapse.store.transitions import NewConversation
 
@@ -43,6 +44,8 @@ class ConversationService:
         else:
             self.database = Database(self.settings.database_url if database is None else database, clock)
         self.conversation_repo = ConversationRepository(self.database)
+        self.call_timeout_seconds = self.settings.call_timeout_seconds
+        """How long a call may take; sweeps may take longer."""
         self._has_schema = False
         self._expiration_seconds = round(self.settings.expiration.total_seconds())
         self._idle_timeout_seconds = round(self.idle_timeout().total_seconds())
@@ -51,6 +54,7 @@ class ConversationService:
         """Close the connections to the database."""
         self.database.close()
 
+    @limited
     def record_message(
         self,
         owner_id: AnyId,
@@ -83,6 +87,7 @@ class ConversationService:
         new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
         return self._repository.record_message(new)
 
+    @limited
     def create_conversation(
         self,
         owner_id: AnyId,
@@ -105,6 +110,7 @@ class ConversationService:
             raise ConversationAlreadyOpenError(conversation.conv_id)
         return conversation
 
+    @limited
     def get_or_create_conversation(
         self,
         owner_id: AnyId,
@@ -123,6 +129,7 @@ class ConversationService:
         new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
         return self._repository.open_conversation(new)[0]
 
+    @limited
     def close_conversation(
         self,
         conv_id: AnyId,
@@ -148,6 +155,7 @@ class ConversationService:
             check_text("actor", actor),
         )
 
+    @limited
     def extend_expiration(
         self,
         conv_id: AnyId,
@@ -176,6 +184,7 @@ class ConversationService:
             self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id), minutes, until
         )
 
+    @limited
     def get_conversation_by_id(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> Conversation:
         """Return a conversation.
 
@@ -183,13 +192,9 @@ class ConversationService:
             InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
         """
-        conversation = self._repository.get_conversation_by_id(
-            self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
-        )
-        if conversation is None:
-            raise ConversationNotFoundError(f"there is no conversation {conv_id}")
-        return conversation
+        return self._find(conv_id, owner_id)
 
+    @limited
     def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
         """Return a conversation's transitions, the first one first.
 
@@ -197,13 +202,15 @@ class ConversationService:
             InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
         """
-        conversation = self.get_conversation_by_id(conv_id, owner_id=owner_id)
+        conversation = self._find(conv_id, owner_id)
         return self._repository.get_events(conversation.conv_id, conversation.owner_id)
 
+    @limited
     def get_active_conversations(self, owner_id: AnyId, limit: int = 100) -> list[Conversation]:
         """Return an owner's active conversations (pending and progress), the latest activity first."""
         return self._repository.get_active_conversations(self._id("owner_id", owner_id), check_limit(limit))
 
+    @limited
     def get_conversation_history(
         self, owner_id: AnyId, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
     ) -> list[Conversation]:
@@ -211,10 +218,12 @@ class ConversationService:
         pair, owner_id = address_pair(from_number, to_number, channel), self._id("owner_id", owner_id)
         return self._repository.get_history(owner_id, pair.channel, pair.session_key, check_limit(limit))
 
+    @limited
     def find_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> list[Conversation]:
         """Return conversations that are idle now (default: for the idle timeout setting), the longest idle first."""
         return self._repository.find_idle_conversations(self.idle_timeout(idle_minutes), check_limit(limit))
 
+    @limited
     def find_expired_conversations(self, limit: int = 100) -> list[Conversation]:
         """Return open conversations that are past their expiry, the longest first."""
         return self._repository.find_expired_conversations(check_limit(limit))
@@ -228,7 +237,7 @@ class ConversationService:
         for sweep in (self._repository.sweeper.idle(timeout), self._repository.sweeper.armed_longer(timeout)):
             after = BEGINNING_OF_TIME
             while ended < wanted:
-                result = sweep.sweep(wanted - ended, after)
+                result = sweep.sweep(wanted - ended, after, retry=True)
                 # Rows that were only re-armed must not use up the caller's limit.
                 is_last, ended = result.claimed < wanted - ended, ended + result.ended
                 if is_last:
@@ -241,7 +250,7 @@ class ConversationService:
 
         Any number of processes may do so at once; each conversation is ended once.
         """
-        return self._repository.sweeper.expired().sweep(check_limit(limit)).ended
+        return self._repository.sweeper.expired().sweep(check_limit(limit), retry=True).ended
 
     def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
         """Return when the next sweep has work, by the clock of the database."""
@@ -264,6 +273,14 @@ class ConversationService:
             ensure_schema(self.database)
             self._has_schema = True
         return self.conversation_repo
+
+    def _find(self, conv_id: AnyId, owner_id: AnyId | None) -> Conversation:
+        conversation = self._repository.get_conversation_by_id(
+            self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
+        )
+        if conversation is None:
+            raise ConversationNotFoundError(f"there is no conversation {conv_id}")
+        return conversation
 
     def _id(self, name: str, value: AnyId) -> AnyId:
         """Return an id for this column, checked: of which type it is, the database says."""

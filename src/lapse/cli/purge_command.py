@@ -53,7 +53,6 @@ def purge(
     flag = StopFlag()
     with stop_on_signals(flag):
         database, _ = open_database(database_url)
-        database.is_stopping = flag.is_set
         try:
             if dry_run:
                 _preview(database, closed_before, flag, as_json=as_json)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -61,12 +60,12 @@ class CompiledStatement:
             values[name] = process(values[name])
         return values
 
-    def rows(self, cursor: Any) -> Rows:
+    def rows(self, found: list[tuple[Any, ...]]) -> Rows:
         """Return the driver's rows with the types of the columns."""
         rows = Rows()
         if self.make_row is None:
             return rows
-        for row in cursor.fetchall():
+        for row in found:
             cells = list(row)
             try:
                 for place, read in self.readers:
@@ -112,17 +111,16 @@ class Connection:
             parameters: values of its bound parameters by name; more may be there.
         """
         compiled = self._statements.compiled(statement)
-        return compiled.rows(self.driver.execute(compiled.sql, compiled.values(parameters or {})))
+        return compiled.rows(self.driver.run(compiled.sql, compiled.values(parameters or {})))
 
     def transaction(self, begin: str, work: Callable[[Connection], T]) -> T:
         """Run `work` between `begin` and COMMIT, or ROLLBACK when it raises."""
-        self.driver.execute(begin)
         try:
+            self.driver.run(begin, {})
             result = work(self)
-            self.driver.execute("COMMIT")
+            self.driver.run("COMMIT", {})
         except Exception:
             # The connection may be gone, or the database have rolled back already: the first error is the one to tell.
-            with suppress(Exception):
-                self.driver.execute("ROLLBACK")
+            self.driver.roll_back()
             raise
         return result

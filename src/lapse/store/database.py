@@ -11,36 +11,36 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 import tenacity
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from lapse.errors import DatabaseUnavailableError
+from lapse.errors import CallTimeoutError, DatabaseUnavailableError
 from lapse.lifecycle import require_utc
-from lapse.store import citus, statements
+from lapse.store import citus, limits, statements
 from lapse.store.connection import Connection, Statements
-from lapse.store.driver_errors import SqliteBusyError, translate
-from lapse.store.engines import BUSY_LOOK_SECONDS, READS_ONLY, make_engine
+from lapse.store.driver_errors import SqliteBusyError, is_read_only, translate
+from lapse.store.drivers.sqlite import BUSY_LOOK_SECONDS
+from lapse.store.engines import READS_ONLY, connector, make_engine
 from lapse.store.layout import OWN, Layout, read_layout, use_layout
-from lapse.store.pool import Pool
+from lapse.store.pool import Pool, PoolTimeoutError
 from lapse.store.urls import parse_url, safe_url
 
 Clock = Callable[[], datetime]
 T = TypeVar("T")
 
+MAX_CONNECTIONS = 15
+"""Sessions of a process at a server."""
 BUSY_TIMEOUT_SECONDS = 10
-"""How long a write waits for another one on SQLite."""
+"""How long a write waits for another one on SQLite, where the call has no limit of its own."""
 RETRY_TIMEOUT_SECONDS = 10
-"""No attempt begins later than this after the first one failed."""
+"""No attempt begins later than this after the first one failed; a call with a limit of its own goes by that."""
 # At once, since a connection that was cut says nothing about the next one; then with jitter, so that all callers of a
 # lost server do not come back at once.
 _RETRIES = tenacity.Retrying(
-    retry=tenacity.retry_if_exception_type(DatabaseUnavailableError),
-    stop=tenacity.stop_after_attempt(6) | tenacity.stop_before_delay(RETRY_TIMEOUT_SECONDS),
+    retry=tenacity.retry_if_exception(
+        lambda error: isinstance(error, DatabaseUnavailableError) and not isinstance(error, CallTimeoutError)
+    ),
     wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2, jitter=1),
     reraise=True,
 )
-
-# Whatever the server's default isolation is: lapse's statements are written for this one.
-_BEGIN = {"postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED", "sqlite": "BEGIN IMMEDIATE"}
 
 
 class Database:
@@ -60,21 +60,24 @@ class Database:
         self.dialect = parsed.get_backend_name()
         self.safe_url = safe_url(parsed)
         self.clock = clock
-        self.is_stopping: Callable[[], bool] = lambda: False
-        """Ends the wait for SQLite's write lock; a worker puts its stop flag here."""
         self.path = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
-        self.engine = make_engine(parsed)
+        connect = connector(parsed)
+        self.engine = make_engine(parsed, connect)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
-        self._pool = Pool(self.engine)
+        # SQLite has one writer at a time: two of one process would wait for each other in no order, asleep. What only
+        # reads waits for no writer.
+        is_sqlite = self.dialect == "sqlite"
+        self._pool: Pool[Any] = Pool(connect, 1 if is_sqlite else MAX_CONNECTIONS)
+        self._reading_pool = Pool(connect, MAX_CONNECTIONS) if is_sqlite else self._pool
         self._url = parsed
         self._statements = Statements(self.engine.dialect)
         self._layout = OWN if self.dialect == "sqlite" else None
-        self._prepare: Callable[[Any], None] = lambda driver: None
         self._is_distributed: bool | None = None
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
+        self._reading_pool.close()
 
     @property
     def now_expression(self) -> statements.Now:
@@ -141,17 +144,24 @@ class Database:
         """
 
         def attempt(driver: Any) -> T:
-            return self._connection(driver).transaction(_BEGIN[self.dialect], work)
+            return self._connection(driver).transaction(driver.begin, work)
 
-        return self._run(lambda: self._pool.lend(attempt), retry=retry)
+        return self._run(lambda: self._pool.use(attempt, is_fatal=is_read_only), retry=retry)
 
-    def autocommit(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
-        """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`."""
+    def autocommit(self, work: Callable[[Connection], T], *, reads_only: bool = False, retry: bool = True) -> T:
+        """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`.
+
+        Args:
+            work: as there.
+            reads_only: it writes nothing: then on SQLite it waits for no write of this process.
+            retry: as there.
+        """
 
         def attempt(driver: Any) -> T:
             return work(self._connection(driver))
 
-        return self._run(lambda: self._pool.lend(attempt), retry=retry)
+        pool = self._reading_pool if reads_only else self._pool
+        return self._run(lambda: pool.use(attempt, is_fatal=is_read_only), retry=retry)
 
     def schema_transaction(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction on a connection of SQLAlchemy, as migrations need it; otherwise the same."""
@@ -167,7 +177,6 @@ class Database:
     def _connection(self, driver: Any) -> Connection:
         if self._layout is None:
             self._look_at_layout(driver)
-        self._prepare(driver)
         return Connection(driver, self._statements)
 
     def _look_at_layout(self, driver: Any) -> None:
@@ -175,11 +184,7 @@ class Database:
         dialect = self.engine.dialect
         if found not in (None, OWN):
             # One of its own: what a dialect has compiled it keeps for good.
-            dialect = use_layout(make_engine(self._url).dialect, found)
-        if found is not None and found.is_adopted:
-            from lapse.store.far_times import read_far_times  # needs the driver, which SQLite does without
-
-            self._prepare = read_far_times
+            dialect = use_layout(make_engine(self._url, connector(self._url)).dialect, found)
         self._statements = Statements(dialect)
         self._layout = found  # None, where there is no table yet: looked for again next time
 
@@ -195,26 +200,40 @@ class Database:
     def _run(self, attempt: Callable[[], T], *, retry: bool) -> T:
         try:
             return self._patient(attempt)
+        except CallTimeoutError:
+            raise
         except DatabaseUnavailableError:
             if not retry:
                 raise
+        remaining = limits.current().remaining
+        seconds = RETRY_TIMEOUT_SECONDS if remaining is None else remaining
         # A copy: the state of tenacity's object is one thread's.
-        result: T = _RETRIES.copy()(self._patient, attempt)
+        result: T = _RETRIES.copy(stop=tenacity.stop_before_delay(seconds))(self._patient, attempt)
         return result
 
     def _patient(self, attempt: Callable[[], T]) -> T:
         """Translate errors, and wait for SQLite's write lock in small pieces that a stop can come between."""
-        give_up_at: float | None = None
+        limit = limits.current()
+        remaining = BUSY_TIMEOUT_SECONDS if limit.remaining is None else limit.remaining
+        give_up_at = time.monotonic() + remaining - BUSY_LOOK_SECONDS
         while True:
             try:
                 return attempt()
-            except PoolTimeoutError:
-                raise DatabaseUnavailableError("no database connection became free in time") from None
+            except PoolTimeoutError as error:
+                raise _overdue(str(error)) from None
             except (DBAPIError, self._driver_error) as error:
                 translated = translate(error)
+            if isinstance(translated, CallTimeoutError):
+                raise _overdue(str(translated))
             if not isinstance(translated, SqliteBusyError):
                 raise translated
-            now = time.monotonic()
-            give_up_at = give_up_at or now + BUSY_TIMEOUT_SECONDS - BUSY_LOOK_SECONDS
-            if now >= give_up_at or self.is_stopping():
-                raise translated
+            if limit.is_stopping() or time.monotonic() >= give_up_at:
+                raise translated if limit.seconds is None else _overdue("another process keeps the file locked")
+
+
+def _overdue(reason: str) -> DatabaseUnavailableError:
+    """Return the error that says for what the call's time was used up."""
+    seconds = limits.current().seconds
+    if seconds is None:
+        return DatabaseUnavailableError(f"the database is not available: {reason}")
+    return CallTimeoutError(f"not done within {seconds:g} seconds (LAPSE_CALL_TIMEOUT): {reason}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from sqlalchemy.exc import DBAPIError
 
 from lapse.addresses import mask_addresses
 from lapse.errors import (
+    CallTimeoutError,
     ConversationRefusedError,
     DatabaseError,
     DatabaseUnavailableError,
@@ -19,6 +21,8 @@ from lapse.errors import (
 # Connection lost, out of resources, shutting down, serialization failure, deadlock: the next try may succeed.
 _READ_ONLY = "25006"
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25P03", _READ_ONLY)
+# Whatever ran: the session has ended, or the transaction lost to another one.
+_ALWAYS_TRANSIENT_SQLSTATES = ("40", "57P")
 _UNDEFINED_TABLE = "42P01"
 _TIMEOUTS = ("57014", "25P04")  # of a statement (or cancelled by hand), of a transaction
 _FEATURE_NOT_SUPPORTED = "0A000"
@@ -29,6 +33,9 @@ _ROW_SQLSTATES = ("22", "23", "P0", "44")
 
 _CITUS_CONTEXT = "while executing command on"
 """Where Citus says on which node it was; no function's."""
+# PostgreSQL's own words on where it was, in whatever language: the place of a row (before anything that is quoted), a
+# worker of a parallel query, the values of a statement.
+_SERVER_CONTEXT = re.compile(r"""[^"'«„“]*\(\d+,\d+\).*|parallel worker|(unnamed )?portal .*|extended query .*""")
 
 _BUSY_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _TRANSIENT_SQLITE = ("SQLITE_FULL", "SQLITE_IOERR")
@@ -70,22 +77,37 @@ def _of_sqlite(origin: sqlite3.Error) -> LapseError:
     )
 
 
+def _context_of_function(context: str) -> str:
+    """Return the lines of an error's context that speak of a function or of its statements, if there are any."""
+    if context.startswith(_CITUS_CONTEXT):
+        return ""
+    return "\n".join(line for line in context.splitlines() if not _SERVER_CONTEXT.fullmatch(line))
+
+
 def _of_postgresql(origin: BaseException) -> LapseError:
     from psycopg import InterfaceError, OperationalError
 
+    from lapse.store.drivers.postgresql import OverdueError
+
+    if isinstance(origin, OverdueError):
+        return CallTimeoutError(str(origin))
     sqlstate = getattr(origin, "sqlstate", None) or ""
     diagnostics = getattr(origin, "diag", None)
     reason = mask_addresses(getattr(diagnostics, "message_primary", None) or _first_line(origin))
-    context = getattr(diagnostics, "context", None) or ""
-    if context.startswith(_CITUS_CONTEXT):
-        context = ""
+    context = _context_of_function(getattr(diagnostics, "context", None) or "")
     if sqlstate == _UNDEFINED_TABLE and not context:
         return SchemaMissingError()
     # Without an SQLSTATE it was the connection that failed, not a statement.
     is_lost = not sqlstate and isinstance(origin, (OperationalError, InterfaceError))
     # Raised inside a function, by a trigger's own wait for a lock, say, it is about the row and not the database.
-    if is_lost or (sqlstate.startswith(_TRANSIENT_SQLSTATES) and not context):
+    is_transient = sqlstate.startswith(_ALWAYS_TRANSIENT_SQLSTATES if context else _TRANSIENT_SQLSTATES)
+    if is_lost or is_transient:
         return DatabaseUnavailableError(f"the database is not available: {reason}")
+    return _of_statement(sqlstate, context, reason)
+
+
+def _of_statement(sqlstate: str, context: str, reason: str) -> LapseError:
+    """Return the error of a statement that would be refused again."""
     if sqlstate in _TIMEOUTS:
         return StatementTimeoutError(f"the database gave up: {reason}")
     if sqlstate == _FEATURE_NOT_SUPPORTED and not context:

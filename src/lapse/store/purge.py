@@ -15,6 +15,7 @@ from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import purge_statements
 from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
+from lapse.store.limits import ended_by
 from lapse.store.statements import BEGINNING_OF_TIME
 
 
@@ -71,7 +72,7 @@ class Purger:
         while not stop_flag.is_set():
             begin = time.monotonic()
             try:
-                with stop_flag.interruptible(STOP_PATIENCE_SECONDS):
+                with stop_flag.interruptible(STOP_PATIENCE_SECONDS), ended_by(stop_flag.is_set):
                     batch = self._delete(done.closed_before, after, limit)
             except Interrupted:
                 break

@@ -284,7 +284,9 @@ class ConversationRepository:
         return until_found(lambda: self.database.transaction(work))
 
     def _rows(self, statement: Any, parameters: dict[str, Any] | None = None, *, retry: bool = True) -> Rows:
-        return self.database.autocommit(lambda connection: connection.execute(statement, parameters), retry=retry)
+        return self.database.autocommit(
+            lambda connection: connection.execute(statement, parameters), reads_only=True, retry=retry
+        )
 
     def _conversations(self, statement: Any, parameters: dict[str, Any]) -> list[Conversation]:
         return [conversation_of(row) for row in self._rows(statement, parameters)]

@@ -88,20 +88,23 @@ class BoundSweep:
         self._forms = forms
         self._parameters = parameters
 
-    def sweep(self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[AnyId] = ()) -> SweepResult:
+    def sweep(
+        self, limit: int, after: datetime = BEGINNING_OF_TIME, without: Sequence[AnyId] = (), *, retry: bool = False
+    ) -> SweepResult:
         """Sweep up to `limit` conversations, from the deadline `after` on, in one transaction.
 
         Args:
             limit: conversations at most.
             after: the last deadline of the batch before, so that dead index entries aren't walked again.
             without: conversations to leave out.
+            retry: try again where the database is not available for a moment; a worker has its own way to do so.
 
         Raises:
             ConversationRefusedError: a trigger or a constraint refused one of them; nothing was changed.
             StatementTimeoutError: it took too long; nothing was changed.
             DatabaseError: the database refused, or cannot be reached.
         """
-        return self._run(lambda form: form.without, self._scope(limit, after, without))
+        return self._run(lambda form: form.without, self._scope(limit, after, without), retry=retry)
 
     def sweep_only(self, ids: Sequence[AnyId]) -> SweepResult:
         """Sweep those of these conversations that are due, in one transaction; errors as `sweep`."""
@@ -115,14 +118,16 @@ class BoundSweep:
             values = self._scope(limit, after, without) | self._now(connection, is_distributed)
             return connection.execute(self._forms[is_distributed].look, values)
 
-        return [row.conv_id for row in self._database.autocommit(work, retry=False)]
+        return [row.conv_id for row in self._database.autocommit(work, reads_only=True, retry=False)]
 
     def _scope(self, limit: int, after: datetime, ids: Sequence[AnyId]) -> dict[str, Any]:
         silent_before = self._sweeper.silent_before
         return self._parameters | {"limit": limit, "after": after, "ids": list(ids), "silent_before": silent_before}
 
-    def _run(self, choose: Callable[[_Statements], list[Any]], parameters: dict[str, Any]) -> SweepResult:
-        is_distributed = self._database.is_distributed(retry=False)
+    def _run(
+        self, choose: Callable[[_Statements], list[Any]], parameters: dict[str, Any], *, retry: bool = False
+    ) -> SweepResult:
+        is_distributed = self._database.is_distributed(retry=retry)
         batch = choose(self._forms[is_distributed])
 
         def work(connection: Connection) -> SweepResult:
@@ -134,12 +139,12 @@ class BoundSweep:
         # A single statement is a transaction already, and one round trip instead of three.
         run = self._database.autocommit if len(batch) == 1 else self._database.transaction
         try:
-            return run(work, retry=False)
+            return run(work, retry=retry)
         except UnsupportedStatementError:
-            if self._database.is_distributed(look_again=True, retry=False) == is_distributed:
+            if self._database.is_distributed(look_again=True, retry=retry) == is_distributed:
                 raise
         # The tables were distributed while the worker ran.
-        return self._run(choose, parameters)
+        return self._run(choose, parameters, retry=retry)
 
     def _now(self, connection: Connection, is_distributed: bool) -> dict[str, Any]:
         return {"now": self._database.read_clock(connection)} if is_distributed else self._database.now_parameters

@@ -13,6 +13,7 @@ from lapse.models import AnyId, NextDeadlines
 from lapse.service import ConversationService
 from lapse.stopping import Interrupted, StopFlag
 from lapse.store import ensure_schema
+from lapse.store.limits import ended_by
 from lapse.worker.backlog import BacklogGate
 from lapse.worker.observer import Observer
 from lapse.worker.pauses import Backoff
@@ -117,7 +118,7 @@ class Outlook:
 
     @contextmanager
     def _asking_database(self) -> Iterator[None]:
-        with self._stop_flag.interruptible(), self._progress.asking_database():
+        with self._stop_flag.interruptible(), ended_by(self._stop_flag.is_set), self._progress.asking_database():
             yield
 
     def _ask(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:

@@ -15,6 +15,7 @@ from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
 from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import ensure_schema
+from lapse.store.limits import ended_by
 from lapse.worker.backlog import BacklogGate
 from lapse.worker.drain import TaskRun
 from lapse.worker.options import WorkerOptions
@@ -84,7 +85,6 @@ class BackgroundWorker:
         self.interval_seconds, self.batch_size = self.options.interval_seconds, self.options.batch_size
         self.enable_metrics = self.options.enable_metrics
         self.stop_flag = stop_flag or StopFlag()
-        self.conversation_service.database.is_stopping = self.stop_flag.is_set
         self.progress = Progress()
         self.tasks, self.observer = make_runners(self.conversation_service, self.options, self.progress, self._wait)
         self.task_config: dict[str, dict[str, Any]] = {
@@ -140,7 +140,7 @@ class BackgroundWorker:
         """
         self.started_at, self.running = datetime.now(UTC), True
         try:
-            with self.stop_flag.interruptible():
+            with self.stop_flag.interruptible(), ended_by(self.stop_flag.is_set):
                 ensure_schema(self.conversation_service.database, retry=False)
                 self._gate.pass_through()
             for task in self.tasks.values():
@@ -196,7 +196,7 @@ class BackgroundWorker:
             return self.stop_flag.is_set() or time.monotonic() - begin >= self.interval_seconds
 
         try:
-            with self.stop_flag.interruptible(STOP_PATIENCE_SECONDS):
+            with self.stop_flag.interruptible(STOP_PATIENCE_SECONDS), ended_by(self.stop_flag.is_set):
                 run = self.tasks[name].run(self.cycle_count, deadlines, is_over)
         except Interrupted:
             log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)

@@ -1,0 +1,1 @@
+"""The drivers' own connections, made ready as lapse needs them; `store.pool` lends them."""

@@ -1,0 +1,186 @@
+"""Connections to PostgreSQL: psycopg's, whose answers do not depend on the settings of role and server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import psycopg
+from psycopg.abc import Buffer, PQGen
+from psycopg.adapt import Loader
+from psycopg.errors import OperationalError, QueryCanceled
+from psycopg.pq import Format, TransactionStatus
+from psycopg.types.json import set_json_loads
+
+from lapse.models import NEVER
+from lapse.store import limits
+
+CONNECT_TIMEOUT_SECONDS = 5
+MIN_CONNECT_SECONDS = 2
+"""libpq's: it takes a shorter time for this one."""
+TCP_USER_TIMEOUT_MS = 15_000
+"""A database host that vanished without a word is given up after this time, not after the kernel's 15 minutes."""
+KEEPALIVE_SECONDS = 5
+"""One that vanished when it had everything and owed an answer: without a question each 5 s that took two hours."""
+CANCEL_SECONDS = 1.0
+"""How long the server may take to give up a statement."""
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Whatever the server's default isolation is: lapse's statements are written for this one."""
+
+LONG_BEFORE = datetime.min.replace(tzinfo=UTC)
+_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
+    "keepalives_idle": KEEPALIVE_SECONDS,
+    "keepalives_interval": KEEPALIVE_SECONDS,
+    "application_name": "lapse",
+    # Otherwise the role's or the database's, in which not every address can be written.
+    "client_encoding": "utf8",
+}
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_FIRST_MOMENT, _LAST_MOMENT = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (LONG_BEFORE, NEVER))
+
+
+class OverdueError(OperationalError):
+    """The call's time was up while it waited for the server."""
+
+
+class MomentLoader(Loader):
+    """Reads `timestamptz` as UTC. `infinity`, and what is past Python's calendar, is `NEVER`, or the calendar's start.
+
+    In the binary form a moment is a number: neither DateStyle nor TimeZone changes it.
+    """
+
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> datetime:
+        """Return the moment."""
+        microseconds = int.from_bytes(data, "big", signed=True)
+        if microseconds > _LAST_MOMENT:
+            return NEVER
+        if microseconds < _FIRST_MOMENT:
+            return LONG_BEFORE
+        return _EPOCH + timedelta(microseconds=microseconds)
+
+
+class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
+    """One session, in autocommit mode; its waits end when the time of the call is up."""
+
+    begin: ClassVar[str] = BEGIN
+    is_overdue = False
+    """The time of the call was up while the server worked or waited for somebody else's lock."""
+    is_read_committed = True
+    """So single statements are, too."""
+
+    def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a statement, at READ COMMITTED, and return its rows.
+
+        Raises:
+            OverdueError: the time of the call was up.
+            psycopg.Error: anything else.
+        """
+        if self.is_read_committed or self.pgconn.transaction_status != TransactionStatus.IDLE or sql[:5] == BEGIN[:5]:
+            return self._rows(sql, values)
+        self.execute(BEGIN)
+        try:
+            rows = self._rows(sql, values)
+            self.execute("COMMIT")
+        except psycopg.Error:
+            self.roll_back()
+            raise
+        return rows
+
+    def _rows(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        cursor = self.execute(sql, values, binary=True)
+        return cursor.fetchall() if cursor.description is not None else []
+
+    def roll_back(self) -> None:
+        """End the transaction that an error has left, if the connection still answers."""
+        if self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            with suppress(psycopg.Error):
+                self.execute("ROLLBACK")
+
+    def is_idle(self) -> bool:
+        """Tell whether it is connected, in no transaction, and in no statement."""
+        return self.pgconn.transaction_status == TransactionStatus.IDLE
+
+    def is_lost(self) -> bool:
+        """Tell whether the server has gone away."""
+        return self.closed or self.is_overdue
+
+    def discard(self) -> None:
+        """Close it; a statement that still runs, or waits for a lock, is cancelled first."""
+        if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            self._cancel()
+        self.close()
+
+    def _cancel(self) -> None:
+        with suppress(psycopg.Error):
+            self.cancel_safe(timeout=CANCEL_SECONDS)
+
+    def wait(self, gen: PQGen[Any], *arguments: Any, **options: Any) -> Any:
+        """Wait for the server as psycopg does, but no longer than the call may take."""
+        deadline = limits.current().deadline
+        return super().wait(gen if deadline is None else self._until(deadline, gen), *arguments, **options)
+
+    def _until(self, deadline: float, gen: PQGen[Any]) -> Generator[Any, Any, Any]:
+        """Drive psycopg's generator; when the time is up, cancel the statement and await what comes of it."""
+        self.is_overdue = False
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() >= deadline:
+                    if self.is_overdue:
+                        raise OverdueError("the server is silent")
+                    self.is_overdue = True
+                    self._cancel()
+                    deadline = time.monotonic() + CANCEL_SECONDS
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            self.is_overdue = False
+            return done.value
+        except QueryCanceled as error:
+            if not self.is_overdue:
+                raise
+            self.is_overdue = False  # it answers
+            # PostgreSQL names the row that a transaction waited for; behind others that wait for it, it does not.
+            row_is_named = bool(error.diag.context)
+            reason = "another transaction keeps the row locked" if row_is_named else "a statement took too long"
+            raise OverdueError(reason) from None
+
+    def __del__(self, *_: object) -> None:
+        """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
+
+
+def connect(arguments: Mapping[str, Any], json_value: Callable[[str | bytes], Any]) -> PostgresqlConnection:
+    """Connect, within the time that the call has left.
+
+    Args:
+        arguments: libpq's parameters, which go before lapse's own.
+        json_value: reads JSON.
+
+    Raises:
+        OverdueError: too little time is left.
+        psycopg.Error: it cannot be done.
+    """
+    parameters = {**_DEFAULTS, **arguments}
+    remaining = limits.current().remaining
+    if remaining is not None:
+        hosts = str(parameters.get("host", "")).count(",") + 1
+        if remaining < MIN_CONNECT_SECONDS:
+            raise OverdueError("no connection could be made")
+        given = float(parameters["connect_timeout"])
+        parameters["connect_timeout"] = int(
+            max(min(given if given > 0 else remaining, remaining / hosts), MIN_CONNECT_SECONDS)
+        )
+    # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
+    connection = PostgresqlConnection.connect(autocommit=True, prepare_threshold=None, **parameters)
+    set_json_loads(json_value, connection)
+    connection.adapters.register_loader("timestamptz", MomentLoader)
+    isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
+    connection.is_read_committed = isolation == ("read committed",)
+    return connection

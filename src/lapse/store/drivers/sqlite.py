@@ -1,0 +1,96 @@
+"""Connections to SQLite: the standard library's, in write-ahead mode and without the driver's own transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lapse.store.types import PLUS_SECONDS_FUNCTION, from_utc_text, utc_text
+
+BUSY_LOOK_SECONDS = 0.2
+"""How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
+
+
+class SqliteConnection(sqlite3.Connection):
+    """One connection to a file, in autocommit mode."""
+
+    begin: ClassVar[str] = "BEGIN IMMEDIATE"
+    _is_running = False
+    _runner: sqlite3.Cursor | None = None
+
+    def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows.
+
+        Raises:
+            sqlite3.Error: it cannot be done.
+        """
+        # One for all statements, so that it can be closed when a call was interrupted: a statement whose rows were not
+        # all read is not committed, and keeps the file's write lock, for as long as a traceback knows its cursor.
+        cursor = self._runner
+        if cursor is None:
+            cursor = self._runner = self.cursor()
+        self._is_running = True
+        try:
+            rows: list[tuple[Any, ...]] = cursor.execute(sql, values).fetchall()
+        except sqlite3.Error:
+            cursor.close()
+            self._runner, self._is_running = None, False
+            raise
+        self._is_running = False
+        return rows
+
+    def roll_back(self) -> None:
+        """End the transaction that an error has left."""
+        if self.in_transaction:
+            with suppress(sqlite3.Error):
+                self.run("ROLLBACK", {})
+
+    def is_idle(self) -> bool:
+        """Tell whether it is in no transaction, and in no statement."""
+        return not self._is_running and not self.in_transaction
+
+    def is_lost(self) -> bool:
+        """Tell that a file has no server to lose."""
+        return False
+
+    def discard(self) -> None:
+        """Close it; what was not committed is rolled back."""
+        with suppress(sqlite3.Error):
+            if self._runner is not None:
+                self._runner.close()
+            self.close()
+
+    def __del__(self) -> None:
+        """Go without Python's warning: who interrupts a call may let a connection be lost, which closes it."""
+
+
+def connect(path: Path | str) -> SqliteConnection:
+    """Open the file, which is made where there is none.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_LOOK_SECONDS,
+        isolation_level=None,  # the driver's own transactions begin too late, and lose one of two updates
+        check_same_thread=False,  # the pool lends it to one thread at a time
+        factory=SqliteConnection,
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.create_function(PLUS_SECONDS_FUNCTION, 2, _plus_seconds, deterministic=True)
+    return connection
+
+
+def _plus_seconds(text: str | None, seconds: float) -> str | None:
+    try:
+        moment = from_utc_text(text)
+        return None if moment is None else utc_text(moment + timedelta(seconds=seconds))
+    except (TypeError, ValueError, OverflowError):
+        # Written by others, and no time. NULL is never due, and cannot be written: that row alone is refused.
+        return None

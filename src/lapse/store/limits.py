@@ -1,0 +1,78 @@
+"""How long the call that is being made may take, and what ends its waits early: known to every wait inside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _HasCallTimeout(Protocol):
+    @property
+    def call_timeout_seconds(self) -> float: ...
+
+
+S = TypeVar("S", bound=_HasCallTimeout)
+
+
+def _never() -> bool:
+    return False
+
+
+class Limits(NamedTuple):
+    """The limits of one call."""
+
+    seconds: float | None = None
+    """How long it may take altogether; None: as long as it takes."""
+    deadline: float | None = None
+    """The same as a moment of `time.monotonic()`."""
+    is_stopping: Callable[[], bool] = _never
+    """Asked between two waits for SQLite's write lock: True ends them."""
+
+    @property
+    def remaining(self) -> float | None:
+        """Return the seconds that are left, at least 0; None: no end."""
+        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
+
+
+_UNLIMITED = Limits()
+_current: ContextVar[Limits] = ContextVar("lapse_limits", default=_UNLIMITED)
+
+
+def current() -> Limits:
+    """Return the limits of the call that this thread makes."""
+    return _current.get()
+
+
+def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Make a method one call, which may take `self.call_timeout_seconds` altogether.
+
+    Always from its own beginning: what an interrupted call may have left behind limits no later one.
+    """
+
+    @wraps(call)
+    def limited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
+        seconds = self.call_timeout_seconds
+        token = _current.set(Limits(seconds, time.monotonic() + seconds, _current.get().is_stopping))
+        try:
+            return call(self, *arguments, **options)
+        finally:
+            _current.reset(token)
+
+    return limited_call
+
+
+@contextmanager
+def ended_by(is_stopping: Callable[[], bool]) -> Iterator[None]:
+    """Let a stop end the waits inside; of this thread's calls alone, whoever else uses the same database."""
+    token = _current.set(current()._replace(is_stopping=is_stopping))
+    try:
+        yield
+    finally:
+        _current.reset(token)
