@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from lapse.store import limits
 
@@ -52,17 +52,12 @@ class PoolTimeoutError(Exception):
 class _Lease(Generic[C]):
     """One caller's place in the queue, then its place among those that have a connection."""
 
-    __slots__ = ("_places", "connection", "seen", "wake")
+    __slots__ = ("__weakref__", "connection", "seen", "wake")
 
-    def __init__(self, places: set[int]) -> None:
-        self._places = places
+    def __init__(self) -> None:
         self.connection: C | None = None
         self.wake = threading.Lock()
         self.seen = 0.0
-
-    def __del__(self) -> None:
-        # Only where the release was interrupted, too. One step that nothing can come between, and takes no lock.
-        self._places.discard(id(self))
 
 
 class Pool(Generic[C]):
@@ -86,7 +81,7 @@ class Pool(Generic[C]):
             PoolTimeoutError: none became free in time.
             Exception: what `work` or connecting raises.
         """
-        lease: _Lease[C] = _Lease(self._places)
+        lease: _Lease[C] = _Lease()
         try:
             connection = self._acquire(lease)
             try:
@@ -122,8 +117,9 @@ class Pool(Generic[C]):
     def _clear(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[C] = []
-        self._places: set[int] = set()
-        """One for each caller that has a connection or makes one."""
+        self._places: list[ref[_Lease[C]]] = []
+        """One for each caller that has a connection or makes one. Weak: a caller whose release was interrupted is gone
+        with its lease. Without callbacks, in which an interruption would be lost."""
         self._queue: deque[_Lease[C]] = deque()
 
     def _acquire(self, lease: _Lease[C]) -> C:
@@ -142,8 +138,10 @@ class Pool(Generic[C]):
     def _grant(self, lease: _Lease[C]) -> bool:
         """Give a place, with a connection if there is one; under the lock."""
         if len(self._places) >= self._size:
+            self._places = [place for place in self._places if place() is not None]
+        if len(self._places) >= self._size:
             return False
-        self._places.add(id(lease))
+        self._places.append(ref(lease))
         if self._idle:
             lease.connection = self._idle.pop()
         return True
@@ -190,7 +188,8 @@ class Pool(Generic[C]):
             connection, lease.connection = lease.connection, None
             if connection is not None:
                 self._idle.append(connection)
-            self._places.discard(id(lease))
+            if (place := ref(lease)) in self._places:
+                self._places.remove(place)
             if self._queue:
                 if lease in self._queue:
                     self._queue.remove(lease)

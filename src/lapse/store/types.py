@@ -16,8 +16,7 @@ from sqlalchemy.types import TypeDecorator
 from lapse.lifecycle import require_utc
 from lapse.store.layout import IdKind, layout_of
 
-PLUS_SECONDS_FUNCTION = "lapse_plus_seconds"
-"""SQLite has no interval; every connection gets a function of this name (see `database`)."""
+_UTC_TEXT_PATTERN = "dddd-dd-dd dd:dd:dd.dddddd".replace("d", "[0-9]")
 _DATE_LENGTH = len("2026-01-05")
 
 
@@ -178,4 +177,14 @@ def _plus_seconds_postgresql(element: plus_seconds, compiler: Any, **options: An
 
 @compiles(plus_seconds, "sqlite")
 def _plus_seconds_sqlite(element: plus_seconds, compiler: Any, **options: Any) -> str:
-    return f"{PLUS_SECONDS_FUNCTION}({compiler.process(element.clauses, **options)})"
+    # Of whole seconds, so the fraction stays as it is: SQLite itself counts in milliseconds. Not a function in Python:
+    # an exception that interrupts the call would come out of it as an error of the database's. What others wrote in
+    # another form is read as SQLite does. NULL, for what is no time, is never due, and where it is written the row is
+    # refused.
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    added = f"({seconds}) || ' seconds'"
+    return (
+        f"CASE WHEN {moment} GLOB '{_UTC_TEXT_PATTERN}' "
+        f"THEN strftime('%Y-%m-%d %H:%M:%S', substr({moment}, 1, 19), {added}) || substr({moment}, 20) "
+        f"ELSE strftime('%Y-%m-%d %H:%M:%f', {moment}, {added}) || '000' END"
+    )

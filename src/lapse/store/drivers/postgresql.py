@@ -179,8 +179,12 @@ def connect(arguments: Mapping[str, Any], json_value: Callable[[str | bytes], An
         )
     # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
     connection = PostgresqlConnection.connect(autocommit=True, prepare_threshold=None, **parameters)
-    set_json_loads(json_value, connection)
-    connection.adapters.register_loader("timestamptz", MomentLoader)
-    isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
-    connection.is_read_committed = isolation == ("read committed",)
+    try:
+        set_json_loads(json_value, connection)
+        connection.adapters.register_loader("timestamptz", MomentLoader)
+        isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
+        connection.is_read_committed = isolation == ("read committed",)
+    except BaseException:
+        connection.discard()
+        raise
     return connection

@@ -5,11 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
-
-from lapse.store.types import PLUS_SECONDS_FUNCTION, from_utc_text, utc_text
 
 BUSY_LOOK_SECONDS = 0.2
 """How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
@@ -64,9 +61,6 @@ class SqliteConnection(sqlite3.Connection):
                 self._runner.close()
             self.close()
 
-    def __del__(self) -> None:
-        """Go without Python's warning: who interrupts a call may let a connection be lost, which closes it."""
-
 
 def connect(path: Path | str) -> SqliteConnection:
     """Open the file, which is made where there is none.
@@ -81,16 +75,10 @@ def connect(path: Path | str) -> SqliteConnection:
         check_same_thread=False,  # the pool lends it to one thread at a time
         factory=SqliteConnection,
     )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.create_function(PLUS_SECONDS_FUNCTION, 2, _plus_seconds, deterministic=True)
-    return connection
-
-
-def _plus_seconds(text: str | None, seconds: float) -> str | None:
     try:
-        moment = from_utc_text(text)
-        return None if moment is None else utc_text(moment + timedelta(seconds=seconds))
-    except (TypeError, ValueError, OverflowError):
-        # Written by others, and no time. NULL is never due, and cannot be written: that row alone is refused.
-        return None
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
