@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     http: str | None = Field(None, alias="LAPSE_HTTP")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
     # Seconds for a call of the service altogether. Less than a provider waits for its webhook's answer (Twilio: 15).
-    call_timeout_seconds: float = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=2, le=_DAY_SECONDS, allow_inf_nan=False)
+    call_timeout_seconds: float = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
     expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
 
     @field_validator("log_level", mode="before")

@@ -236,4 +236,4 @@ def _overdue(reason: str) -> DatabaseUnavailableError:
     seconds = limits.current().seconds
     if seconds is None:
         return DatabaseUnavailableError(f"the database is not available: {reason}")
-    return CallTimeoutError(f"not done within {seconds:g} seconds (LAPSE_CALL_TIMEOUT): {reason}")
+    return CallTimeoutError(f"not done in time (LAPSE_CALL_TIMEOUT, {seconds:g} seconds): {reason}")

@@ -26,7 +26,7 @@ TCP_USER_TIMEOUT_MS = 15_000
 KEEPALIVE_SECONDS = 5
 """One that vanished when it had everything and owed an answer: without a question each 5 s that took two hours."""
 CANCEL_SECONDS = 1.0
-"""How long the server may take to give up a statement."""
+"""How long the server may take to give up a statement, within the time that the call has."""
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Whatever the server's default isolation is: lapse's statements are written for this one."""
 
@@ -113,13 +113,13 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
 
     def discard(self) -> None:
         """Close it; a statement that still runs, or waits for a lock, is cancelled first."""
-        if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-            self._cancel()
+        if self.pgconn.transaction_status == TransactionStatus.ACTIVE and not self.is_overdue:
+            self._cancel(CANCEL_SECONDS)
         self.close()
 
-    def _cancel(self) -> None:
+    def _cancel(self, seconds: float) -> None:
         with suppress(psycopg.Error):
-            self.cancel_safe(timeout=CANCEL_SECONDS)
+            self.cancel_safe(timeout=seconds)
 
     def wait(self, gen: PQGen[Any], *arguments: Any, **options: Any) -> Any:
         """Wait for the server as psycopg does, but no longer than the call may take."""
@@ -129,16 +129,17 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
     def _until(self, deadline: float, gen: PQGen[Any]) -> Generator[Any, Any, Any]:
         """Drive psycopg's generator; when the time is up, cancel the statement and await what comes of it."""
         self.is_overdue = False
+        give_up_at = deadline - CANCEL_SECONDS
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if not ready and time.monotonic() >= deadline:
+                if not ready and time.monotonic() >= give_up_at:
                     if self.is_overdue:
                         raise OverdueError("the server is silent")
                     self.is_overdue = True
-                    self._cancel()
-                    deadline = time.monotonic() + CANCEL_SECONDS
+                    self._cancel(max(deadline - time.monotonic(), 0.1))
+                    give_up_at = deadline
                 wanted = gen.send(ready)
         except StopIteration as done:
             self.is_overdue = False

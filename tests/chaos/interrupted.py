@@ -1,0 +1,204 @@
+"""A process whose calls are interrupted at random moments: `python -m tests.chaos.interrupted ORDERS` (JSON).
+
+Task queues end a task that takes too long by an exception out of a signal handler, or by one that another thread
+injects. After each interruption an ordinary message is sent by the same service and looked for from another connection:
+what was answered must be there, and nothing may stay open.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import random
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from lapse import ConversationService, LapseError
+from tests.backlog import BUSINESS, customer
+
+OWN_PAIRS = 20
+WITNESS_PAIR = 999
+LONGEST_OPEN_SECONDS = 2.0
+"""A backend that was told to give up its statement may take so long to do so."""
+
+
+class SoftLimitError(Exception):
+    """The time limit of a task queue, as an `Exception`."""
+
+
+class HardLimitError(BaseException):
+    """The same as none: nothing on the way may swallow it."""
+
+
+KINDS: dict[str, type[BaseException]] = {"exception": SoftLimitError, "base_exception": HardLimitError}
+
+
+class ByAlarm:
+    """Interrupts the main thread by a signal handler that raises."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+        self._is_armed = False
+        signal.signal(signal.SIGALRM, self._strike)
+
+    def _strike(self, _number: int, _frame: object) -> None:
+        if self._is_armed:
+            raise self._error
+
+    @contextmanager
+    def after(self, seconds: float) -> Iterator[None]:
+        """Interrupt what is inside so many seconds from now, if it is still going on."""
+        self._is_armed = True
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            self._is_armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class ByInjection:
+    """Interrupts the main thread by an exception that another thread injects."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+        self._target = threading.get_ident()
+
+    @contextmanager
+    def after(self, seconds: float) -> Iterator[None]:
+        """Interrupt as `ByAlarm.after` does. An injection that comes too late is waited for here."""
+        injector = threading.Timer(seconds, self._strike)
+        injector.start()
+        try:
+            yield
+        finally:
+            injector.join()
+
+    def _strike(self) -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._target), ctypes.py_object(self._error))
+
+
+class Witness:
+    """Another program's connection to the same database."""
+
+    def __init__(self, url: str) -> None:
+        self._sqlite: sqlite3.Connection | None = None
+        if url.startswith("sqlite"):
+            self._sqlite = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=0)
+        else:
+            self._postgres = psycopg.connect(url.replace("+psycopg", ""), autocommit=True, application_name="witness")
+
+    def updated_at(self, conv_id: Any) -> str:
+        """Return when the conversation was active last, as the database writes it in UTC."""
+        if self._sqlite is not None:
+            rows = self._sqlite.execute("SELECT updated_at FROM conversations WHERE conv_id = ?", [str(conv_id)])
+            return str(rows.fetchall()[0][0])
+        query = (
+            "SELECT to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') FROM conversations "
+            "WHERE conv_id = %s"
+        )
+        return str(self._postgres.execute(query, [conv_id]).fetchall()[0][0])
+
+    def what_is_open(self) -> str | None:
+        """Return what of the service's is open still: a transaction, a statement, a lock."""
+        if self._sqlite is not None:
+            try:
+                self._sqlite.execute("BEGIN IMMEDIATE")
+                self._sqlite.execute("ROLLBACK")
+            except sqlite3.OperationalError as error:
+                return str(error)
+            return None
+        deadline = time.monotonic() + LONGEST_OPEN_SECONDS
+        query = (
+            "SELECT state || ': ' || query FROM pg_stat_activity WHERE application_name = 'lapse' AND state <> 'idle'"
+        )
+        while found := self._postgres.execute(query.encode()).fetchall():
+            if time.monotonic() > deadline:
+                return str(found[0][0])
+        return None
+
+
+def calls_of(service: ConversationService, chance: random.Random) -> dict[str, Callable[[], object]]:
+    """Return every operation of the service by its name, each on a pair by chance."""
+
+    def pair() -> tuple[int, str, str]:
+        return (1, customer(chance.randrange(OWN_PAIRS)), BUSINESS)
+
+    def live() -> Any:
+        return service.record_message(*pair()).conv_id
+
+    def close(status: str) -> object:
+        return service.close_conversation(live(), status)
+
+    return {
+        "message": lambda: service.record_message(*pair()),
+        "answer": lambda: service.record_message(1, BUSINESS, pair()[1], sender="agent"),
+        "open": lambda: service.get_or_create_conversation(*pair()),
+        "close": lambda: close("agent_closed"),
+        "fail": lambda: close("failed"),
+        "extend": lambda: service.extend_expiration(live(), 5),
+        "read": lambda: service.get_conversation_by_id(live()),
+        "events": lambda: service.get_conversation_events(live()),
+        "active": lambda: service.get_active_conversations(1),
+        "history": lambda: service.get_conversation_history(*pair()),
+        "find idle": lambda: service.find_idle_conversations(1 / 60),
+        "find expired": service.find_expired_conversations,
+        "sweep idle": lambda: service.process_idle_conversations(1 / 60),
+        "sweep expired": service.process_expired_conversations,
+        "deadlines": service.next_deadlines,
+        "purge": lambda: service.conversation_repo.purger.purge(1 / 86_400),
+    }
+
+
+def typical_seconds(call: Callable[[], object]) -> float:
+    """Return how long a call takes that nothing interrupts."""
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begin)
+    return sorted(seconds)[2]
+
+
+def run(url: str, kind: str, means: str, times: int, seed: str) -> dict[str, Any]:
+    """Interrupt each operation so many times, and return what was seen."""
+    chance, witness = random.Random(seed), Witness(url)
+    service = ConversationService(url)
+    error = KINDS[kind]
+    interrupt = (ByAlarm if means == "alarm" else ByInjection)(error)
+    calls = calls_of(service, chance)
+    interrupted = dict.fromkeys(calls, 0)
+    complaints: list[str] = []
+    for name, call in calls.items():
+        usual = typical_seconds(call)
+        for _ in range(times):
+            try:
+                with interrupt.after(chance.uniform(20e-6, 1.2 * usual)):
+                    call()
+            except error:
+                interrupted[name] += 1
+            except LapseError as refused:
+                complaints.append(f"{name}: {type(refused).__name__}: {refused}")
+            try:
+                message = service.record_message(1, customer(WITNESS_PAIR), BUSINESS)
+            except LapseError as refused:
+                complaints.append(f"after {name}: {type(refused).__name__}: {refused}")
+                continue
+            if witness.updated_at(message.conv_id) != message.updated_at.strftime("%Y-%m-%d %H:%M:%S.%f"):
+                complaints.append(f"after {name}: answered and not there")
+            if (left := witness.what_is_open()) is not None:
+                complaints.append(f"after {name}: {left}")
+    service.close()
+    return {"interrupted": interrupted, "complaints": complaints}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(run(**json.loads(sys.argv[1]))))

@@ -1,0 +1,54 @@
+"""Calls are interrupted at any instruction: what is answered afterwards is committed, and nothing stays open."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from lapse import Database
+from tests.chaos.interrupted import KINDS
+from tests.chaos.outcome import Outcome
+from tests.chaos.scale import scaled
+from tests.chaos.writers import ROOT
+from tests.commands import environment
+from tests.conftest import SERVERS, SQLITE, NewDatabase
+from tests.invariants import check_invariants
+
+TIMES = scaled(small=25, full=600)
+"""For each of sixteen operations."""
+PATIENCE_SECONDS = scaled(small=120, full=1_800)
+
+
+@pytest.fixture(params=[SQLITE, "postgresql"])
+def interrupted_url(request: pytest.FixtureRequest, new_database: NewDatabase) -> str:
+    if request.param == SQLITE:
+        return new_database(SQLITE)
+    return new_database(next(iter(request.config.stash[SERVERS].by_name)))
+
+
+@pytest.mark.parametrize(("kind", "means"), [*((kind, "alarm") for kind in KINDS), ("exception", "injection")])
+def test_an_interrupted_call_leaves_nothing_behind(
+    interrupted_url: str, kind: str, means: str, chance: random.Random, outcome: Outcome
+) -> None:
+    orders = {"url": interrupted_url, "kind": kind, "means": means, "times": TIMES, "seed": str(chance.random())}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.interrupted", json.dumps(orders)],
+        env=environment({"PYTHONPATH": str(ROOT)}),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3_000:]
+    found = json.loads(done.stdout)
+    assert found["complaints"] == []
+    assert min(found["interrupted"].values()) > 0, "each operation was interrupted"
+    with closing(Database(interrupted_url)) as database:
+        check_invariants(database)
+        outcome.add(database, calls=TIMES * len(found["interrupted"]), interrupted=sum(found["interrupted"].values()))
