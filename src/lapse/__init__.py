@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lapse.addresses import normalise_address, session_key
     from lapse.errors import (
+        CallTimeoutError,
         ConversationAlreadyOpenError,
         ConversationExpiredError,
         ConversationNotFoundError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "lapse.addresses": ("normalise_address", "session_key"),
     "lapse.errors": (
+        "CallTimeoutError",
         "ConversationAlreadyOpenError",
         "ConversationExpiredError",
         "ConversationNotFoundError",
@@ -70,6 +72,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __version__ = "0.1.0"
 __all__ = [
     "BackgroundWorker",
+    "CallTimeoutError",
     "Conversation",
     "ConversationAlreadyOpenError",
     "ConversationEvent",

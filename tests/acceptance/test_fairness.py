@@ -1,0 +1,54 @@
+"""Fifty threads on one service: first come, first served, and no session is opened for a call."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
+
+import pytest
+
+from lapse import ConversationService
+from lapse.store.database import MAX_CONNECTIONS
+from tests.backlog import BUSINESS, customer
+from tests.sql import run_sql
+
+THREADS, CALLS = 50, 200
+SLOWEST = 20
+"""Times the median."""
+
+
+def seconds_of_calls(service: ConversationService, thread: int) -> list[float]:
+    """Send one customer's messages, one after the other, and return how long each took."""
+    taken = []
+    for _ in range(CALLS):
+        begin = time.perf_counter()
+        service.record_message(1, customer(thread), BUSINESS)
+        taken.append(time.perf_counter() - begin)
+    return taken
+
+
+@pytest.mark.alone
+def test_no_call_of_fifty_threads_waits_much_longer_than_the_others(database_url: str) -> None:
+    with closing(ConversationService(database_url)) as service, ThreadPoolExecutor(THREADS) as threads:
+        seconds_of_calls(service, 0)
+        calls = threads.map(lambda thread: seconds_of_calls(service, thread), range(THREADS))
+        taken = sorted(chain.from_iterable(calls))
+    assert len(taken) == THREADS * CALLS
+    assert taken[-1] <= SLOWEST * statistics.median(taken), f"{taken[-10:]}, median {statistics.median(taken)}"
+
+
+def test_no_session_is_opened_for_a_call(postgres_url: str) -> None:
+    with closing(ConversationService(postgres_url)) as service, ThreadPoolExecutor(THREADS) as threads:
+        service.record_message(1, customer(0), BUSINESS)
+        list(threads.map(lambda thread: seconds_of_calls(service, thread), range(THREADS)))
+        sessions = run_sql(
+            service.database,
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lapse' AND pid <> pg_backend_pid()",
+        )
+        # Each session has ended in the statistics by the time that the server has closed it.
+        opened = run_sql(service.database, "SELECT sessions FROM pg_stat_database WHERE datname = current_database()")
+    assert sessions[0][0] <= MAX_CONNECTIONS
+    assert opened[0][0] <= MAX_CONNECTIONS + 5, "and some for the schema and for these looks"
