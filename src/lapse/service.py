@@ -252,6 +252,7 @@ class ConversationService:
         """
         return self._repository.sweeper.expired().sweep(check_limit(limit), retry=True).ended
 
+    @limited
     def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
         """Return when the next sweep has work, by the clock of the database."""
         return self._repository.next_deadlines(retry=retry)

@@ -20,6 +20,7 @@ DEFAULTS = {
     "BACKGROUND_TASK_BACKLOG_LIMIT": ("backlog_limit", 10_000),
     "BACKGROUND_TASK_ENABLE_METRICS": ("enable_metrics", True),
     "LAPSE_HTTP": ("http", None),
+    "LAPSE_CALL_TIMEOUT": ("call_timeout_seconds", 10),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("idle_timeout_minutes", 30),
     "CONVERSATION_EXPIRATION_MINUTES": ("expiration_minutes", 1440),
 }
@@ -33,6 +34,7 @@ USABLE = {
     "BACKGROUND_TASK_BACKLOG_LIMIT": ("0", 0),
     "BACKGROUND_TASK_ENABLE_METRICS": ("false", False),
     "LAPSE_HTTP": ("[::1]:8080", "[::1]:8080"),
+    "LAPSE_CALL_TIMEOUT": ("3", 3),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("0.5", 0.5),
     "CONVERSATION_EXPIRATION_MINUTES": ("5256000", 5_256_000),
 }
@@ -53,6 +55,8 @@ UNUSABLE = [
     ("BACKGROUND_TASK_BACKLOG_LIMIT", "-1"),
     ("BACKGROUND_TASK_BACKLOG_LIMIT", "1000000001"),
     ("BACKGROUND_TASK_ENABLE_METRICS", "maybe"),
+    ("LAPSE_CALL_TIMEOUT", "2.9"),
+    ("LAPSE_CALL_TIMEOUT", "inf"),
     ("LAPSE_HTTP", "8080"),
     ("LAPSE_HTTP", ":8080"),
     ("LAPSE_HTTP", "localhost"),

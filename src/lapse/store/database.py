@@ -146,7 +146,7 @@ class Database:
         def attempt(driver: Any) -> T:
             return self._connection(driver).transaction(driver.begin, work)
 
-        return self._run(lambda: self._pool.use(attempt, is_fatal=is_read_only), retry=retry)
+        return self._run(lambda: self._pool.use(attempt, is_read_only), retry=retry)
 
     def autocommit(self, work: Callable[[Connection], T], *, reads_only: bool = False, retry: bool = True) -> T:
         """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`.
@@ -161,7 +161,7 @@ class Database:
             return work(self._connection(driver))
 
         pool = self._reading_pool if reads_only else self._pool
-        return self._run(lambda: pool.use(attempt, is_fatal=is_read_only), retry=retry)
+        return self._run(lambda: pool.use(attempt, is_read_only), retry=retry)
 
     def schema_transaction(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction on a connection of SQLAlchemy, as migrations need it; otherwise the same."""
@@ -213,9 +213,7 @@ class Database:
 
     def _patient(self, attempt: Callable[[], T]) -> T:
         """Translate errors, and wait for SQLite's write lock in small pieces that a stop can come between."""
-        limit = limits.current()
-        remaining = BUSY_TIMEOUT_SECONDS if limit.remaining is None else limit.remaining
-        give_up_at = time.monotonic() + remaining - BUSY_LOOK_SECONDS
+        give_up_at: float | None = None
         while True:
             try:
                 return attempt()
@@ -227,7 +225,11 @@ class Database:
                 raise _overdue(str(translated))
             if not isinstance(translated, SqliteBusyError):
                 raise translated
-            if limit.is_stopping() or time.monotonic() >= give_up_at:
+            limit, now = limits.current(), time.monotonic()
+            if give_up_at is None:
+                # Each look takes a while itself.
+                give_up_at = (limit.deadline or now + BUSY_TIMEOUT_SECONDS) - BUSY_LOOK_SECONDS
+            if limit.is_stopping() or now >= give_up_at:
                 raise translated if limit.seconds is None else _overdue("another process keeps the file locked")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
+from time import monotonic
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
@@ -38,7 +38,7 @@ class Limits(NamedTuple):
     @property
     def remaining(self) -> float | None:
         """Return the seconds that are left, at least 0; None: no end."""
-        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
+        return None if self.deadline is None else max(self.deadline - monotonic(), 0.0)
 
 
 _UNLIMITED = Limits()
@@ -59,7 +59,7 @@ def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P],
     @wraps(call)
     def limited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
         seconds = self.call_timeout_seconds
-        token = _current.set(Limits(seconds, time.monotonic() + seconds, _current.get().is_stopping))
+        token = _current.set(Limits(seconds, monotonic() + seconds, _current.get().is_stopping))
         try:
             return call(self, *arguments, **options)
         finally:

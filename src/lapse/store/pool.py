@@ -49,15 +49,24 @@ class PoolTimeoutError(Exception):
     """All connections were in use for too long."""
 
 
-class _Lease(Generic[C]):
-    """One caller's place in the queue, then its place among those that have a connection."""
+class _Slot(Generic[C]):
+    """A place for one connection, with the connection."""
 
-    __slots__ = ("__weakref__", "connection", "seen", "wake")
+    __slots__ = ("__weakref__", "connection")
 
     def __init__(self) -> None:
         self.connection: C | None = None
+
+
+class _Waiter:
+    """One caller in the queue."""
+
+    __slots__ = ("seen", "wake")
+
+    def __init__(self) -> None:
+        self.seen = time.monotonic()
         self.wake = threading.Lock()
-        self.seen = 0.0
+        self.wake.acquire()
 
 
 class Pool(Generic[C]):
@@ -70,7 +79,7 @@ class Pool(Generic[C]):
         self._clear()
         _pools.add(self)
 
-    def use(self, work: Callable[[C], T], *, is_fatal: Callable[[Exception], bool] = lambda error: False) -> T:
+    def use(self, work: Callable[[C], T], is_fatal: Callable[[Exception], bool] = lambda error: False) -> T:
         """Run `work` with a connection, waiting for one at most as long as the call may take.
 
         Args:
@@ -81,32 +90,36 @@ class Pool(Generic[C]):
             PoolTimeoutError: none became free in time.
             Exception: what `work` or connecting raises.
         """
-        lease: _Lease[C] = _Lease()
+        slot: _Slot[C] | None = None
         try:
-            connection = self._acquire(lease)
+            slot = self._take()
+            connection = slot.connection
+            if connection is None:
+                connection = slot.connection = self._connect()
             try:
                 return work(connection)
             except Exception as error:
                 if connection.is_lost() or is_fatal(error):
-                    self._drop(lease)
+                    connection.discard()
                     # What cut this connection has cut the others, too.
                     self.close()
                 raise
         finally:
-            try:
-                self._release(lease)
-            except BaseException:
-                self._release(lease)  # interrupted: once more, from wherever it was
-                raise
+            if slot is not None:
+                try:
+                    self._give_back(slot)
+                except BaseException:
+                    self._give_back(slot)  # interrupted: once more
+                    raise
 
     def close(self) -> None:
         """Close all connections that are not lent."""
         while self._idle:
             try:
-                connection = self._idle.pop()
+                slot = self._idle.pop()
             except IndexError:  # another thread was faster
                 return
-            connection.discard()
+            self._drop(slot)
 
     def forget_after_fork(self) -> None:
         """Leave the connections to the parent process: whoever shares one gets the answers meant for another."""
@@ -116,84 +129,85 @@ class Pool(Generic[C]):
 
     def _clear(self) -> None:
         self._lock = threading.Lock()
-        self._idle: list[C] = []
-        self._places: list[ref[_Lease[C]]] = []
-        """One for each caller that has a connection or makes one. Weak: a caller whose release was interrupted is gone
-        with its lease. Without callbacks, in which an interruption would be lost."""
-        self._queue: deque[_Lease[C]] = deque()
+        """For the queue and the slots. Taking an idle one, and putting it back, are single steps that need none."""
+        self._idle: list[_Slot[C]] = []
+        self._slots: list[ref[_Slot[C]]] = []
+        """All that there are. Weak: what a caller held that was interrupted in the very moment of taking it, or of
+        giving it back, is gone, and its connection closed. No callbacks, in which an interruption would be lost."""
+        self._queue: deque[_Waiter] = deque()
 
-    def _acquire(self, lease: _Lease[C]) -> C:
+    def _take(self) -> _Slot[C]:
+        if not self._queue:
+            try:
+                return self._idle.pop()
+            except IndexError:
+                pass
+        return self._wait_in_queue()
+
+    def _give_back(self, slot: _Slot[C]) -> None:
+        """Take a slot back; may be called again after an interruption."""
+        if slot.connection is not None and slot.connection.is_idle():
+            if slot not in self._idle:
+                self._idle.append(slot)
+        else:
+            self._drop(slot)
+        if self._queue:
+            with self._lock:
+                self._wake_first()
+
+    def _drop(self, slot: _Slot[C]) -> None:
+        if slot.connection is not None:
+            slot.connection.discard()
         with self._lock:
-            is_granted = not self._queue and self._grant(lease)
-            if not is_granted:
-                lease.seen = time.monotonic()
-                lease.wake.acquire(blocking=False)
-                self._queue.append(lease)
-        if not is_granted:
-            self._wait_in_queue(lease)
-        if lease.connection is None:
-            lease.connection = self._connect()
-        return lease.connection
+            self._slots = [known for known in self._slots if known() not in (None, slot)]
 
-    def _grant(self, lease: _Lease[C]) -> bool:
-        """Give a place, with a connection if there is one; under the lock."""
-        if len(self._places) >= self._size:
-            self._places = [place for place in self._places if place() is not None]
-        if len(self._places) >= self._size:
-            return False
-        self._places.append(ref(lease))
-        if self._idle:
-            lease.connection = self._idle.pop()
-        return True
+    def _wait_in_queue(self) -> _Slot[C]:
+        waiter = _Waiter()
+        try:
+            return self._await_turn(waiter)
+        finally:
+            with self._lock:
+                if waiter in self._queue:
+                    self._queue.remove(waiter)
+                self._wake_first()  # there may be room for the next one, too
 
-    def _wait_in_queue(self, lease: _Lease[C]) -> None:
+    def _await_turn(self, waiter: _Waiter) -> _Slot[C]:
         remaining = limits.current().remaining
         give_up_at = time.monotonic() + (WAIT_SECONDS if remaining is None else remaining)
         while True:
-            left = give_up_at - time.monotonic()
-            lease.wake.acquire(timeout=max(min(left, _LOOK_SECONDS), 0.0))
             with self._lock:
-                lease.seen = time.monotonic()
-                if self._first_in_queue() is lease and self._grant(lease):
-                    self._queue.popleft()
-                    self._wake_first()  # there may be room for another one
-                    return
-                if lease not in self._queue:
-                    self._queue.append(lease)  # the process was stopped for a while, and all looked absent
-            if left <= 0:
+                waiter.seen = now = time.monotonic()
+                if waiter not in self._queue:
+                    self._queue.append(waiter)
+                if self._first_in_queue(now) is waiter and (slot := self._free_slot()) is not None:
+                    return slot
+            if now >= give_up_at:
                 raise PoolTimeoutError(f"all {self._size} connections of this process stayed in use")
+            waiter.wake.acquire(timeout=min(give_up_at - now, _LOOK_SECONDS))
 
-    def _first_in_queue(self) -> _Lease[C] | None:
-        absent_since = time.monotonic() - _ABSENT_SECONDS
-        while self._queue and self._queue[0].seen < absent_since:
+    def _free_slot(self) -> _Slot[C] | None:
+        """Return one with an idle connection, or a new one where there is room; under the lock."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        self._slots = [known for known in self._slots if known() is not None]
+        if len(self._slots) >= self._size:
+            return None
+        slot: _Slot[C] = _Slot()
+        self._slots.append(ref(slot))
+        return slot
+
+    def _first_in_queue(self, now: float) -> _Waiter | None:
+        # Who has not looked for so long was interrupted; or the whole process was stopped, and it comes back.
+        while self._queue and self._queue[0].seen < now - _ABSENT_SECONDS:
             self._queue.popleft()
         return self._queue[0] if self._queue else None
 
     def _wake_first(self) -> None:
-        first = self._first_in_queue()
+        first = self._first_in_queue(time.monotonic())
         if first is not None and first.wake.locked():
             first.wake.release()
-
-    def _drop(self, lease: _Lease[C]) -> None:
-        if lease.connection is not None:
-            lease.connection.discard()
-            lease.connection = None
-
-    def _release(self, lease: _Lease[C]) -> None:
-        """Take back whatever the caller had; may be called again after an interruption."""
-        if lease.connection is not None and not lease.connection.is_idle():
-            self._drop(lease)
-        with self._lock:
-            # Never in two places: lost in between, it closes itself.
-            connection, lease.connection = lease.connection, None
-            if connection is not None:
-                self._idle.append(connection)
-            if (place := ref(lease)) in self._places:
-                self._places.remove(place)
-            if self._queue:
-                if lease in self._queue:
-                    self._queue.remove(lease)
-                self._wake_first()
 
 
 _pools: WeakSet[Pool[Any]] = WeakSet()

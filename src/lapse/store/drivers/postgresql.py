@@ -95,7 +95,8 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
 
     def _rows(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         cursor = self.execute(sql, values, binary=True)
-        return cursor.fetchall() if cursor.description is not None else []
+        # Not the cursor's `description`, which describes each column anew: as long as the rest of a message.
+        return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
     def roll_back(self) -> None:
         """End the transaction that an error has left, if the connection still answers."""

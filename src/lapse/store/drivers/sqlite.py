@@ -56,6 +56,7 @@ class SqliteConnection(sqlite3.Connection):
 
     def discard(self) -> None:
         """Close it; what was not committed is rolled back."""
+        self._is_running = True  # never idle again
         with suppress(sqlite3.Error):
             if self._runner is not None:
                 self._runner.close()
