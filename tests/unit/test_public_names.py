@@ -13,6 +13,7 @@ import lapse
 
 PUBLIC_NAMES = {
     "BackgroundWorker",
+    "CallTimeoutError",
     "Conversation",
     "ConversationAlreadyOpenError",
     "ConversationEvent",
