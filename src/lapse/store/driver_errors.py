@@ -77,7 +77,7 @@ def _of_sqlite(origin: sqlite3.Error) -> LapseError:
     )
 
 
-def _context_of_function(context: str) -> str:
+def context_of_function(context: str) -> str:
     """Return the lines of an error's context that speak of a function or of its statements, if there are any."""
     if context.startswith(_CITUS_CONTEXT):
         return ""
@@ -94,7 +94,7 @@ def _of_postgresql(origin: BaseException) -> LapseError:
     sqlstate = getattr(origin, "sqlstate", None) or ""
     diagnostics = getattr(origin, "diag", None)
     reason = mask_addresses(getattr(diagnostics, "message_primary", None) or _first_line(origin))
-    context = _context_of_function(getattr(diagnostics, "context", None) or "")
+    context = context_of_function(getattr(diagnostics, "context", None) or "")
     if sqlstate == _UNDEFINED_TABLE and not context:
         return SchemaMissingError()
     # Without an SQLSTATE it was the connection that failed, not a statement.
