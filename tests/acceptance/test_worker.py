@@ -8,11 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 import structlog
 
-from lapse import BackgroundWorker, ConversationService, Database, InvalidInputError, SweepResult, load_settings
+from lapse import (
+    BackgroundWorker,
+    ConversationService,
+    Database,
+    InvalidInputError,
+    Settings,
+    SettingsError,
+    SweepResult,
+    load_settings,
+)
 from lapse.models import AnyId
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.clock import START
@@ -123,14 +133,22 @@ def test_the_configuration_of_tasks_is_followed(worker: BackgroundWorker) -> Non
     [
         ("interval_seconds", 0),
         ("interval_seconds", 90_000),
+        ("interval_seconds", float("nan")),
+        ("interval_seconds", "soon"),
         ("batch_size", 0),
+        ("batch_size", 1.5),
         ("max_rate", 0),
+        ("max_rate", 2e6),
         ("min_wait_seconds", -1),
+        ("min_wait_seconds", 90_000),
+        ("backlog_limit", 1_000_000_001),
     ],
 )
-def test_an_unusable_argument_is_an_error(name: str, value: int) -> None:
-    with pytest.raises(InvalidInputError):
-        BackgroundWorker(**{name: value})  # type: ignore[arg-type]
+def test_an_argument_has_the_bounds_of_its_setting(name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"^{name}=.* is not usable: "):
+        BackgroundWorker(**{name: value})
+    with pytest.raises(SettingsError, match=f"^{name}=.* is not usable: "):
+        Settings(**{name: value})
 
 
 def test_metrics_are_logged_every_ten_cycles_unless_switched_off(worker: BackgroundWorker) -> None:
