@@ -6,6 +6,7 @@ import logging
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,7 +131,8 @@ def test_a_keyword_is_the_name_of_the_field_or_of_the_variable(variable: str, mo
     text, value = USABLE[variable]
     monkeypatch.setenv(variable, {"DATABASE_URL": "sqlite:///other.db", "LAPSE_HTTP": "localhost:1"}.get(variable, "1"))
     monkeypatch.setenv("LAPSE_DATABASE_URL", "sqlite:///another.db")
-    for make in (Settings, load_settings):
+    makers: list[Any] = [Settings, load_settings]
+    for make in makers:
         assert getattr(make(**{name: value}), name) == value
         assert getattr(make(**{variable: text}), name) == value
         with pytest.raises(SettingsError, match=f"^{name} and {variable} are the same setting"):
@@ -146,7 +148,7 @@ def test_a_keyword_that_is_no_setting_is_an_error_that_names_it() -> None:
 def test_an_unusable_keyword_is_one_line_that_names_it_as_it_was_given() -> None:
     for name in ("interval_seconds", "BACKGROUND_TASK_INTERVAL"):
         with pytest.raises(SettingsError, match=f"^{name}=-1 is not usable: input should be greater than 0$"):
-            Settings(**{name: -1})
+            load_settings(**{name: -1})
     with pytest.raises(SettingsError, match=r"^log_level='LOUD' is not usable: use DEBUG, INFO"):
         Settings(log_level="LOUD")
     with pytest.raises(SettingsError, match=r"^database_url is not usable") as caught:
