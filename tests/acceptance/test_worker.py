@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import structlog
 
 from lapse import (
     BackgroundWorker,
@@ -28,6 +27,7 @@ from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.clock import START
 from tests.commands import running_lapse
 from tests.invariants import check_invariants
+from tests.logs import captured_events
 from tests.proxy import Proxy
 from tests.sql import run_sql
 from tests.waiting import until
@@ -67,7 +67,7 @@ def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
     drain, sweeps = worker.tasks[IDLE].drain, worker.tasks[IDLE].drain.task.sweeps
     drain.task = replace(drain.task, sweeps=[BrokenSweep()])
     worker.started_at, worker.running = datetime.now().astimezone(), True
-    with structlog.testing.capture_logs() as logged:
+    with captured_events() as logged:
         failed, succeeded = worker.run_cycle()
     assert isinstance(failed.error, RuntimeError)
     assert (succeeded.error, succeeded.ended) == (None, 2)
@@ -154,7 +154,7 @@ def test_an_argument_has_the_bounds_of_its_setting(name: str, value: Any) -> Non
 def test_metrics_are_logged_every_ten_cycles_unless_switched_off(worker: BackgroundWorker) -> None:
     for enabled in (True, False):
         worker.enable_metrics, worker.cycle_count = enabled, 0
-        with structlog.testing.capture_logs() as logged:
+        with captured_events() as logged:
             for _ in range(20):
                 worker.run_cycle()
         assert [line["cycle"] for line in logged if line["event"] == "metrics"] == ([10, 20] if enabled else [])

@@ -16,6 +16,7 @@ import typer
 
 from lapse.cli.databases import configure, naming_url
 from lapse.cli.options import AsJson, IdleMinutes, help_with_variable
+from lapse.cli.streams import tell
 from lapse.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -109,10 +110,7 @@ def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
         raise ReplayError(
             f"{name}, line {first.number}: {first.reason}{others}; nothing was loaded (--skip-bad leaves bad lines out)"
         )
-    typer.echo(
-        f"left out {more + 1} bad {'line' if not more else 'lines'}, the first is line {first.number}: {first.reason}",
-        err=True,
-    )
+    tell(f"left out {more + 1} bad {'line' if not more else 'lines'}, the first is line {first.number}: {first.reason}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 from lapse.cli.databases import configure, naming_url
 from lapse.cli.options import DatabaseUrl, help_with_variable
 from lapse.cli.preview_command import is_unicode, preview_text
+from lapse.cli.streams import tell
 from lapse.errors import BacklogError, InvalidInputError
 from lapse.stopping import StopFlag, exit_on_signals, ignore_stop_signals, stop_on_signals
 from lapse.systemd import Systemd
@@ -145,7 +146,7 @@ def worker(
             _run_once(worker, flag) if once else _run(worker, flag, systemd)
         except BacklogError as error:
             if error.preview is not None:
-                typer.echo(preview_text(error.preview, is_unicode=is_unicode(sys.stderr)) + "\n", err=True)
+                tell(preview_text(error.preview, is_unicode=is_unicode(sys.stderr)) + "\n")
             raise
         ignore_stop_signals()
 
