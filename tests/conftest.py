@@ -269,7 +269,7 @@ def service(database_url: str, clock: ManualClock) -> Iterator[ConversationServi
 def _hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's settings, `.env` and `lapse.db` out of the tests, and the tests out of them."""
     for name in list(os.environ):
-        if name in {"DATABASE_URL", "LOG_LEVEL", "LAPSE_HTTP"} or name.startswith(
+        if name in {"LAPSE_DATABASE_URL", "DATABASE_URL", "LOG_LEVEL", "LAPSE_HTTP"} or name.startswith(
             ("BACKGROUND_TASK_", "CONVERSATION_", "OTEL_")
         ):
             monkeypatch.delenv(name)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import structlog
-
 from benchmarks.helpers import answer, database_url, wait_for_go
 from lapse import BackgroundWorker, ConversationService
 from lapse.store import ensure_schema
@@ -17,7 +15,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size", type=int)
     arguments = parser.parse_args()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     service = ConversationService(database_url())
     worker = BackgroundWorker(service=service, batch_size=arguments.batch_size)
     ensure_schema(service.database)

@@ -19,6 +19,16 @@ MAX_PURGE_BATCH = 1_000
 MAX_PURGE_DAYS = 36_500
 """A hundred years: the moment that is so long ago is in every database's calendar."""
 MAX_PORT = 65_535
+_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+_WORDS_OF_LEVEL = {
+    "DEBUG": ("NOTSET", "ALL", "TRACE", "VERBOSE"),
+    "INFO": ("NOTICE", "SUCCESS"),
+    "WARNING": ("WARN",),
+    "ERROR": ("ERR", "SEVERE"),
+    "CRITICAL": ("FATAL", "CRIT", "ALERT", "EMERG", "PANIC", "OFF", "NONE", "SILENT"),
+}
+"""How other programs' loggers call them."""
+_LEVEL_OF_WORD = {word: name for name, words in _WORDS_OF_LEVEL.items() for word in words}
 _BIGINT = 2**63
 _LISTEN_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
 _JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -92,6 +102,25 @@ def parse_listen_address(text: str) -> tuple[str, int]:
             f"{_shown(text)} is no address to listen at: use HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080"
         )
     return found["ipv6"] or found["host"], int(found["port"])
+
+
+def parse_log_level(value: object) -> str:
+    """Return DEBUG, INFO, WARNING, ERROR or CRITICAL for a word or a number that means one of them.
+
+    Args:
+        value: in any letter case, also as other programs' loggers say it (`warn`, `trace`, `fatal`, `notset`); a number
+            as of Python's `logging` means the level from which on its lines are at least that.
+
+    Raises:
+        InvalidInputError: it means none.
+    """
+    word = str(value).strip().upper()
+    if re.fullmatch(r"[0-9]{1,9}", word):
+        return next((name for name, number in _LEVELS.items() if number >= int(word)), "CRITICAL")
+    name = _LEVEL_OF_WORD.get(word, word)
+    if name not in _LEVELS:
+        raise InvalidInputError(f"use {', '.join(_LEVELS)} or a number from 0 to 50")
+    return name
 
 
 def check_uuid(name: str, value: UUID | str) -> UUID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -10,7 +11,8 @@ class LapseError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         """`message` is one line for people; without it the class's docstring is used."""
-        super().__init__(message or (self.__doc__ or "").strip())
+        # Without docstrings (python -OO) the class's name is what there is.
+        super().__init__(message or (self.__doc__ or re.sub("(?<!^)(?=[A-Z])", " ", type(self).__name__)).strip())
 
 
 class InvalidInputError(LapseError, ValueError):
@@ -68,8 +70,8 @@ class SchemaError(LapseError):
     """The database does not have the schema that this version of lapse needs."""
 
 
-class SchemaMissingError(SchemaError):
-    """The database has no lapse schema yet: run `lapse migrate`."""
+class SchemaMissingError(SchemaError):  # noqa: D101 - assigned, which `python -OO` leaves: it says what to do
+    __doc__ = "The database has no lapse schema yet: run `lapse migrate`."
 
 
 class SchemaVersionError(SchemaError):
@@ -117,8 +119,8 @@ class ConversationRefusedError(DatabaseError):
     """The database refused to write a conversation: a trigger or a constraint of the application's, say."""
 
 
-class ConversationUnchangedError(ConversationRefusedError):
-    """The database left a conversation as it was: a trigger or a policy of the application's, say."""
+class ConversationUnchangedError(ConversationRefusedError):  # noqa: D101 - as above
+    __doc__ = "The database left a conversation as it was: a trigger or a policy of the application's, say."
 
 
 class ReplayError(LapseError):

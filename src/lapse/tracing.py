@@ -8,9 +8,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
-
 from lapse.addresses import mask_addresses
+from lapse.logs import EventLogger
 
 try:
     from opentelemetry import trace
@@ -23,7 +22,7 @@ SERVICE_NAME = "lapse-worker"
 FLUSH_SECONDS = 2.0
 """How long a stop waits for the last spans to be delivered."""
 
-log = structlog.get_logger("lapse")
+log = EventLogger(__name__)
 
 
 class Span:

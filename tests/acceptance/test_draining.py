@@ -13,7 +13,6 @@ from unittest import mock
 from uuid import UUID
 
 import pytest
-import structlog
 
 from lapse import BackgroundWorker, ConversationService, Database, load_settings
 from lapse.worker import set_aside
@@ -21,6 +20,7 @@ from lapse.worker.drain import RETRIES_PER_RUN
 from tests.backlog import customer, insert_conversations
 from tests.commands import running_lapse
 from tests.invariants import check_invariants
+from tests.logs import captured_events
 from tests.sql import run_sql
 from tests.workers import EXPIRED, IDLE, counts, worker_on
 
@@ -59,7 +59,7 @@ def test_refused_conversations_do_not_stop_the_others(
     refused = {str(ids[number]) for number in range(0, 300, 100)}
     run_sql(database, REFUSE_SOME[database.dialect].format(digits="00"))
     with worker_on(database_url, batch_size=batch_size) as worker:
-        with structlog.testing.capture_logs() as logged:
+        with captured_events() as logged:
             run = worker.run_task(EXPIRED)
         assert (run.ended, run.refused, run.is_drained, run.error) == (297, 3, True, None)
         assert counts(database) == {"expired": 297, "pending": 3}
@@ -114,7 +114,7 @@ def test_whatever_refuses_a_conversation_is_its_own_affair(postgres_url: str, po
 def test_a_run_that_is_only_refused_fails_and_the_next_one_gets_further(database: Database, database_url: str) -> None:
     overdue(database, 250)
     run_sql(database, REFUSE_SOME[database.dialect].format(digits=""))
-    with worker_on(database_url) as worker, structlog.testing.capture_logs() as logged:
+    with worker_on(database_url) as worker, captured_events() as logged:
         run = worker.run_task(EXPIRED)
         assert (run.refused, type(run.error).__name__) == (101, "ConversationRefusedError")
         assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 100
@@ -229,7 +229,7 @@ def test_a_statement_time_out_shrinks_the_batch(postgres_url: str, batch_size: i
             "CREATE TRIGGER slow BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION slow();"
             f"ALTER DATABASE {database.engine.url.database} SET statement_timeout = '250ms'",
         )
-        with worker_on(postgres_url, batch_size=batch_size) as worker, structlog.testing.capture_logs() as logged:
+        with worker_on(postgres_url, batch_size=batch_size) as worker, captured_events() as logged:
             run = worker.run_task(EXPIRED)
         assert (run.ended, run.error, run.is_drained) == (120, None, True)
         assert "batch timed out" in {line["event"] for line in logged}

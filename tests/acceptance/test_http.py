@@ -257,8 +257,8 @@ def test_a_port_in_use_is_one_clear_line() -> None:
 @pytest.mark.parametrize(
     ("listen", "said"),
     [
-        ("8080", "LAPSE_HTTP='8080' is not usable"),
-        ("localhost:99999", "LAPSE_HTTP='localhost:99999' is not usable"),
+        ("8080", "--http 8080 is not usable"),
+        ("localhost:99999", "--http localhost:99999 is not usable"),
         ("192.0.2.1:8080", "cannot listen at 192.0.2.1:8080: cannot assign requested address"),
         ("no.such.host.invalid:8080", "cannot listen at no.such.host.invalid:8080: "),
         ("256.1.1.1:8080", "cannot listen at 256.1.1.1:8080: "),

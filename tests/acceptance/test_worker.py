@@ -8,16 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
-import structlog
 
-from lapse import BackgroundWorker, ConversationService, Database, InvalidInputError, SweepResult, load_settings
+from lapse import (
+    BackgroundWorker,
+    ConversationService,
+    Database,
+    InvalidInputError,
+    Settings,
+    SettingsError,
+    SweepResult,
+    load_settings,
+)
 from lapse.models import AnyId
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.clock import START
 from tests.commands import running_lapse
 from tests.invariants import check_invariants
+from tests.logs import captured_events
 from tests.proxy import Proxy
 from tests.sql import run_sql
 from tests.waiting import until
@@ -57,7 +67,7 @@ def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
     drain, sweeps = worker.tasks[IDLE].drain, worker.tasks[IDLE].drain.task.sweeps
     drain.task = replace(drain.task, sweeps=[BrokenSweep()])
     worker.started_at, worker.running = datetime.now().astimezone(), True
-    with structlog.testing.capture_logs() as logged:
+    with captured_events() as logged:
         failed, succeeded = worker.run_cycle()
     assert isinstance(failed.error, RuntimeError)
     assert (succeeded.error, succeeded.ended) == (None, 2)
@@ -123,20 +133,28 @@ def test_the_configuration_of_tasks_is_followed(worker: BackgroundWorker) -> Non
     [
         ("interval_seconds", 0),
         ("interval_seconds", 90_000),
+        ("interval_seconds", float("nan")),
+        ("interval_seconds", "soon"),
         ("batch_size", 0),
+        ("batch_size", 1.5),
         ("max_rate", 0),
+        ("max_rate", 2e6),
         ("min_wait_seconds", -1),
+        ("min_wait_seconds", 90_000),
+        ("backlog_limit", 1_000_000_001),
     ],
 )
-def test_an_unusable_argument_is_an_error(name: str, value: int) -> None:
-    with pytest.raises(InvalidInputError):
-        BackgroundWorker(**{name: value})  # type: ignore[arg-type]
+def test_an_argument_has_the_bounds_of_its_setting(name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"^{name}=.* is not usable: "):
+        BackgroundWorker(**{name: value})
+    with pytest.raises(SettingsError, match=f"^{name}=.* is not usable: "):
+        Settings(**{name: value})
 
 
 def test_metrics_are_logged_every_ten_cycles_unless_switched_off(worker: BackgroundWorker) -> None:
     for enabled in (True, False):
         worker.enable_metrics, worker.cycle_count = enabled, 0
-        with structlog.testing.capture_logs() as logged:
+        with captured_events() as logged:
             for _ in range(20):
                 worker.run_cycle()
         assert [line["cycle"] for line in logged if line["event"] == "metrics"] == ([10, 20] if enabled else [])

@@ -7,7 +7,6 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-import structlog
 
 from lapse import BackgroundWorker, ConversationService, Database, InvalidInputError
 from lapse.errors import BacklogError
@@ -15,6 +14,7 @@ from lapse.models import Preview
 from tests.adoption.old_table import connect, create_old_table
 from tests.backlog import insert_conversations
 from tests.commands import run_here, run_lapse, running_lapse
+from tests.logs import captured_events
 from tests.proxy import Proxy
 from tests.sql import run_sql
 from tests.workers import counts
@@ -162,7 +162,7 @@ def test_a_table_of_lapses_own_has_no_gate_and_nothing_silent(database_url: str)
         assert worker_of(database_url, 0).run_once()
         assert counts(own) == {"expired": 3}
         insert_conversations(own, range(10, 13), expires_in=-timedelta(minutes=1))
-        with structlog.testing.capture_logs() as logged:
+        with captured_events() as logged:
             assert worker_of(database_url, 0, silently=True).run_once()
         assert "nothing expires silently" in [line["event"] for line in logged]
         assert counts(own) == {"expired": 6}

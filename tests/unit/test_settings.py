@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lapse import Settings, SettingsError, load_settings
-from lapse.settings import idle_timeout_seconds
+from lapse import BackgroundWorker, ConversationService, Settings, SettingsError, load_settings
+from lapse.settings import check_log_level, idle_timeout_seconds, url_variable
 
 DEFAULTS = {
     "DATABASE_URL": ("database_url", "sqlite:///lapse.db"),
@@ -39,7 +42,6 @@ USABLE = {
     "CONVERSATION_EXPIRATION_MINUTES": ("5256000", 5_256_000),
 }
 UNUSABLE = [
-    ("LOG_LEVEL", "LOUD"),
     ("BACKGROUND_TASK_INTERVAL", "0"),
     ("BACKGROUND_TASK_INTERVAL", "-1"),
     ("BACKGROUND_TASK_INTERVAL", "nan"),
@@ -121,10 +123,96 @@ def test_an_unusable_setting_is_one_line_that_names_the_variable(
 
 
 def test_several_unusable_settings_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOG_LEVEL", "LOUD")
+    monkeypatch.setenv("BACKGROUND_TASK_INTERVAL", "0")
     monkeypatch.setenv("BACKGROUND_TASK_BATCH_SIZE", "0")
-    with pytest.raises(SettingsError, match=r"LOG_LEVEL.*; BACKGROUND_TASK_BATCH_SIZE"):
+    with pytest.raises(SettingsError, match=r"BACKGROUND_TASK_INTERVAL.*; BACKGROUND_TASK_BATCH_SIZE"):
         load_settings()
+
+
+@pytest.mark.parametrize("variable", DEFAULTS)
+def test_a_keyword_is_the_name_of_the_field_or_of_the_variable(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, _ = DEFAULTS[variable]
+    text, value = USABLE[variable]
+    monkeypatch.setenv(variable, {"DATABASE_URL": "sqlite:///other.db", "LAPSE_HTTP": "localhost:1"}.get(variable, "1"))
+    monkeypatch.setenv("LAPSE_DATABASE_URL", "sqlite:///another.db")
+    makers: list[Any] = [Settings, load_settings]
+    for make in makers:
+        assert getattr(make(**{name: value}), name) == value
+        assert getattr(make(**{variable: text}), name) == value
+        with pytest.raises(SettingsError, match=f"^{name} and {variable} are the same setting"):
+            make(**{name: value, variable: text})
+
+
+def test_a_keyword_that_is_no_setting_is_an_error_that_names_it() -> None:
+    for make in (Settings, load_settings):
+        with pytest.raises(SettingsError, match=r"^there is no setting 'expiration_minute': .*expiration_minutes"):
+            make(expiration_minute=5)
+
+
+def test_an_unusable_keyword_is_one_line_that_names_it_as_it_was_given() -> None:
+    for name in ("interval_seconds", "BACKGROUND_TASK_INTERVAL"):
+        with pytest.raises(SettingsError, match=f"^{name}=-1 is not usable: input should be greater than 0$"):
+            load_settings(**{name: -1})
+    with pytest.raises(SettingsError, match=r"^log_level='LOUD' is not usable: use DEBUG, INFO"):
+        Settings(log_level="LOUD")
+    with pytest.raises(SettingsError, match=r"^database_url is not usable") as caught:
+        Settings(database_url=["postgresql://me:hunter2@db/chat"])
+    assert "hunter2" not in str(caught.value)
+
+
+OWN, OTHER = "sqlite:///lapses.db", "postgresql://me:pw@db/the_applications"
+
+
+@pytest.mark.parametrize("own_in", ["environment", "file"])
+@pytest.mark.parametrize("other_in", ["environment", "file", "nowhere"])
+def test_the_url_of_lapse_goes_before_that_of_the_application(
+    own_in: str, other_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, url, place in (("LAPSE_DATABASE_URL", OWN, own_in), ("DATABASE_URL", OTHER, other_in)):
+        if place == "environment":
+            monkeypatch.setenv(variable, url)
+        elif place == "file":
+            with Path(".env").open("a", encoding="utf-8") as file:
+                file.write(f"{variable}={url}\n")
+    assert load_settings().database_url == OWN
+    assert url_variable() == "LAPSE_DATABASE_URL"
+    assert load_settings(database_url=OTHER).database_url == OTHER
+    monkeypatch.setenv("LAPSE_DATABASE_URL", "")
+    Path(".env").unlink(missing_ok=True)
+    assert load_settings().database_url == (OTHER if other_in == "environment" else "sqlite:///lapse.db")
+    assert url_variable() == "DATABASE_URL"
+
+
+@pytest.mark.parametrize(
+    ("word", "level"),
+    [
+        *((word, "DEBUG") for word in ("debug", "trace", "NOTSET", "verbose", "0", "10", 9, "1")),
+        *((word, "INFO") for word in ("Info", "notice", "20", logging.INFO - 1, "11", " info ")),
+        *((word, "WARNING") for word in ("warn", "WARNING", "30", "25")),
+        *((word, "ERROR") for word in ("err", "error", "40")),
+        *((word, "CRITICAL") for word in ("fatal", "crit", "Critical", "50", "60", "off")),
+    ],
+)
+def test_a_level_is_understood_as_other_loggers_say_it(
+    word: str | int, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOG_LEVEL", str(word))
+    settings = load_settings()
+    check_log_level(settings)
+    assert settings.log_level == Settings(log_level=word).log_level == level
+
+
+@pytest.mark.parametrize("text", ["LOUD", "-1", "1e1", "debug,myapp=info", "a\nb"])
+def test_a_level_that_is_none_is_an_error_only_for_who_logs_by_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", text)
+    with pytest.raises(SettingsError, match=r"^LOG_LEVEL='.*' is not usable: use DEBUG, INFO") as caught:
+        check_log_level(load_settings())
+    assert str(caught.value).isprintable()
+    with closing(ConversationService("sqlite:///chat.db", settings=Settings(expiration_minutes=5))) as service:
+        message = service.record_message(1, "+5511990000001", "+14155238886")
+    assert message.expires_at - message.started_at == timedelta(minutes=5)
+    with closing(ConversationService("sqlite:///chat.db")) as service:
+        assert BackgroundWorker(service=service).run_once()
 
 
 def test_a_file_that_is_no_text_is_a_clear_error() -> None:

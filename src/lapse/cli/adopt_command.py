@@ -15,6 +15,7 @@ import typer
 
 from lapse.cli.databases import open_database
 from lapse.cli.options import DatabaseUrl
+from lapse.cli.streams import tell
 from lapse.errors import InvalidInputError
 from lapse.stopping import Interrupted, StopFlag, stop_on_signals
 
@@ -113,7 +114,7 @@ def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[A
                 retry=False,
             )
         except Interrupted:
-            typer.echo("stopped; what was done stays done, and the next run goes on from there", err=True)
+            tell("stopped; what was done stays done, and the next run goes on from there")
             raise typer.Abort from None
         finally:
             database.close()
@@ -202,7 +203,7 @@ class _Lines:
         if self._progress is not None:
             self._progress.console.print(line, highlight=False, markup=False)
         else:
-            typer.echo(line, err=True)
+            tell(line)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
+from lapse.arguments import parse_log_level
 from lapse.cli import (
     adopt_command,
     doctor_command,
@@ -22,6 +23,7 @@ from lapse.cli import (
     replay_command,
     worker_command,
 )
+from lapse.cli.streams import discard_unwritten, open_closed_streams, tell
 from lapse.errors import BacklogError, InvalidInputError, LapseError, ListenError, SettingsError
 
 FAILURE = 1
@@ -68,6 +70,7 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command and exit: 0 for success, 1 for a failure, 2 for wrong use."""
+    open_closed_streams()
     try:
         code = app(prog_name="lapse", standalone_mode=False)
     except Exit as error:
@@ -81,27 +84,27 @@ def main() -> NoReturn:
     except LapseError as error:
         code = _report(str(error), FAILURE)
     except BrokenPipeError:
-        # Whoever read the output has gone; there is nobody to tell.
-        _discard_output()
-        code = FAILURE
+        code = FAILURE  # whoever read the output has gone; there is nobody to tell
     except OSError as error:
-        _discard_output()
         code = _report(f"reading or writing failed: {error.strerror}", FAILURE)
     except Exception as error:
         code = _report(f"internal error: {type(error).__name__} (LOG_LEVEL=DEBUG shows where)", FAILURE)
+    discard_unwritten()
     # Python's last search for garbage among all that was imported would be most of the time that a stop takes.
     gc.freeze()
     sys.exit(code)
 
 
-def _discard_output() -> None:
-    """Keep Python from writing what is left at its exit, and failing again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _report(message: str, code: int) -> int:
     """Write one line to standard error, and a traceback only for who asked for it."""
-    if os.environ.get("LOG_LEVEL", "").upper() == "DEBUG":
-        traceback.print_exc()
-    typer.echo(f"lapse: {' '.join(message.split())}", err=True)
+    if _wants_traceback():
+        tell(traceback.format_exc().rstrip())
+    tell(f"lapse: {' '.join(message.split())}")
     return code
+
+
+def _wants_traceback() -> bool:
+    try:
+        return parse_log_level(os.environ.get("LOG_LEVEL") or "INFO") == "DEBUG"
+    except InvalidInputError:
+        return False

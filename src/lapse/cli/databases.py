@@ -3,28 +3,69 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
-from lapse.errors import SchemaMissingError
+from lapse.errors import SchemaMissingError, SettingsError
 
 if TYPE_CHECKING:
     from lapse.settings import Settings
     from lapse.store import Database
 
+OPTIONS = {
+    "database_url": "--database-url",
+    "interval_seconds": "--interval",
+    "min_wait_seconds": "--min-wait",
+    "batch_size": "--batch-size",
+    "max_rate": "--max-rate",
+    "backlog_limit": "--backlog-limit",
+    "http": "--http",
+    "enable_metrics": "--no-metrics",
+    "idle_timeout_minutes": "--idle-minutes",
+    "expiration_minutes": "--expiration-minutes",
+}
+"""The option of each setting, in every command that has it."""
 
-def open_database(database_url: str | None) -> tuple[Database, Settings]:
+
+def configure(log_stream: TextIO, **options: Any) -> Settings:
+    """Return the settings with these options by their fields' names (None: not given), and begin to log.
+
+    Raises:
+        SettingsError: one is not usable; the line names the option, or the variable where it is from there.
+    """
+    from lapse.logs import configure_logging
+    from lapse.settings import Settings, check_log_level
+
+    settings = Settings(_names=OPTIONS, **{name: value for name, value in options.items() if value is not None})
+    check_log_level(settings)
+    configure_logging(settings.log_level, log_stream)
+    return settings
+
+
+def open_database(database_url: str | None, **options: Any) -> tuple[Database, Settings]:
     """Return the database, to which nothing is connected yet, and the settings; the log goes to standard error.
 
     Raises:
-        SettingsError: a setting, or the URL, is not usable.
+        SettingsError: as `configure`, or the URL is not usable.
     """
-    from lapse.logs import configure_logging
-    from lapse.settings import load_settings
     from lapse.store import Database
 
-    settings = load_settings(database_url=database_url)
-    configure_logging(settings.log_level, sys.stderr)
-    return Database(settings.database_url), settings
+    settings = configure(sys.stderr, database_url=database_url, **options)
+    with naming_url(is_option=database_url is not None):
+        return Database(settings.database_url), settings
+
+
+@contextmanager
+def naming_url(*, is_option: bool) -> Iterator[None]:
+    """Say in the error of a URL where it is from: the option, or the variable."""
+    from lapse.settings import url_variable
+
+    try:
+        yield
+    except SettingsError as error:
+        name = OPTIONS["database_url"] if is_option else url_variable()
+        raise SettingsError(f"{name} is not usable: {error}") from None
 
 
 def require_file(database: Database) -> None:

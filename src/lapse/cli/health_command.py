@@ -47,7 +47,10 @@ def _default_url() -> str:
     from lapse.arguments import parse_listen_address
 
     listen = os.environ.get("LAPSE_HTTP") or dotenv_values(".env").get("LAPSE_HTTP") or f"127.0.0.1:{DEFAULT_PORT}"
-    host, port = parse_listen_address(listen)
+    try:
+        host, port = parse_listen_address(listen)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"LAPSE_HTTP={listen[:60]!r} is not usable: {error}") from None
     host = _EVERY_ADDRESS.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
+
+from lapse.errors import InvalidInputError
+
+T = TypeVar("T")
 
 
 def help_with_variable(text: str, variable: str, default: str | None = None) -> str:
     """Return a help text that names the option's environment variable and default."""
     return f"{text} [env: {variable}]" + (f" [default: {default}]" if default else "")
+
+
+def check_option(option: str, value: T, check: Callable[[T], object]) -> None:
+    """Check the value of an option that is no setting.
+
+    Raises:
+        InvalidInputError: it is not usable; the line names the option.
+    """
+    try:
+        check(value)
+    except InvalidInputError as error:
+        shown = str(value).removesuffix(".0") if isinstance(value, float) else value
+        raise InvalidInputError(f"{option} {shown} is not usable: {error}") from None
 
 
 DatabaseUrl = Annotated[
@@ -18,7 +36,7 @@ DatabaseUrl = Annotated[
         "--database-url",
         metavar="URL",
         show_default=False,
-        help=help_with_variable("Database to use.", "DATABASE_URL", "sqlite:///lapse.db"),
+        help=help_with_variable("Database to use.", "LAPSE_DATABASE_URL, DATABASE_URL", "sqlite:///lapse.db"),
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

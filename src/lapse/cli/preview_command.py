@@ -41,14 +41,14 @@ def preview(
     duplicates of a pair are counted like all others, though `lapse adopt` will end them.
     """
     from lapse.adoption import require_postgresql
-    from lapse.settings import idle_timeout_seconds, load_settings
+    from lapse.settings import idle_timeout_seconds
     from lapse.store.preview import preview as read_preview
 
-    database, settings = open_database(database_url)
-    minutes = settings.idle_timeout_minutes if idle_minutes is None else idle_minutes
-    idle_timeout, expiration = timedelta(seconds=idle_timeout_seconds(minutes)), None
-    if expiration_minutes is not None:
-        expiration = load_settings(expiration_minutes=expiration_minutes).expiration  # within the same bounds
+    database, settings = open_database(
+        database_url, idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes
+    )
+    idle_timeout = timedelta(seconds=idle_timeout_seconds(settings.idle_timeout_minutes))
+    expiration = None if expiration_minutes is None else settings.expiration
     try:
         require_postgresql(database)
         found = read_preview(database, idle_timeout, expiration)

@@ -14,7 +14,7 @@ import typer
 
 from lapse.arguments import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
 from lapse.cli.databases import open_database, require_file
-from lapse.cli.options import AsJson, DatabaseUrl
+from lapse.cli.options import AsJson, DatabaseUrl, check_option
 from lapse.errors import DatabaseError
 from lapse.stopping import Interrupted, StopFlag, stop_on_signals
 
@@ -48,8 +48,8 @@ def purge(
     and the next purge goes on from there.
     """
     check_purge_days(closed_before)
-    check_purge_batch(batch_size)
-    check_purge_rate(max_rate)
+    check_option("--batch-size", batch_size, check_purge_batch)
+    check_option("--max-rate", max_rate, check_purge_rate)
     flag = StopFlag()
     with stop_on_signals(flag):
         database, _ = open_database(database_url)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lapse.cli.databases import configure, naming_url
 from lapse.cli.options import AsJson, IdleMinutes, help_with_variable
+from lapse.cli.streams import tell
 from lapse.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -67,12 +69,13 @@ def replay(
     """
     if events is not None and not events.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
-    from lapse.logs import configure_logging
     from lapse.replay import draw_open_conversations, read_message_log, summarise
-    from lapse.settings import load_settings
 
-    settings = load_settings(idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes)
-    configure_logging(settings.log_level, sys.stderr)
+    settings = configure(
+        sys.stderr,
+        idle_timeout_minutes=idle_minutes,
+        expiration_minutes=expiration_minutes,
+    )
     log = read_message_log(file)
     _check_bad_lines(log, file.name, skip_bad=skip_bad)
     with _service_in_virtual_time(database_url, settings, log) as service:
@@ -107,10 +110,7 @@ def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
         raise ReplayError(
             f"{name}, line {first.number}: {first.reason}{others}; nothing was loaded (--skip-bad leaves bad lines out)"
         )
-    typer.echo(
-        f"left out {more + 1} bad {'line' if not more else 'lines'}, the first is line {first.number}: {first.reason}",
-        err=True,
-    )
+    tell(f"left out {more + 1} bad {'line' if not more else 'lines'}, the first is line {first.number}: {first.reason}")
 
 
 @contextmanager
@@ -126,7 +126,8 @@ def _service_in_virtual_time(
     with tempfile.TemporaryDirectory(prefix="lapse-replay-") as folder:
         clock = VirtualClock()
         url = f"sqlite:///{folder}/replay.db" if database_url is None else database_url
-        service = ConversationService(url, settings=settings, clock=clock)
+        with naming_url(is_option=True):
+            service = ConversationService(url, settings=settings, clock=clock)
         try:
             ensure_schema(service.database, retry=False)
             if not service.conversation_repo.is_empty():

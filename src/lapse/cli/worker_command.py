@@ -6,18 +6,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lapse.cli.databases import configure, naming_url
 from lapse.cli.options import DatabaseUrl, help_with_variable
 from lapse.cli.preview_command import is_unicode, preview_text
+from lapse.cli.streams import tell
 from lapse.errors import BacklogError, InvalidInputError
 from lapse.stopping import StopFlag, exit_on_signals, ignore_stop_signals, stop_on_signals
 from lapse.systemd import Systemd
 
 if TYPE_CHECKING:
-    from lapse.settings import Settings
     from lapse.worker import BackgroundWorker
 
 
@@ -118,7 +119,8 @@ def worker(
     flag = StopFlag()
     # Before the heavy imports: a stop that comes while the worker starts is a clean stop, too.
     with exit_on_signals():
-        settings = _load(
+        settings = configure(
+            sys.stdout,
             database_url=database_url,
             interval_seconds=interval,
             min_wait_seconds=min_wait,
@@ -128,48 +130,50 @@ def worker(
             http=http,
             enable_metrics=False if no_metrics else None,
         )
-        run = _run_once if once else _run
+        _forget_other_processes_metrics()
+        from lapse.worker import BackgroundWorker
+
+        systemd = Systemd()
+        with naming_url(is_option=database_url is not None):
+            worker = BackgroundWorker(
+                settings=settings,
+                stop_flag=flag,
+                accept_backlog=accept_backlog,
+                expire_silently=expire_silently,
+                report=systemd.report,
+            )
         try:
-            run(settings, flag, accept_backlog=accept_backlog, expire_silently=expire_silently)
+            _run_once(worker, flag) if once else _run(worker, flag, systemd)
         except BacklogError as error:
             if error.preview is not None:
-                typer.echo(preview_text(error.preview, is_unicode=is_unicode(sys.stderr)) + "\n", err=True)
+                tell(preview_text(error.preview, is_unicode=is_unicode(sys.stderr)) + "\n")
             raise
         ignore_stop_signals()
 
 
-def _load(**overrides: Any) -> Settings:
-    from lapse.logs import configure_logging
-    from lapse.settings import load_settings
+def _forget_other_processes_metrics() -> None:
+    """Keep Prometheus' client from files that an application of several processes with this environment writes.
 
-    settings = load_settings(**overrides)
-    configure_logging(settings.log_level, sys.stdout)
-    # Meant for an application of several processes with the same environment. Prometheus' client would keep the
-    # metrics of this one in files there, and those of an earlier worker with the same process id would live on.
+    It would keep this process's metrics there too, and those of an earlier worker with its process id would live on.
+    """
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(name, None)
-    return settings
 
 
-def _run_once(settings: Settings, flag: StopFlag, **backlog: Any) -> None:
+def _run_once(worker: BackgroundWorker, flag: StopFlag) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
-    from lapse.worker import BackgroundWorker
 
-    worker = BackgroundWorker(settings=settings, stop_flag=flag, **backlog)
     with exported_traces(__version__), stop_on_signals(flag):
         if not worker.run_once():
             raise typer.Exit(1)
 
 
-def _run(settings: Settings, flag: StopFlag, **backlog: Any) -> None:
+def _run(worker: BackgroundWorker, flag: StopFlag, systemd: Systemd) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
-    from lapse.worker import BackgroundWorker
 
-    systemd = Systemd()
-    worker = BackgroundWorker(settings=settings, stop_flag=flag, report=systemd.report, **backlog)
-    with _http_server(worker, settings.http), exported_traces(__version__), stop_on_signals(flag):
+    with _http_server(worker), exported_traces(__version__), stop_on_signals(flag):
         systemd.feed_watchdog(lambda: worker.progress.is_alive)
         try:
             worker.run()
@@ -178,7 +182,8 @@ def _run(settings: Settings, flag: StopFlag, **backlog: Any) -> None:
 
 
 @contextmanager
-def _http_server(worker: BackgroundWorker, listen: str | None) -> Iterator[None]:
+def _http_server(worker: BackgroundWorker) -> Iterator[None]:
+    listen = worker.settings.http
     if listen is None:
         yield
         return

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import structlog
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
@@ -19,6 +18,7 @@ from waitress.task import WSGITask
 from lapse.arguments import parse_listen_address
 from lapse.errors import ListenError
 from lapse.http.app import WsgiApp
+from lapse.logs import EventLogger
 
 THREADS = 4
 MOST_CONNECTIONS = 100
@@ -28,7 +28,7 @@ MOST_SECONDS = 10
 """So long a connection may take for its request, and then for its answer."""
 MOST_REQUEST_BYTES = 16 * 1024
 
-log = structlog.get_logger("lapse")
+log = EventLogger(__name__)
 
 
 class _Answer(WSGITask):

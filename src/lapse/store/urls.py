@@ -1,4 +1,8 @@
-"""Database URLs: the spellings that are taken, and how they are shown without their secrets."""
+"""Database URLs: the spellings that are taken, and how they are shown without their secrets.
+
+A password with a character that has a meaning in URLs may be read as host, database or parameter, and those are shown,
+by libpq as well. So whatever can be read in two ways is refused, by a message that holds nothing of the URL.
+"""
 
 from __future__ import annotations
 
@@ -8,86 +12,104 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lapse.errors import SettingsError
+from lapse.store.url_parameters import read_parameters
 
-_DRIVERS = {
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "postgresql+psycopg": "postgresql+psycopg",
-    "sqlite": "sqlite",
-    "sqlite+pysqlite": "sqlite",
-}
-# What libpq would say only once it connects, as if the server were away: a worker would wait for it for ever.
-_CHOICES = {
-    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "sslnegotiation": ("postgres", "direct"),
-    "sslcertmode": ("disable", "allow", "require"),
-    "channel_binding": ("disable", "prefer", "require"),
-    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
-}
-_WHOLE_NUMBERS = frozenset(
-    {"connect_timeout", "tcp_user_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"}
-)
-_INSTEAD = {
-    "pgbouncer": "remove it: lapse works behind a transaction pooler as it is",
-    "ssl": "write sslmode=require, or better sslmode=verify-full",
-}
-"""What to do about parameters that other libraries understand."""
-_SEVERAL = frozenset({"host", "port"})
-"""Parameters that may be there once for each of several servers."""
+_POSTGRESQL = re.compile(r"(postgres|postgresql|pgsql)(\+\w+)?")
+"""With any driver: it is the application's, and lapse has its own."""
+_SQLITE = ("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite")
+_LOCATION = re.compile(r"(?:\[[0-9A-Za-z:.%_-]+\]|[\w.,-]*)(?::[0-9]*)?(?:/[^?]*)?(?:\?.*)?")
+"""What follows user and password: host, port, database, parameters; as SQLAlchemy reads it, but all of it."""
+_STRUCTURE = re.compile(r"[:/?#&=]")
+"""What neither a user nor a database is called; where it is there, something was meant to be another part."""
+_MAX_PORT = 65_535
 _EXAMPLES = "use sqlite:///lapse.db or postgresql://user:password@host:5432/name"
+_ESCAPES = "in a user or password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, % as %25"
+_A_FILE = "use sqlite:///lapse.db, or four slashes for a full path"
+
+
+class _SafeUrl(URL):
+    """A URL that shows no secret, wherever it is printed."""
+
+    def __repr__(self) -> str:
+        return safe_url(self)
+
+    __str__ = __repr__
 
 
 def parse_url(text: str) -> URL:
-    """Return the URL with the driver that lapse uses.
+    """Return the URL with the driver that lapse uses, and with that driver's parameters.
 
     Raises:
-        SettingsError: it is no URL, of another database, or of a SQLite database that only lives in memory. The
-            message never holds the URL: it may hold a password.
+        SettingsError: it is no URL, of another database, of a SQLite database that only lives in memory, can be read in
+            more than one way, or has a parameter that the driver does not know. The message never holds the URL: it may
+            hold a password.
     """
+    text = text.lstrip().rstrip("\r\n")  # what a file of secrets ends with; a space may be a part of one
     try:
+        text.encode()  # as UTF-8: half a surrogate pair stands for a byte that is no text
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise SettingsError(f"the database URL cannot be read; {_EXAMPLES}") from None
-    driver = _DRIVERS.get(url.drivername)
-    if driver is None:
-        raise SettingsError(f"the database URL is of the kind {url.drivername!r}, which lapse cannot use; {_EXAMPLES}")
-    if driver == "sqlite":
-        _check_sqlite(url)
-    elif "@" in (url.host or ""):
-        raise SettingsError(f"the database URL has an @ too many: in a user or password write it as %40; {_EXAMPLES}")
-    else:
-        for name, value in url.query.items():
-            _check_parameter(name, value)
-    return url.set(drivername=driver)
-
-
-def _check_sqlite(url: URL) -> None:
-    if url.database in (None, "", ":memory:"):
-        raise SettingsError("the SQLite URL names no file; use sqlite:///lapse.db, or four slashes for a full path")
-    if url.host or url.username or url.query:
-        raise SettingsError(
-            "the SQLite URL has more than a file in it; use sqlite:///lapse.db, or four slashes for a full path"
-        )
-
-
-def _check_parameter(name: str, value: str | tuple[str, ...]) -> None:
-    """Let a parameter of a PostgreSQL URL pass that libpq will take; only the harmless ones show their value."""
-    from psycopg.pq import Conninfo
-
-    if name not in {option.keyword.decode() for option in Conninfo.get_defaults()}:
-        shown = repr(name) if re.fullmatch(r"\w{1,40}", name) else "with a name"  # a mistyped one may be anything
-        instead = _INSTEAD.get(name, "remove it")
-        raise SettingsError(f"the database URL has a parameter {shown} that PostgreSQL does not know; {instead}")
-    if not isinstance(value, str):
-        if name not in _SEVERAL:
-            raise SettingsError(f"the database URL has the parameter {name!r} more than once")
-        return
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise SettingsError(f"the database URL has {name}={value[:40]!r}; use one of {', '.join(_CHOICES[name])}")
-    if name in _WHOLE_NUMBERS and not re.fullmatch(r"-?[0-9]{1,9}", value):
-        raise SettingsError(f"the database URL has {name}={value[:40]!r}; use a whole number")
+        raise _unreadable() from None
+    if not text.isprintable():
+        raise _unreadable()
+    kind = url.drivername.lower()
+    if _POSTGRESQL.fullmatch(kind):
+        return _of_postgresql(text.partition("://")[2], url)
+    if kind in _SQLITE:
+        return _of_sqlite(text.partition("://")[2], url)
+    raise SettingsError(f"the database URL is of the kind {url.drivername[:20]!r}, which lapse cannot use; {_EXAMPLES}")
 
 
 def safe_url(url: URL) -> str:
     """Return the URL as it may be shown: no password, no query (which can hold one, too)."""
     return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _of_postgresql(text: str, url: URL) -> URL:
+    """Return the URL of which `text` is what follows `://`."""
+    if text.count("@") > 1:
+        raise SettingsError(f"the database URL has an @ too many: {_ESCAPES}; {_EXAMPLES}")
+    location = text
+    if url.username is not None:
+        login, _, location = text.partition("@")
+        # `a:5432/b?c=d@e` is host and database for all but SQLAlchemy, for which it is a password.
+        if re.search(r"[?#]|^[^:]*:[0-9]*/", login):
+            raise SettingsError(f"the database URL can be read in two ways: {_ESCAPES}; {_EXAMPLES}")
+    if not _LOCATION.fullmatch(location) or not 0 < (url.port or 1) <= _MAX_PORT:
+        raise _unreadable()
+    for part, value in (("user", url.username), ("database", url.database)):
+        if value and (_STRUCTURE.search(value) or not value.isprintable()):
+            raise SettingsError(
+                f"the {part} in the database URL has one of : / ? # & = in it, which part a URL; {_EXAMPLES}"
+            )
+    if url.database and "@" in url.database:
+        raise SettingsError(f"the database URL has an @ in the wrong place: {_ESCAPES}; {_EXAMPLES}")
+    if "\0" in (url.password or ""):
+        raise SettingsError("the password in the database URL holds a NUL character, which PostgreSQL cannot take")
+    query = read_parameters(location.partition("?")[2], dict(url.query))
+    password = query.pop("password", None)  # libpq takes that one first, too
+    if isinstance(password, str):
+        url = url.set(password=password)
+    return _SafeUrl.create(
+        "postgresql+psycopg", url.username, url.password, url.host, url.port, url.database, query=query
+    )
+
+
+def _of_sqlite(text: str, url: URL) -> URL:
+    """Return the URL of which `text` is what follows `://`."""
+    file = url.database or ""
+    if not file.strip() or file.lower().rpartition("/")[2].strip() == ":memory:":
+        raise SettingsError(f"the SQLite URL names no file; {_A_FILE}")
+    if url.host or url.username or url.password or url.port or url.query:
+        raise SettingsError(f"the SQLite URL has more than a file in it; {_A_FILE}")
+    if re.search(r"[?#]", text + file):
+        raise SettingsError(f"the SQLite URL has a ? or # in it, which no file of lapse's has in its name; {_A_FILE}")
+    if file.lower().startswith("file:"):
+        raise SettingsError(f"the SQLite URL has a file: URI in it, and not the name of a file; {_A_FILE}")
+    if not file.isprintable():
+        raise _unreadable()
+    return url.set(drivername="sqlite")
+
+
+def _unreadable() -> SettingsError:
+    return SettingsError(f"the database URL cannot be read; {_EXAMPLES}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
 from lapse.errors import BacklogError, DatabaseError, DatabaseUnavailableError
+from lapse.logs import EventLogger
 from lapse.service import ConversationService
 from lapse.store import backlog
 from lapse.store.database import Database
@@ -15,7 +14,7 @@ from lapse.worker.options import WorkerOptions
 if TYPE_CHECKING:
     from lapse.models import Preview
 
-log = structlog.get_logger("lapse")
+log = EventLogger(__name__)
 
 
 class BacklogGate:

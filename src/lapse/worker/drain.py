@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
 from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
+from lapse.logs import EventLogger
 from lapse.models import AnyId, SweepResult
 from lapse.store.statements import BEGINNING_OF_TIME
 from lapse.worker.batch_size import BatchSize
@@ -22,7 +21,7 @@ REFUSED_IN_A_ROW = 100
 RETRIES_PER_RUN = 50
 """Of what was set aside: the others come first."""
 
-log = structlog.get_logger("lapse")
+log = EventLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from lapse.arguments import MAX_BACKLOG, check_limit
 from lapse.errors import InvalidInputError
-from lapse.settings import Settings
+from lapse.settings import Settings, check_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +32,9 @@ class WorkerOptions:
         return cls(**{name: getattr(settings, name) if given is None else given for name, given in arguments.items()})
 
     def __post_init__(self) -> None:
-        if not 0 < self.interval_seconds <= 24 * 60 * 60:
-            raise InvalidInputError(
-                f"an interval must be more than 0 and at most 86400 seconds, not {self.interval_seconds!r}"
-            )
-        if self.batch_size is not None:
-            check_limit(self.batch_size)
-        if not 0 <= self.min_wait_seconds < math.inf:
-            raise InvalidInputError(f"min_wait_seconds must be 0 or more and finite, not {self.min_wait_seconds!r}")
-        if self.max_rate is not None and not 0 < self.max_rate < math.inf:
-            raise InvalidInputError(f"max_rate must be more than 0 and finite, not {self.max_rate!r}")
-        if not 0 <= self.backlog_limit <= MAX_BACKLOG:
-            raise InvalidInputError(f"backlog_limit must be 0 to {MAX_BACKLOG}, not {self.backlog_limit!r}")
+        for name in ("interval_seconds", "min_wait_seconds", "batch_size", "max_rate", "backlog_limit"):
+            # The setting's own rule: one bound, wherever the value was given.
+            object.__setattr__(self, name, check_setting(name, getattr(self, name)))
         if self.accept_backlog and self.expire_silently:
             raise InvalidInputError("a backlog is accepted or expired silently, not both: choose one")
 

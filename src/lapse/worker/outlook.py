@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-import structlog
-
 from lapse.errors import DatabaseError, DatabaseUnavailableError
+from lapse.logs import EventLogger
 from lapse.models import AnyId, NextDeadlines
 from lapse.service import ConversationService
 from lapse.stopping import Interrupted, StopFlag
@@ -24,7 +23,7 @@ from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
 COUNT_ACTIVE_EVERY_SECONDS = 15.0
 """Prometheus asks no more often, as a rule."""
 
-log = structlog.get_logger("lapse")
+log = EventLogger(__name__)
 
 
 class Outlook:

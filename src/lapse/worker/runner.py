@@ -6,9 +6,8 @@ import math
 import traceback
 from collections.abc import Callable
 
-import structlog
-
 from lapse.addresses import mask_addresses
+from lapse.logs import EventLogger
 from lapse.models import NextDeadlines
 from lapse.tracing import span
 from lapse.worker.drain import Drain, TaskRun
@@ -19,7 +18,7 @@ FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 5.0
 """After a failure. Whatever was the matter, lapse works again at most this long after it is over."""
 
-log = structlog.get_logger("lapse")
+log = EventLogger(__name__)
 
 
 class TaskRunner:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
-
 from lapse.errors import DatabaseError, InvalidInputError, SchemaError
+from lapse.logs import EventLogger
 from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
@@ -25,7 +24,7 @@ from lapse.worker.runners import make_runners
 
 METRICS_EVERY_CYCLES = 10
 
-log = structlog.get_logger("lapse")
+log = EventLogger(__name__)
 
 
 class BackgroundWorker:
