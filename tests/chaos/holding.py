@@ -60,8 +60,8 @@ class HoldingDatabase(Database):
 
         return super().transaction(held, retry=retry)
 
-    def autocommit(self, work: Callable[[Any], T], *, retry: bool = True) -> T:
+    def autocommit(self, work: Callable[[Any], T], *, reads_only: bool = False, retry: bool = True) -> T:
         """Run it as ever where there is no hold."""
         if self.hold is None:
-            return super().autocommit(work, retry=retry)
+            return super().autocommit(work, reads_only=reads_only, retry=retry)
         return self.transaction(work, retry=retry)

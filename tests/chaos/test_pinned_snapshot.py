@@ -42,10 +42,10 @@ class MeasuredDatabase(Database):
         super().__init__(url)
         self.batches: list[float] = []
 
-    def autocommit(self, work: Callable[[Any], T], *, retry: bool = True) -> T:
+    def autocommit(self, work: Callable[[Any], T], *, reads_only: bool = False, retry: bool = True) -> T:
         """Run it as ever."""
         begin = time.perf_counter()
-        result = super().autocommit(work, retry=retry)
+        result = super().autocommit(work, reads_only=reads_only, retry=retry)
         if isinstance(result, SweepResult) and result.claimed:
             self.batches.append(time.perf_counter() - begin)
         return result

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from lapse import Database
 from lapse.store.database import BUSY_TIMEOUT_SECONDS, RETRY_TIMEOUT_SECONDS
-from lapse.store.engines import CONNECT_TIMEOUT_SECONDS, TCP_USER_TIMEOUT_MS
+from lapse.store.drivers.postgresql import CONNECT_TIMEOUT_SECONDS, TCP_USER_TIMEOUT_MS
 from lapse.worker.runner import MAX_PAUSE_SECONDS
 from tests.backlog import insert_conversations
 from tests.chaos.backlog import insert_backlog
