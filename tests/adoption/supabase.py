@@ -31,7 +31,7 @@ _COLUMNS = {VERSION_TABLE: "version_num", "lapse_adoption": "keep"}
 
 @contextmanager
 def supabase_roles(url: str) -> Iterator[None]:
-    """Make Supabase's roles on the server of this database, for one test at a time: roles belong to the whole server."""
+    """Make Supabase's roles on this database's server, for one test at a time: roles belong to the whole server."""
     with connect(make_url(url).set(database="postgres").render_as_string(hide_password=False)) as server:
         server.execute("SELECT pg_advisory_lock(%s)", [_ONE_AT_A_TIME])
         options = {"anon": "", "authenticated": "", SERVICE: "BYPASSRLS"}

@@ -1,7 +1,7 @@
 """Who may use lapse's tables on PostgreSQL: their owner, and the roles that somebody named.
 
-Default privileges name nobody: Supabase's give every new table of the schema `public` to the roles of its API, `anon` and
-`authenticated`, as whom everybody works who has the API's public key.
+Default privileges name nobody: Supabase's give every new table of the schema `public` to the roles of its API, `anon`
+and `authenticated`, as whom everybody works who has the API's public key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _GRANTEES = """
         FROM pg_default_acl d, aclexplode(d.defaclacl) x WHERE d.defaclobjtype = 'r'
     ), policies AS (
         SELECT p.polrelid AS of_table, of_role, p.polcmd = '*' AS for_all,
-            CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' ELSE 'DELETE' END AS command,
+            CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' ELSE 'DELETE' END
+                AS command,
             coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') = 'true'
                 AND coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true' AS lets_all
         FROM pg_policy p, unnest(p.polroles) AS of_role WHERE p.polpermissive
@@ -39,7 +40,8 @@ _GRANTEES = """
             EXISTS (SELECT FROM policies p WHERE p.of_table = t.oid AND NOT p.lets_all AND p.of_role IN (0, h.grantee))
                 AS is_filtered,
             h.privilege IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE') AND (NOT t.relrowsecurity OR EXISTS (
-                SELECT FROM policies p WHERE p.of_table = t.oid AND p.lets_all AND (p.for_all OR p.command = h.privilege)
+                SELECT FROM policies p
+                WHERE p.of_table = t.oid AND p.lets_all AND (p.for_all OR p.command = h.privilege)
                 AND CASE WHEN p.of_role = 0 THEN true WHEN h.grantee = 0 THEN false
                     ELSE pg_has_role(h.grantee, p.of_role, 'USAGE') END)) AS is_open,
             EXISTS (SELECT FROM pg_roles l WHERE l.rolcanlogin AND l.oid <> t.relowner
@@ -83,10 +85,12 @@ BEGIN
         IF one.is_kept AND NOT (one.has_policy OR one.has_row_security) AND NOT EXISTS (
             SELECT FROM pg_policy p WHERE p.polrelid = one.of_table::regclass AND p.polname = policy
         ) THEN
-            EXECUTE format('CREATE POLICY %I ON %s TO %s USING (true) WITH CHECK (true)', policy, one.of_table, one.of_role);
+            EXECUTE format(
+                'CREATE POLICY %I ON %s TO %s USING (true) WITH CHECK (true)', policy, one.of_table, one.of_role
+            );
         END IF;
     END LOOP;
-    FOR one IN SELECT c.oid::regclass AS of_table FROM pg_class c WHERE c.oid IN ({tables}) AND NOT c.relrowsecurity LOOP
+    FOR one IN SELECT c.oid::regclass AS of_table FROM pg_class c WHERE c.oid IN ({tables}) AND NOT relrowsecurity LOOP
         EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', one.of_table);
     END LOOP;
 END
@@ -123,9 +127,7 @@ def close_statement(tables: Iterable[str], *, keep_logins: bool) -> str:
 def shut_out_query(tables: Iterable[str], *, keep_logins: bool) -> str:
     """Return the query of the roles that `close_statement` leaves without any right."""
     is_kept = _IS_KEPT.format(or_logs_in=_OR_LOGS_IN if keep_logins else "")
-    return (
-        f"SELECT DISTINCT of_role FROM ({grantees_query(tables)}) AS grantees WHERE NOT ({is_kept}) ORDER BY of_role"  # noqa: S608
-    )
+    return f"SELECT DISTINCT of_role FROM ({grantees_query(tables)}) AS grantees WHERE NOT ({is_kept}) ORDER BY of_role"  # noqa: S608
 
 
 def _oids(tables: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """PostgreSQL: lapse's tables are open to nobody but their owner and the roles that somebody named."""
 
-from alembic import op
+from alembic import context, op
 
 from lapse.store.table_access import close_statement, shut_out_query
 from lapse.store.table_locks import oid_of, taking
@@ -18,7 +18,7 @@ def upgrade() -> None:
     connection = op.get_bind()
     if connection.dialect.name != "postgresql":
         return
-    attributes = op.get_context().config.attributes
+    attributes = context.config.attributes
     is_adopted = connection.exec_driver_sql(f"SELECT {oid_of('lapse_adoption')} IS NOT NULL").scalar_one()
     tables = BESIDE_ADOPTED if is_adopted else OWN
     # What is made anew nobody works with yet.
