@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from lapse.store.schema_version import VERSION_TABLE
+from tests.acceptance.test_partitions import block
 from tests.adoption.examining import look, rolled_back
 from tests.adoption.old_table import PLAIN, connect, create_old_table
 from tests.adoption.supabase import supabase_roles
@@ -113,6 +114,20 @@ def adopted(empty_postgres_url: str) -> Iterator[str]:
 
 def test_lapses_own_tables_are_found_open(own: str) -> None:
     check(own, EXPOSED | OF_LAPSES_OWN, NAMED)
+
+
+def test_partitions_of_lapses_tables_are_found_open(own: str) -> None:
+    with connect(own) as connection, rolled_back(connection):
+        connection.execute(block("sql").encode())
+        assert look(connection).is_healthy
+        connection.execute("GRANT ALL ON conversations_3 TO anon, authenticated")
+        (found,) = look(connection).findings
+        assert found.what.startswith("anon, authenticated may TRUNCATE public.conversations_3, ")
+        connection.execute("ALTER TABLE conversations_3 DISABLE ROW LEVEL SECURITY")
+        (found,) = look(connection).findings
+        assert found.what.startswith("anon, authenticated may SELECT, INSERT, UPDATE, DELETE, TRUNCATE public.conv")
+        connection.execute(found.do.encode())
+        assert look(connection).is_healthy
 
 
 def test_an_adopted_table_and_what_is_beside_it_are_found_open(adopted: str) -> None:

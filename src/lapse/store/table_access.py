@@ -14,7 +14,7 @@ from lapse.store.table_locks import oid_of
 # its rights, superusers, and roles with BYPASSRLS, such as Supabase's service_role.
 _GRANTEES = """
     WITH tables AS (
-        SELECT * FROM pg_class WHERE oid IN ({tables})
+        SELECT * FROM pg_class WHERE oid IN ({tables}) AND relkind IN ('r', 'p')
     ), held AS (
         SELECT t.oid AS of_table, x.grantee, x.privilege_type AS privilege FROM tables t, aclexplode(t.relacl) x
         UNION
@@ -90,7 +90,7 @@ BEGIN
             );
         END IF;
     END LOOP;
-    FOR one IN SELECT c.oid::regclass AS of_table FROM pg_class c WHERE c.oid IN ({tables}) AND NOT relrowsecurity LOOP
+    FOR one IN {unguarded} LOOP
         EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', one.of_table);
     END LOOP;
 END
@@ -120,8 +120,15 @@ def close_statement(tables: Iterable[str], *, keep_logins: bool) -> str:
     return _CLOSE.format(
         grantees=grantees_query(tables),
         is_kept=_IS_KEPT.format(or_logs_in=_OR_LOGS_IN if keep_logins else ""),
-        tables=_oids(tables),
+        unguarded=unguarded_query(tables),
     ).strip()
+
+
+def unguarded_query(tables: Iterable[str]) -> str:
+    """Return the query of those of these tables (`of_table`) that have no row level security."""
+    return f"""
+        SELECT oid::regclass AS of_table FROM pg_class
+        WHERE oid IN ({_oids(tables)}) AND relkind IN ('r', 'p') AND NOT relrowsecurity"""  # noqa: S608 - of names
 
 
 def shut_out_query(tables: Iterable[str], *, keep_logins: bool) -> str:
@@ -131,4 +138,6 @@ def shut_out_query(tables: Iterable[str], *, keep_logins: bool) -> str:
 
 
 def _oids(tables: Iterable[str]) -> str:
-    return ", ".join(map(oid_of, tables))
+    """Return the query of the tables' oids, with those of their partitions, which have rights of their own."""
+    listed = f"unnest(ARRAY[{', '.join(map(oid_of, tables))}]) AS of_table"
+    return f"SELECT of_table FROM {listed} UNION SELECT relid FROM {listed}, pg_partition_tree(of_table)"  # noqa: S608

@@ -2,7 +2,7 @@
 
 from alembic import context, op
 
-from lapse.store.table_access import close_statement, shut_out_query
+from lapse.store.table_access import close_statement, shut_out_query, unguarded_query
 from lapse.store.table_locks import oid_of, taking
 
 revision = "0004"
@@ -23,15 +23,10 @@ def upgrade() -> None:
     tables = BESIDE_ADOPTED if is_adopted else OWN
     # What is made anew nobody works with yet.
     keep_logins = not attributes.get("is_new", False)
-    oids = ", ".join(map(oid_of, tables))
-    still_open = connection.exec_driver_sql(
-        f"SELECT relname FROM pg_class WHERE oid IN ({oids}) AND NOT relrowsecurity"  # noqa: S608 - of constants
-    )
-    open_tables = set(still_open.scalars())
     lock_timeout = connection.exec_driver_sql("SHOW lock_timeout").scalar_one()
-    # In the order in which a worker's transaction uses them.
-    if to_lock := [table for table in tables if table in open_tables]:
-        for statement in taking(*to_lock):
+    if connection.exec_driver_sql(unguarded_query(tables)).first():
+        # In the order in which a worker's transaction uses them.
+        for statement in taking(*tables):
             connection.exec_driver_sql(statement)
     shut_out = shut_out_query(tables, keep_logins=keep_logins)
     attributes["shut_out"] = list(
