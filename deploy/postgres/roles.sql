@@ -128,7 +128,7 @@ GRANT SELECT ON :lapse_adoption TO :"purger";
 \endif
 
 -- --- row level security: without a policy a role sees no row, and no error either -------------------------------------
--- A policy does nothing until row level security is on, and opens nothing that was not granted above.
+-- `lapse migrate` and `lapse adopt` switch it on for lapse's own tables. A policy opens nothing that was not granted above.
 
 -- The application's policies filter by tenant, perhaps: a second one that lets all through would end that.
 SELECT count(*) = 0 AS is_application_free
@@ -148,10 +148,17 @@ FROM (
 WHERE NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = to_regclass(of_table) AND p.polname = policy)
 \gexec
 
--- Supabase gives every new table in public to these two, and publishes it. The history is nobody's business there.
+-- Supabase gives every new table in public to these two, and publishes it: nobody's business, unless a policy says so.
+-- An adopted table conversations is the application's affair.
 SELECT format('REVOKE ALL ON %s FROM %I', of_table, rolname)
-FROM pg_roles, unnest(ARRAY[:'conversation_events', :'lapse_schema_version', :'lapse_adoption']) AS of_table
+FROM pg_roles r,
+    unnest(ARRAY[:'conversation_events', :'lapse_schema_version', :'lapse_adoption', :'conversations']) AS of_table
 WHERE rolname IN ('anon', 'authenticated') AND to_regclass(of_table) IS NOT NULL
+    AND NOT (:'is_adopted' AND of_table = :'conversations')
+    AND NOT EXISTS (
+        SELECT FROM pg_policy p WHERE p.polrelid = to_regclass(of_table) AND p.polpermissive
+            AND (r.oid = ANY (p.polroles) OR 0 = ANY (p.polroles))
+    )
 \gexec
 
 \endif

@@ -57,7 +57,7 @@ def test_migrate_distribute_makes_the_schema_and_spreads_it_by_owner_once(stand_
     first = run_here("migrate", "--distribute", "--database-url", stand_in_url)
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.endswith(
-        ": created the schema, version 0003; distributed conversations and conversation_events by owner\n"
+        ": created the schema, version 0004; distributed conversations and conversation_events by owner\n"
     )
     with closing(Database(stand_in_url)) as database:
         placed = run_sql(database, PLACED)
@@ -69,10 +69,10 @@ def test_migrate_distribute_makes_the_schema_and_spreads_it_by_owner_once(stand_
         assert placed[0].colocationid == placed[1].colocationid
         second = run_here("migrate", "--distribute", "--database-url", stand_in_url)
         assert second.stdout.endswith(
-            ": nothing to do: the schema is at version 0003; the tables are distributed already\n"
+            ": nothing to do: the schema is at version 0004; the tables are distributed already\n"
         )
         assert run_sql(database, PLACED) == placed
-        assert run_here("migrate", "--database-url", stand_in_url).stdout.endswith(": the schema is at version 0003\n")
+        assert run_here("migrate", "--database-url", stand_in_url).stdout.endswith(": the schema is at version 0004\n")
 
 
 def test_processes_that_distribute_at_once_all_succeed(stand_in_url: str) -> None:

@@ -61,8 +61,8 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
         EXECUTE FUNCTION set_updated_at()""",
         ["activity-trigger"],
     ),
-    "row security without that of the events": (
-        "ALTER TABLE conversations ENABLE ROW LEVEL SECURITY",
+    "no row security of the events": (
+        "ALTER TABLE conversation_events DISABLE ROW LEVEL SECURITY",
         ["(row-security-missing)"],
     ),
     "a function": ("DROP FUNCTION lapse_session_key", ["missing-function"]),
@@ -78,7 +78,10 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
     "a worker that may do all but open conversations": (
         f"""CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
         GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
-        GRANT SELECT ON {VERSION_TABLE} TO lapse_doctor_worker; SET LOCAL ROLE lapse_doctor_worker""",
+        GRANT SELECT ON {VERSION_TABLE} TO lapse_doctor_worker;
+        CREATE POLICY worker ON conversation_events TO lapse_doctor_worker USING (true) WITH CHECK (true);
+        CREATE POLICY worker ON {VERSION_TABLE} TO lapse_doctor_worker USING (true);
+        SET LOCAL ROLE lapse_doctor_worker""",
         ["(sequence-right)"],
     ),
 }

@@ -11,7 +11,10 @@ from tests.commands import run_here
 
 WORKER = """CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
     GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
-    GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;"""
+    GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;
+    CREATE POLICY worker ON conversations TO lapse_doctor_worker USING (true) WITH CHECK (true);
+    CREATE POLICY worker ON conversation_events TO lapse_doctor_worker USING (true) WITH CHECK (true);
+    CREATE POLICY worker ON lapse_schema_version TO lapse_doctor_worker USING (true);"""
 ROLE = "SET LOCAL ROLE lapse_doctor_worker"
 
 IN_LAPSES_OWN: Mapping[str, str] = {
@@ -28,7 +31,8 @@ IN_LAPSES_OWN: Mapping[str, str] = {
     "activity-index": "CREATE INDEX activity ON conversations (updated_at)",
     "autovacuum-off": "ALTER TABLE conversation_events SET (autovacuum_enabled = false)",
     "missing-right": f"{WORKER} REVOKE UPDATE ON conversations FROM lapse_doctor_worker; {ROLE}",
-    "row-security": f"{WORKER} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY; {ROLE}",
+    "row-security-missing": "ALTER TABLE lapse_schema_version DISABLE ROW LEVEL SECURITY",
+    "row-security": f"{WORKER} DROP POLICY worker ON conversations; {ROLE}",
 }
 IN_AN_ADOPTED_TABLE: Mapping[str, str] = {
     "missing-index": "DROP INDEX ix_conversations_session_history_not_open",

@@ -23,7 +23,10 @@ WORKER = "CREATE ROLE lapse_doctor_worker; GRANT USAGE ON SCHEMA public TO lapse
 ALL_RIGHTS = f"""{WORKER}
     GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
     GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
-    GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;"""
+    GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;
+    CREATE POLICY worker ON conversations TO lapse_doctor_worker USING (true) WITH CHECK (true);
+    CREATE POLICY worker ON conversation_events TO lapse_doctor_worker USING (true) WITH CHECK (true);
+    CREATE POLICY worker ON lapse_schema_version TO lapse_doctor_worker USING (true);"""
 AS_WORKER = "SET LOCAL ROLE lapse_doctor_worker"
 SET_UPDATED_AT = """
     CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at := now(); RETURN NEW; END';"""
@@ -153,39 +156,39 @@ OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
         }.items()
         for right in rights
     },
-    "no policy": (f"{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY", ["row-security"]),
+    "no policy": (f"{ALL_RIGHTS} DROP POLICY worker ON conversations", ["row-security"]),
     "no policy for the version": (
-        f"{ALL_RIGHTS} ALTER TABLE lapse_schema_version ENABLE ROW LEVEL SECURITY",
+        f"{ALL_RIGHTS} DROP POLICY worker ON lapse_schema_version",
         ["row-security"],
     ),
     "policies of others": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversation_events ENABLE ROW LEVEL SECURITY; CREATE ROLE lapse_doctor_other;
+        f"""{ALL_RIGHTS} DROP POLICY worker ON conversation_events; CREATE ROLE lapse_doctor_other;
         CREATE POLICY others ON conversation_events TO lapse_doctor_other USING (true)""",
         ["row-security"],
     ),
     "a policy for one command": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY;
+        f"""{ALL_RIGHTS} DROP POLICY worker ON conversations;
         CREATE POLICY seen ON conversations FOR SELECT USING (true)""",
         ["row-security"],
     ),
     "a policy for all": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY;
+        f"""{ALL_RIGHTS} DROP POLICY worker ON conversations;
         CREATE POLICY worker ON conversations TO lapse_doctor_worker USING (true) WITH CHECK (true)""",
         [],
     ),
     "a policy by membership": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY; CREATE ROLE lapse_doctor_group;
+        f"""{ALL_RIGHTS} DROP POLICY worker ON conversations; CREATE ROLE lapse_doctor_group;
         GRANT lapse_doctor_group TO lapse_doctor_worker;
         CREATE POLICY members ON conversations TO lapse_doctor_group USING (true)""",
         [],
     ),
     "a policy for some rows": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY;
+        f"""{ALL_RIGHTS} DROP POLICY worker ON conversations;
         CREATE POLICY some_rows ON conversations USING (owner_id = 1)""",
         ["(row-security-filter)"],
     ),
     "a restrictive policy": (
-        f"""{ALL_RIGHTS} ALTER TABLE conversations ENABLE ROW LEVEL SECURITY;
+        f"""{ALL_RIGHTS} DROP POLICY worker ON conversations;
         CREATE POLICY all_rows ON conversations USING (true);
         CREATE POLICY limits ON conversations AS RESTRICTIVE FOR SELECT USING (owner_id = 1)""",
         ["(row-security-filter)"],

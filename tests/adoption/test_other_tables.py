@@ -46,7 +46,7 @@ LEAN = """
     CREATE VIEW active AS SELECT * FROM conversations WHERE status IN ('pending', 'progress');
     CREATE RULE keeps AS ON DELETE TO conversations WHERE old.conv_id < 0 DO INSTEAD NOTHING;
     CREATE PUBLICATION changes FOR TABLE conversations;
-    GRANT SELECT (conv_id), UPDATE (status) ON conversations TO PUBLIC"""
+    GRANT SELECT (conv_id), UPDATE (status) ON conversations TO pg_monitor"""
 """Without what may be missing, and with all that can be put on a table."""
 
 STRICT = """

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from lapse import ConversationService
-from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.schema_version import VERSION_TABLE, head_version
 from tests import documents
 from tests.adoption.old_table import Form, connect, create_old_table, fill
 from tests.adoption.roles import SCRIPT, Roles, own_roles
@@ -185,7 +185,7 @@ def test_each_role_does_its_work_with_lapses_own_tables_and_no_more(own: Roles) 
     use_the_whole_library(own.url("application"))
     make_due(own)
     assert work(own.url("worker")) == {IDLE: 1, EXPIRED: 1}
-    assert "0003" in succeeds("status", "--database-url", own.url("worker"))
+    assert head_version() in succeeds("status", "--database-url", own.url("worker"))
     assert rights(own, "worker") == rights(own, "application") == RIGHTS
     for role in ("application", "worker"):
         for statement in (*FORBIDDEN, "CREATE TABLE mine (id int)", "TRUNCATE conversations CASCADE"):

@@ -80,6 +80,12 @@ def test_every_unique_key_begins_with_the_owner(postgres_url: str) -> None:
             assert [key[0] for key in keys] == ["owner_id"] * len(keys)
 
 
+def test_no_table_is_without_row_level_security(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database:
+        guarded = run_sql(database, "SELECT relname FROM pg_class WHERE relrowsecurity")
+    assert {name for (name,) in guarded} == {*metadata.tables, VERSION_TABLE}
+
+
 def test_a_message_writes_no_indexed_column() -> None:
     indexed = {column.name for table in metadata.tables.values() for index in table.indexes for column in index.columns}
     assert indexed.isdisjoint({"updated_at", "last_inbound_at"})

@@ -12,10 +12,11 @@ from lapse.adoption.findings import counted
 from lapse.adoption.names import HELPER_INDEX, KEY_CONSTRAINT, quoted
 from lapse.adoption.preparing import prepare_statements, repair_statements
 from lapse.adoption.row_triggers import row_functions
-from lapse.adoption.waiting_for_locks import LOCK_TIMEOUT_MS, taking
 from lapse.adoption.wanted_indexes import WantedIndex
 from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE, head_version
+from lapse.store.table_access import close_statement
+from lapse.store.table_locks import LOCK_TIMEOUT_MS, taking
 
 NOBODY_WAITS = "SHARE UPDATE EXCLUSIVE on the table: nobody who reads or writes waits"
 FOR_A_MOMENT = f"ACCESS EXCLUSIVE on the table for some milliseconds; each try gives up after {LOCK_TIMEOUT_MS} ms"
@@ -187,7 +188,6 @@ def _finishing(facts: Facts) -> Iterator[Step]:
         size=_rows(facts),
         statements=[FLUSH_STATISTICS, f"VACUUM (ANALYZE) {names.conversations}"],
     )
-    closed = [f"ALTER TABLE {version} ENABLE ROW LEVEL SECURITY"] if facts.table.has_row_security else []
     yield Step(
         kind=FINISH,
         title="the version of the schema: lapse's other commands take the database now",
@@ -197,7 +197,8 @@ def _finishing(facts: Facts) -> Iterator[Step]:
             f"CREATE TABLE IF NOT EXISTS {version} (version_num varchar(32) NOT NULL,\n"
             f"    CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))",
             f"ALTER TABLE {version} OWNER TO {quoted(facts.table.owner)}",
-            *closed,
+            # All three: an older lapse may have begun here.
+            close_statement([names.events, names.qualified(ADOPTION_TABLE), version], keep_logins=False),
             f"INSERT INTO {version} VALUES ('{head_version()}') ON CONFLICT DO NOTHING",  # noqa: S608
             f"UPDATE {names.qualified(ADOPTION_TABLE)} SET completed_at = now() WHERE completed_at IS NULL",  # noqa: S608
         ],

@@ -15,9 +15,10 @@ from lapse.adoption.required_columns import OPTIONAL
 from lapse.adoption.row_triggers import row_functions, row_triggers
 from lapse.adoption.session_key_sql import session_key_function
 from lapse.adoption.updated_at_triggers import narrowed
-from lapse.adoption.waiting_for_locks import taking
 from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema import FILLFACTOR, conversation_events
+from lapse.store.table_access import close_statement
+from lapse.store.table_locks import taking
 
 _OPTIONAL_DEFAULTS = {"channel": " DEFAULT 'whatsapp'", "context": " DEFAULT '{}'", "metadata": " DEFAULT '{}'"}
 _EVENT_IDS = ("owner_id", "conv_id")
@@ -31,8 +32,8 @@ def prepare_statements(facts: Facts) -> list[str]:
     ]
     return [
         *record_statements(names, record, table.owner),
-        *_row_security(names, table, ADOPTION_TABLE),
         *_events(names, table),
+        close_statement([names.qualified(ADOPTION_TABLE), names.events], keep_logins=False),
         session_key_function(names),
         *row_functions(names, table, ends_others=False),
         *taking(names.conversations),
@@ -101,10 +102,4 @@ def _events(names: Names, table: Table) -> list[str]:
     return [
         f"CREATE TABLE {names.events} (\n    " + ",\n    ".join(lines) + "\n)",
         f"ALTER TABLE {names.events} OWNER TO {quoted(table.owner)}",
-        *_row_security(names, table, EVENTS),
     ]
-
-
-def _row_security(names: Names, table: Table, name: str) -> list[str]:
-    """Return the statement that closes a table of lapse's as the application's is: an API may publish the schema."""
-    return [f"ALTER TABLE {names.qualified(name)} ENABLE ROW LEVEL SECURITY"] if table.has_row_security else []

@@ -18,11 +18,12 @@ from lapse.adoption.record import returning_statement
 from lapse.adoption.refusing import check_returnable
 from lapse.adoption.row_triggers import drop_routines, row_functions
 from lapse.adoption.updated_at_triggers import insert_part, is_narrowed, restored
-from lapse.adoption.waiting_for_locks import in_short_transaction, taking
+from lapse.adoption.waiting_for_locks import in_short_transaction
 from lapse.errors import AdoptionError
 from lapse.stopping import STOP_PATIENCE_SECONDS
 from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.table_locks import taking
 
 _WORKERS = """
     SELECT pid FROM pg_stat_activity

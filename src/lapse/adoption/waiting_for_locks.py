@@ -10,32 +10,10 @@ from psycopg import Connection
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from lapse.errors import AdoptionError
+from lapse.store.table_locks import LOCK_TIMEOUT_MS, holders_query
 
-LOCK_TIMEOUT_MS = 200
-"""Who waits for a lock on the table makes every writer wait that comes later."""
-AUTOVACUUM_SECONDS = 3
-"""Longer than the server's `deadlock_timeout`: after that an autovacuum gives way to who waits for it."""
 PAUSE_SECONDS = 0.5
 PATIENCE_SECONDS = 600.0
-
-_HOLDERS = """
-    SELECT DISTINCT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.relation = to_regclass(%s) AND l.granted AND l.pid <> pg_backend_pid()
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    ORDER BY a.pid"""
-
-
-def taking(table: str) -> list[str]:
-    """Return the statements with which a short transaction takes a table for itself, just before it changes it.
-
-    Nobody who reads or writes waits behind the first lock, so it may be waited for until an autovacuum has given way.
-    """
-    return [
-        f"SET LOCAL lock_timeout = '{AUTOVACUUM_SECONDS}s'",
-        f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE",
-        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'",
-        f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE",
-    ]
 
 
 def in_short_transaction(
@@ -69,7 +47,8 @@ def in_short_transaction(
                     for statement in work:
                         connection.execute(statement.encode())
         except (LockNotAvailable, DeadlockDetected):
-            holders = [f"pid {pid} ({name or 'unnamed'})" for pid, name in connection.execute(_HOLDERS, [table])]
+            found = connection.execute(holders_query(table).encode())
+            holders = [f"pid {pid} ({name})" for pid, name in found]
             if time.monotonic() > give_up_at:
                 raise AdoptionError(
                     f"{table} stayed locked for {PATIENCE_SECONDS / 60:.0f} minutes, by {', '.join(holders)}: what was "

@@ -48,6 +48,11 @@ def migrate(
     elif distribute:
         done += "; the tables are distributed already"
     typer.echo(f"{database.safe_url}: {done}")
+    if result.shut_out:
+        typer.echo(
+            f"closed to {', '.join(result.shut_out)}, whom only default privileges let in; a role of yours among them "
+            "gets its rights from deploy/postgres/roles.sql"
+        )
 
 
 def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:

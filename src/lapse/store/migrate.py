@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lapse.errors import ForeignTableError, SchemaVersionError
+from lapse.errors import DatabaseUnavailableError, ForeignTableError, SchemaVersionError
 from lapse.store.database import Database
 from lapse.store.layout import ADOPTION_TABLE
 from lapse.store.schema import conversations, metadata
-from lapse.store.schema_version import check_schema, current_version, head_version, known_versions, schema_version
+from lapse.store.schema_version import (
+    VERSION_TABLE,
+    check_schema,
+    current_version,
+    head_version,
+    known_versions,
+    schema_version,
+)
+from lapse.store.table_locks import holders_query
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -21,6 +30,14 @@ LOCK_SCHEMA = sa.select(sa.func.pg_advisory_xact_lock(0x6C61707365))  # "lapse" 
 """PostgreSQL: one change of the schema at a time. Of a transaction: a session's would be lost in a pooler."""
 _alembic_lock = threading.Lock()
 """Alembic keeps the running migration in its modules' globals: one at a time in a process."""
+LOCK_PATIENCE_SECONDS = 30.0
+"""For how long a migration tries to lock the tables; each try waits for a moment only, and messages behind it."""
+_PAUSE_SECONDS = 0.5
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class _LockedError(Exception):
+    """Somebody else holds a lock that a migration needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +46,8 @@ class MigrationResult:
 
     before: str | None
     after: str
+    shut_out: tuple[str, ...] = ()
+    """PostgreSQL: roles, as SQL spells them, that had rights by default privileges and have none now."""
 
     @property
     def changed(self) -> bool:
@@ -39,7 +58,11 @@ class MigrationResult:
 def migrate(database: Database) -> MigrationResult:
     """Create or upgrade the schema, in one transaction; does nothing where it is up to date.
 
+    On PostgreSQL the tables are open to their owner and to roles that somebody named, and to nobody else: a role that
+    has a GRANT goes on, what default privileges gave is taken away.
+
     Raises:
+        DatabaseUnavailableError: somebody held a lock on the tables all the time.
         ForeignTableError: a table of lapse's name is there that lapse did not make.
         SchemaVersionError: the schema was made by a newer lapse.
         DatabaseError: the database refused, or cannot be reached.
@@ -55,11 +78,17 @@ def migrate(database: Database) -> MigrationResult:
             raise SchemaVersionError(
                 f"the database's schema has version {before}, which a newer lapse made: upgrade lapse"
             )
-        if before != head:
-            _run_migrations(connection)
-        return MigrationResult(before, head)
+        shut_out = _run_migrations(connection, is_new=before is None) if before != head else []
+        return MigrationResult(before, head, tuple(shut_out))
 
-    return database.schema_transaction(upgrade)
+    give_up_at = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            return database.schema_transaction(upgrade)
+        except _LockedError:
+            if time.monotonic() > give_up_at:
+                raise DatabaseUnavailableError(_locked(database)) from None
+        time.sleep(_PAUSE_SECONDS)
 
 
 def ensure_schema(database: Database, *, retry: bool = True) -> None:
@@ -93,12 +122,30 @@ def _refuse_foreign_tables(connection: sa.Connection) -> None:
         )
 
 
-def _run_migrations(connection: sa.Connection) -> None:
+def _run_migrations(connection: sa.Connection, *, is_new: bool) -> list[str]:
+    """Migrate; return the roles that have no right any more."""
     # Imported here: most processes never migrate anything.
     from alembic import command
 
+    config = alembic_config(connection=connection, is_new=is_new)
     with _alembic_lock:  # taken after the database's lock, always in that order
-        command.upgrade(alembic_config(connection=connection), "head")
+        try:
+            command.upgrade(config, "head")
+        except sa.exc.DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+                raise _LockedError from None
+            raise
+    shut_out: list[str] = config.attributes.get("shut_out", [])
+    return shut_out
+
+
+def _locked(database: Database) -> str:
+    query = sa.text(holders_query(*metadata.tables, VERSION_TABLE))
+    holders = database.inspect(lambda connection: [f"pid {pid} ({name})" for pid, name in connection.execute(query)])
+    return (
+        f"the tables stayed locked for {LOCK_PATIENCE_SECONDS:.0f} seconds, by {', '.join(holders) or 'somebody'}: "
+        "nothing was changed; end those transactions and run it again"
+    )
 
 
 def alembic_config(**attributes: Any) -> Config:

@@ -57,15 +57,16 @@ def check_policies(subject: Subject, connection: Connection[Any]) -> Iterator[Fi
 
 
 def check_unprotected(subject: Subject) -> Iterator[Finding]:
-    """Yield tables of lapse's that have no row level security beside conversations that have: an API may show them."""
-    if subject.kind is not Kind.ADOPTED or not (subject.table and subject.table.has_row_security):
+    """Yield tables of lapse's own that have no row level security: an API may show them."""
+    if not subject.is_current:
         return
-    for table in filter(None, (subject.events, subject.version_table)):
+    own = (subject.table if subject.kind is Kind.OWN else None, subject.events, subject.version_table)
+    for table in filter(None, own):
         if not table.has_row_security:
             yield note(
                 "row-security-missing",
-                f"conversations has row level security and {table.name} has none: whoever may use the schema's API "
-                "(Supabase publishes the schema public) may see it.",
+                f"{table.name} has no row level security: one GRANT too many, and whoever may use the schema's API "
+                "(Supabase publishes the schema public) sees it.",
                 f"ALTER TABLE {name_of(table)} ENABLE ROW LEVEL SECURITY; and policies for the roles of lapse.",
             )
 

@@ -1,0 +1,150 @@
+"""`lapse doctor` finds what tables are open to somebody whom nobody named; what it says to do closes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from lapse.store.schema_version import VERSION_TABLE
+from tests.acceptance.test_partitions import block
+from tests.adoption.examining import look, rolled_back
+from tests.adoption.old_table import PLAIN, connect, create_old_table
+from tests.adoption.supabase import supabase_roles
+from tests.commands import run_here
+
+OFF = "ALTER TABLE {} DISABLE ROW LEVEL SECURITY"
+ON = "ALTER TABLE conversations ENABLE ROW LEVEL SECURITY"
+EVENTS_OFF = OFF.format("conversation_events")
+# A role as any installation may have it, to which default privileges give every table.
+WEB = """CREATE ROLE lapse_doctor_web {options}; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO lapse_doctor_web;
+    GRANT SELECT ON {table} TO lapse_doctor_web; """
+
+EXPOSED: dict[str, tuple[str, str]] = {
+    "the history to everybody": (
+        f"{EVENTS_OFF}; GRANT SELECT ON conversation_events TO PUBLIC",
+        "PUBLIC may SELECT public.conversation_events",
+    ),
+    "a column of it": (
+        f"{EVENTS_OFF}; GRANT SELECT (reason), UPDATE (reason) ON conversation_events TO anon",
+        "anon may SELECT, UPDATE public.conversation_events",
+    ),
+    "everything to the API": (
+        f"{EVENTS_OFF}; GRANT ALL ON conversation_events TO anon, authenticated, service_role",
+        "anon, authenticated may SELECT, INSERT, UPDATE, DELETE, TRUNCATE public.conversation_events",
+    ),
+    "by a policy for everybody": (
+        "CREATE POLICY open ON conversation_events FOR SELECT USING (true); GRANT ALL ON conversation_events TO anon; "
+        "REVOKE TRUNCATE ON conversation_events FROM anon",
+        "anon may SELECT public.conversation_events",
+    ),
+    "a policy for it, and row level security off": (
+        f"{EVENTS_OFF}; CREATE POLICY of_tenant ON conversation_events TO anon USING (owner_id = 1); "
+        "GRANT SELECT ON conversation_events TO anon",
+        "anon may SELECT public.conversation_events",
+    ),
+    "what no policy binds": (
+        "GRANT ALL ON conversation_events TO anon",
+        "anon may TRUNCATE public.conversation_events",
+    ),
+    "the version": (
+        f"{OFF.format(VERSION_TABLE)}; GRANT UPDATE ON {VERSION_TABLE} TO authenticated",
+        f"authenticated may UPDATE public.{VERSION_TABLE}",
+    ),
+    "to a role that default privileges name": (
+        WEB.format(options="NOLOGIN", table="conversation_events") + EVENTS_OFF,
+        "lapse_doctor_web may SELECT public.conversation_events",
+    ),
+}
+OF_LAPSES_OWN: dict[str, tuple[str, str]] = {
+    "the conversations": (
+        f"{OFF.format('conversations')}; GRANT SELECT, DELETE ON conversations TO anon",
+        "anon may SELECT, DELETE public.conversations",
+    ),
+    "to a role that default privileges name, though it logs in": (
+        WEB.format(options="LOGIN", table="conversations") + OFF.format("conversations"),
+        "lapse_doctor_web may SELECT public.conversations",
+    ),
+}
+OF_AN_ADOPTED_TABLE: dict[str, tuple[str, str]] = {
+    "the conversations": (
+        "GRANT SELECT, INSERT ON conversations TO anon, authenticated",
+        "anon, authenticated may SELECT, INSERT public.conversations",
+    ),
+    "the conversations to a role that default privileges name": (
+        WEB.format(options="NOLOGIN", table="conversations"),
+        "lapse_doctor_web may SELECT public.conversations",
+    ),
+    "the conversations, which may be emptied": (
+        f"{ON}; GRANT ALL ON conversations TO authenticated",
+        "authenticated may TRUNCATE public.conversations",
+    ),
+    "what the adoption remembers": (
+        f"{OFF.format('lapse_adoption')}; GRANT SELECT ON lapse_adoption TO anon",
+        "anon may SELECT public.lapse_adoption",
+    ),
+}
+NAMED = (
+    "GRANT ALL ON conversation_events TO service_role",
+    "GRANT SELECT ON conversation_events TO anon",  # which shows it no row
+    "CREATE POLICY of_tenant ON conversation_events TO anon USING (true); GRANT SELECT ON conversation_events TO anon",
+    f"CREATE ROLE lapse_doctor_reader; {EVENTS_OFF}; GRANT SELECT ON conversation_events TO lapse_doctor_reader",
+)
+NAMED_OF_AN_ADOPTED_TABLE = (
+    WEB.format(options="LOGIN", table="conversations"),
+    f"{ON}; GRANT SELECT, INSERT, UPDATE ON conversations TO authenticated; "
+    "CREATE POLICY of_signed_in ON conversations TO authenticated USING (true)",
+    f"{ON}; GRANT SELECT ON conversations TO anon; CREATE POLICY of_all ON conversations USING (true)",
+)
+
+
+@pytest.fixture
+def own(postgres_url: str) -> Iterator[str]:
+    with supabase_roles(postgres_url):
+        yield postgres_url
+
+
+@pytest.fixture
+def adopted(empty_postgres_url: str) -> Iterator[str]:
+    with supabase_roles(empty_postgres_url), connect(empty_postgres_url) as connection:
+        create_old_table(connection, PLAIN)
+        assert run_here("adopt", "--database-url", empty_postgres_url).returncode == 0
+        yield empty_postgres_url
+
+
+def test_lapses_own_tables_are_found_open(own: str) -> None:
+    check(own, EXPOSED | OF_LAPSES_OWN, NAMED)
+
+
+def test_partitions_of_lapses_tables_are_found_open(own: str) -> None:
+    with connect(own) as connection, rolled_back(connection):
+        connection.execute(block("sql").encode())
+        assert look(connection).is_healthy
+        connection.execute("GRANT ALL ON conversations_3 TO anon, authenticated")
+        (found,) = look(connection).findings
+        assert found.what.startswith("anon, authenticated may TRUNCATE public.conversations_3, ")
+        connection.execute("ALTER TABLE conversations_3 DISABLE ROW LEVEL SECURITY")
+        (found,) = look(connection).findings
+        assert found.what.startswith("anon, authenticated may SELECT, INSERT, UPDATE, DELETE, TRUNCATE public.conv")
+        connection.execute(found.do.encode())
+        assert look(connection).is_healthy
+
+
+def test_an_adopted_table_and_what_is_beside_it_are_found_open(adopted: str) -> None:
+    check(adopted, EXPOSED | OF_AN_ADOPTED_TABLE, (*NAMED, *NAMED_OF_AN_ADOPTED_TABLE))
+
+
+def check(url: str, exposed: Mapping[str, tuple[str, str]], named: tuple[str, ...]) -> None:
+    """Plant each fault, do what is said, and find it no more; what somebody wants is no trouble."""
+    with connect(url) as connection:
+        for name, (fault, what) in exposed.items():
+            with rolled_back(connection):
+                connection.execute(fault.encode())
+                (found,) = (found for found in look(connection).findings if found.level == "trouble")
+                assert (found.code, found.what.partition(", by default")[0]) == ("exposed", what), name
+                connection.execute(found.do.partition(" or, ")[0].encode())
+                assert look(connection).is_healthy, name
+        for wanted in named:
+            with rolled_back(connection):
+                connection.execute(wanted.encode())
+                assert look(connection).is_healthy, wanted
