@@ -265,7 +265,7 @@ def test_the_message_wins_or_the_sweep_does(chaos_url: str, chance: random.Rando
         for who, never in (("sweep", MESSAGE_WINS), ("message", SWEEP_WINS)):
             won = {order for order, winner in wins if winner == who}
             possible = set(ORDERS) - set(never)
-            assert won == possible if is_full() else won <= possible
+            assert won == possible if is_full() else won <= possible, wins
         outcome.add(
             arena.other,
             interleavings=INTERLEAVINGS,
