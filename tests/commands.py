@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -130,12 +130,14 @@ class RunningLapse:
 
 
 @contextmanager
-def running_lapse(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Iterator[RunningLapse]:
+def running_lapse(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, command: Sequence[str] = LAPSE
+) -> Iterator[RunningLapse]:
     """Start the command and hand it out while it runs; whatever the test does, it is gone afterwards."""
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(
-            [*LAPSE, *arguments],
+            [*command, *arguments],
             env=environment(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

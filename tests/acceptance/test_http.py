@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -145,16 +146,14 @@ def test_a_database_that_says_nothing_makes_unready_in_limited_time_and_is_no_re
         url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/chat?connect_timeout=30"
         with serving_lapse(url) as (_, port):
             begin = time.monotonic()
-            first = threading.Thread(target=request, args=(port, "/readyz"))
-            first.start()
-            time.sleep(0.2)
-            for _ in range(10):  # more than the server has threads
-                assert request(port, "/readyz").status == 503
-            assert time.monotonic() - begin < 1.5, "only the first one waits"
-            first.join()
+            with ThreadPoolExecutor(10) as clients:  # more than the server has threads
+                answers = [clients.submit(request, port, "/readyz") for _ in range(10)]
+                assert request(port, "/livez").status == 200
+                assert request(port, "/metrics").status == 200
+                assert time.monotonic() - begin < 1.5, "while all of them wait"
             assert 1.9 < time.monotonic() - begin < 4
+            assert {answer.result().status for answer in answers} == {503}
             assert "has not answered within 2 seconds" in request(port, "/readyz").text
-            assert request(port, "/livez").status == 200
 
 
 def test_another_schema_makes_unready(database_url: str, database: Database) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lapse.http import WorkerApp, server, serving
 from tests.http_client import request
+from tests.waiting import until
 from tests.workers import worker_on
 
 FAST_SECONDS = 1.0
@@ -71,6 +73,22 @@ def test_connections_that_say_little_but_say_it_for_ever_are_closed(monkeypatch:
         finally:
             over.set()
             dripping.join()
+
+
+@pytest.mark.parametrize("asked", [b"", b"GET /livez HTTP/1.1\r\nX:", b"GET /large HTTP/1.1\r\n\r\n"])
+def test_who_does_not_ask_or_does_not_read_is_closed_in_time(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_SECONDS", 1)
+
+    def large(_environment: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"x" * 8_000_000]  # more than the kernel keeps for a client
+
+    with serving(large, "127.0.0.1:0") as (_, port):
+        before = open_files()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(asked)
+            until(lambda: open_files() == before + 2)
+            until(lambda: open_files() == before + 1, seconds=10)
 
 
 def test_a_low_limit_of_open_files_is_not_reached(port: int) -> None:

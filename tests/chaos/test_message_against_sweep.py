@@ -74,7 +74,9 @@ class Arena:
         self.messages, self.sweeps, self.other = HoldingDatabase(url), HoldingDatabase(url), Database(url)
         self._writer, self._worker = ConversationService(self.messages), ConversationService(self.sweeps)
         self._pool = pool
-        self.sweeps.is_distributed()  # asked once, and none of the transactions that are held
+        for database in (self.messages, self.sweeps):
+            database.is_distributed()  # asked once, and none of the transactions that are held
+            database.layout()
 
     def close(self) -> None:
         """Close all connections."""

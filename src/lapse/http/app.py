@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lapse.errors import DatabaseUnavailableError
 from lapse.http.readiness import Readiness
-from lapse.store import Database, check_schema
+from lapse.store import Database, check_ready
 
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
@@ -20,6 +20,9 @@ NOT_FOUND, WRONG_METHOD = "404 Not Found", "405 Method Not Allowed"
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 """The text format of Prometheus' exposition formats."""
+LIVENESS, READINESS = "/livez", "/readyz"
+ASKED_AT = "lapse.asked_at"
+"""In a request's environment: `time.monotonic()` when it came, where it had to wait for a thread."""
 
 
 class Reply(NamedTuple):
@@ -40,13 +43,14 @@ class WorkerApp:
 
     def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
-        method, answer = environment["REQUEST_METHOD"], ROUTES.get(environment["PATH_INFO"])
+        method, path = environment["REQUEST_METHOD"], environment["PATH_INFO"]
+        answer = ROUTES.get(path)
         if answer is None:
             reply = Reply(NOT_FOUND, f"use one of {', '.join(ROUTES)}\n")
         elif method not in ("GET", "HEAD"):
             reply = Reply(WRONG_METHOD, "use GET\n")
         else:
-            reply = answer(self)
+            reply = self.readyz(environment.get(ASKED_AT)) if path == READINESS else answer(self)
         body = reply.text.encode()
         headers = {"Content-Type": reply.content_type, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
         if reply.status == WRONG_METHOD:
@@ -62,11 +66,11 @@ class WorkerApp:
         is_alive, doing = progress.is_alive, progress.described()
         return Reply(OK, f"alive: {doing}\n") if is_alive else Reply(UNAVAILABLE, f"the loop stands still: {doing}\n")
 
-    def readyz(self) -> Reply:
-        """Answer whether the worker can do its work now."""
+    def readyz(self, asked_at: float | None = None) -> Reply:
+        """Answer whether the worker can do its work now; `asked_at` as of `Readiness.ask`."""
         if self._worker.stop_flag.is_set():
             return Reply(UNAVAILABLE, "stopping\n")
-        is_ready, reason = self._readiness.ask()
+        is_ready, reason = self._readiness.ask(asked_at)
         return Reply(OK, f"ready: {reason}\n") if is_ready else Reply(UNAVAILABLE, f"not ready: {reason}\n")
 
     def health(self) -> Reply:
@@ -84,8 +88,8 @@ class WorkerApp:
 
 
 ROUTES: dict[str, Callable[[WorkerApp], Reply]] = {
-    "/livez": WorkerApp.livez,
-    "/readyz": WorkerApp.readyz,
+    LIVENESS: WorkerApp.livez,
+    READINESS: WorkerApp.readyz,
     "/health": WorkerApp.health,
     "/metrics": WorkerApp.metrics,
 }
@@ -93,7 +97,7 @@ ROUTES: dict[str, Callable[[WorkerApp], Reply]] = {
 
 def _check(database: Database) -> None:
     try:
-        check_schema(database, retry=False)
+        check_ready(database)
     except DatabaseUnavailableError:
         # Between two probes its connection may have been closed, by a pooler say: that is no database that is away.
-        check_schema(database, retry=False)
+        check_ready(database)

@@ -2,55 +2,158 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.server import create_server
-from waitress.task import WSGITask
+from waitress.parser import HTTPRequestParser
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from lapse.arguments import parse_listen_address
 from lapse.errors import ListenError
-from lapse.http.app import WsgiApp
+from lapse.http.app import ASKED_AT, LIVENESS, READINESS, WsgiApp
 from lapse.logs import EventLogger
 
-THREADS = 4
+THREADS = 1
+"""For all paths but those of the probes, which have a thread each: however many ask for the rest, a probe waits for
+none of them, and `/readyz`, which waits for the database, holds up nobody but itself. More would be in the way of the
+one that accepts: they are Python, of which one runs at a time."""
 MOST_CONNECTIONS = 100
-"""Probes and scrapes need a handful. Beyond, new ones wait until old ones are closed. Few enough for any limit of open
-files: without one left to accept with, the server would try again and again, and write a line each time."""
+"""Probes and scrapes need a handful. Beyond, an old connection is closed for each new one."""
+ACCEPTED_AT_ONCE = 20
+"""Between two looks at all connections: in a crowd, who comes waits for as many looks as there are before it."""
 MOST_SECONDS = 10
 """So long a connection may take for its request, and then for its answer."""
 MOST_REQUEST_BYTES = 16 * 1024
+REST_SECONDS = 0.05
+"""Before the server tries again to accept where the process has no file descriptor left, and it holds none itself."""
 
 log = EventLogger(__name__)
 
 
+class _Request(HTTPRequestParser):
+    """One request for each connection: what a client sends without waiting for its answer is not looked at."""
+
+    def received(self, data: bytes) -> int:
+        taken: int = super().received(data)
+        return len(data) if self.completed else taken
+
+
 class _Answer(WSGITask):
-    """One answer for each connection: what a client sends without waiting for it is not looked at."""
+    """One answer for each connection."""
+
+    channel: Any
 
     def start(self) -> None:
         super().start()
         self.set_close_on_finish()
 
+    def get_environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = super().get_environment()
+        environment[ASKED_AT] = self.channel.asked_at
+        return environment
+
 
 class _Connection(HTTPChannel):
-    """A connection that grows old whatever it says: one byte now and then does not keep it."""
+    """A connection, for one request."""
 
+    parser_class = _Request
     task_class = _Answer
+    asked_at = 0.0
 
-    @property
-    def last_activity(self) -> float:
-        return self.creation_time
 
-    @last_activity.setter
-    def last_activity(self, moment: float) -> None:
-        pass
+class _Server(TcpWSGIServer):
+    """A server of which no client can take more than its share: not of connections, threads, time or memory."""
+
+    channel_class = _Connection
+    active_channels: Any
+    trigger: Any
+
+    def __init__(
+        self, app: WsgiApp, listener: socket.socket, channels: dict[int, Any], adjustments: Adjustments
+    ) -> None:
+        of_socket = (listener.family, listener.type, listener.proto, listener.getsockname())
+        super().__init__(app, channels, _sock=listener, adj=adjustments, bind_socket=False, sockinfo=of_socket)
+        self._for_liveness, self._for_readiness = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
+        for dispatcher in (self._for_liveness, self._for_readiness):
+            dispatcher.set_thread_count(1)
+        of_process, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        is_limited = of_process != resource.RLIM_INFINITY
+        # The database needs some as well.
+        self._most = min(MOST_CONNECTIONS, of_process // 4) if is_limited else MOST_CONNECTIONS
+
+    def add_task(self, task: Any) -> None:
+        """Let the thread of its path answer a request."""
+        task.asked_at = time.monotonic()
+        path = "/" + getattr(task.requests[0], "path", "").lstrip("/")  # as the application will see it
+        of_probes = {LIVENESS: self._for_liveness, READINESS: self._for_readiness}
+        of_probes.get(path, self.task_dispatcher).add_task(task)
+
+    def readable(self) -> bool:
+        """Take no new connection while there are too many, all of which are about to be told that the loop moves."""
+        return bool(super().readable()) and len(self.active_channels) <= self._most
+
+    def accept(self) -> Any:
+        """Accept a connection, where there is a file descriptor for it; else make room for the next try."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        if not self._close_one():
+            time.sleep(REST_SECONDS)  # or it would try without a pause
+        return None
+
+    def handle_accept(self) -> None:
+        """Take new connections, then close old ones where there are too many.
+
+        In this order: a closed one's file number would be a new one's, and the same look at all of them may have found
+        something to be done there for the old one.
+        """
+        for _ in range(ACCEPTED_AT_ONCE):
+            before = len(self.active_channels)
+            super().handle_accept()
+            if len(self.active_channels) <= before:
+                break
+        while len(self.active_channels) > self._most and self._close_one():
+            pass
+
+    def maintenance(self, now: float) -> None:
+        """Close what grows old, whatever it says, and also where it cannot be written to."""
+        for channel in list(self.active_channels.values()):
+            if not channel.requests and channel.creation_time < now - MOST_SECONDS:
+                channel.handle_close()
+
+    def stop(self) -> None:
+        """Let the threads end, once they have nothing to do."""
+        for dispatcher in (self.task_dispatcher, self._for_liveness, self._for_readiness):
+            dispatcher.set_thread_count(0)
+
+    def _close_one(self) -> bool:
+        """Close the oldest connection that has not asked, else one whose answer takes time; return False for none.
+
+        Who has just come has not had the time to ask: only the older half is looked at.
+        """
+        channels = list(self.active_channels.values())
+        found = next((one for one in channels[: (len(channels) + 1) // 2] if not one.requests), None)
+        for dispatcher in (self.task_dispatcher, self._for_readiness):
+            with dispatcher.lock:
+                if found is None and dispatcher.queue:
+                    found = dispatcher.queue.popleft()
+        if found is not None:
+            found.handle_close()
+        return found is not None
 
 
 @contextmanager
@@ -67,20 +170,17 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
     """
     with _listening(listen) as listener:
         channels: dict[int, Any] = {}
-        server: Any = create_server(
-            app,
-            map=channels,
+        adjustments = Adjustments(
             sockets=[listener],
             threads=THREADS,
-            connection_limit=MOST_CONNECTIONS,
-            channel_timeout=MOST_SECONDS,
+            connection_limit=2 * MOST_CONNECTIONS,  # never reached
             cleanup_interval=MOST_SECONDS // 2,
             max_request_header_size=MOST_REQUEST_BYTES,
             max_request_body_size=MOST_REQUEST_BYTES,
             asyncore_use_poll=True,
             ident=None,
         )
-        server.channel_class = _Connection
+        server = _Server(app, listener, channels, adjustments)
         # Daemons, all of them: whoever is still being answered at the end of the process is not waited for.
         threading.Thread(target=server.run, name="lapse-http", daemon=True).start()
         host, port = listener.getsockname()[:2]
@@ -93,7 +193,7 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
             with server.trigger.lock:
                 server.trigger.thunks.append(partial(wasyncore.close_all, channels))
                 server.pull_trigger()
-            server.task_dispatcher.set_thread_count(0)
+            server.stop()
 
 
 def _listening(listen: str) -> socket.socket:

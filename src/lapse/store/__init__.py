@@ -2,6 +2,7 @@
 
 from lapse.store.database import Database
 from lapse.store.migrate import MigrationResult, ensure_schema, migrate
+from lapse.store.readiness import check_ready
 from lapse.store.repository import ConversationRepository
 from lapse.store.schema_version import check_schema, schema_version
 
@@ -9,6 +10,7 @@ __all__ = [
     "ConversationRepository",
     "Database",
     "MigrationResult",
+    "check_ready",
     "check_schema",
     "ensure_schema",
     "migrate",
