@@ -87,7 +87,7 @@ def test_who_does_not_ask_or_does_not_read_is_closed_in_time(asked: bytes, monke
         before = open_files()
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(asked)
-            until(lambda: open_files() == before + 2)
+            until(lambda: open_files() > before + 1)  # a large answer is in a file of its own
             until(lambda: open_files() == before + 1, seconds=10)
 
 
