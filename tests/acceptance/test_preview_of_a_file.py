@@ -1,4 +1,4 @@
-"""`lapse preview` of a SQLite file: it says what it says of PostgreSQL; the file, and whoever writes it, see nothing."""
+"""`lapse preview` of a SQLite file: it says what it says of PostgreSQL, and changes no file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lapse import Database
 from lapse.store.preview import preview
 from lapse.store.schema import conversations
 from tests.backlog import insert_conversations
-from tests.commands import error_line, run_here
+from tests.commands import error_line, run_here, run_powerless
 from tests.sql import run_sql, transaction
 
 HALF_AN_HOUR = timedelta(minutes=30)

@@ -79,6 +79,7 @@ class Diagnosis:
     kind: Kind
     traits: list[str]
     server_version: str
+    product: str = "PostgreSQL"
     findings: list[Finding] = field(default_factory=list)
     """Troubles first."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ T = TypeVar("T")
 
 _WAIT_SECONDS = 1.0
 """For a commit of a file that has no write-ahead log: there readers and a commit keep each other out."""
-_CANNOT_OPEN = ("SQLITE_CANTOPEN", "SQLITE_READONLY")
 
 
 def read_only(database: Database, work: Callable[[Connection], T]) -> T:
@@ -59,21 +59,13 @@ def opened(database: Database) -> Iterator[sqlite3.Connection]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    # Not `mode=ro`: it leaves behind the two files that a write-ahead log needs, perhaps as another user's.
-    driver = _connected(path, "mode=rw")
-    try:
-        driver.execute("SELECT 1 FROM sqlite_schema LIMIT 1")
-    except sqlite3.OperationalError as error:
-        driver.close()
-        has_log = path.with_name(f"{path.name}-wal").exists()
-        if has_log or not error.sqlite_errorname.startswith(_CANNOT_OPEN):
-            raise
-        # Its folder cannot be written: nobody here can change the file either.
+    folder = path.resolve().parent
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    if not has_log and not (os.access(path, os.W_OK) and os.access(folder, os.W_OK)):
+        # Nobody's log has to be read, and none can be made here.
         return _connected(path, "mode=ro&immutable=1")
-    except sqlite3.DatabaseError:
-        driver.close()
-        raise
-    return driver
+    # Not `mode=ro`: it leaves behind the two files that a write-ahead log needs, perhaps as another user's.
+    return _connected(path, "mode=rw")
 
 
 def _connected(path: Path, how: str) -> sqlite3.Connection:

@@ -38,7 +38,7 @@ def check_rows(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
     nulls = [name for name in _NULLS if name in table.columns]
     times = [name for name in (subject.physical.get(name, name) for name in _TIMES) if name in table.columns]
     found = rows(connection, _query(name_of(table), nulls, times))
-    yield from _unknown_statuses({row["status"]: row["rows"] for row in found})
+    yield from unknown_statuses({row["status"]: row["rows"] for row in found})
     open_statuses = ConversationStatus.open_statuses()
     for name in nulls:
         total = sum(row[f"null_{name}"] for row in found)
@@ -70,7 +70,8 @@ def _which(table: Table, condition: str) -> str:
     return f"SELECT * FROM {name_of(table)} WHERE {condition};"  # noqa: S608 - to be copied, of names in the catalog
 
 
-def _unknown_statuses(by_status: Mapping[str | None, int]) -> Iterator[Finding]:
+def unknown_statuses(by_status: Mapping[str | None, int]) -> Iterator[Finding]:
+    """Yield what is in statuses that lapse does not know, by how many are in each status."""
     if without := by_status.get(None):
         yield note(
             "null-status",
