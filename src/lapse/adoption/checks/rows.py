@@ -1,4 +1,4 @@
-"""Check the rows: unknown statuses, NULLs, and times that no programme can read. All are counted in one pass."""
+"""Check the rows: unknown statuses, NULLs, and times that no calendar holds. All are counted in one pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from lapse.addresses import mask_addresses
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, counted, name_of, note, trouble
+from lapse.adoption.findings import Finding, counted, name_of, note
 from lapse.adoption.looks import rows
 from lapse.adoption.rights import may_read
 from lapse.adoption.subject import Kind, Subject
@@ -49,7 +49,7 @@ def check_rows(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
                 f"{counted(total, 'conversation')} ({still_open:,} open) without {name}: {_NULLS[name]}.",
                 f"Nothing, if that is meant. Which: {_which(table, f'{name} IS NULL')}",
             )
-    yield from _unreadable(sum(row["unreadable"] for row in found), table, times)
+    yield from _far(sum(row["far"] for row in found), table, times)
 
 
 def _query(table: str, nulls: list[str], times: list[str]) -> str:
@@ -61,9 +61,10 @@ def _query(table: str, nulls: list[str], times: list[str]) -> str:
     )
 
 
-def _is_unreadable(times: list[str]) -> str:
-    # A day from both ends of Python's calendar, since the session's time zone moves them.
-    return " OR ".join(f"{name} NOT BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC'" for name in times) or "false"
+def _is_far(times: list[str]) -> str:
+    # Both ends of Python's calendar; the last one is what lapse itself writes for never.
+    calendar = "'0001-01-01 UTC' AND '9999-12-31 23:59:59.999999 UTC'"
+    return " OR ".join(f"{name} NOT BETWEEN {calendar}" for name in times) or "false"
 
 
 def _which(table: Table, condition: str) -> str:
@@ -95,11 +96,11 @@ def _shown(status: str) -> str:
     return ascii(mask_addresses(status[:40]))
 
 
-def _unreadable(number: int, table: Table, times: list[str]) -> Iterator[Finding]:
+def _far(number: int, table: Table, times: list[str]) -> Iterator[Finding]:
     if number:
-        yield trouble(
-            "unreadable-time",
-            f"{counted(number, 'conversation')} with a time that is infinite or beyond the years 1 to 9999: lapse "
-            "cannot read them.",
-            f"Give them another time, or NULL, for never, in expires_at. Which: {_which(table, _is_unreadable(times))}",
+        yield note(
+            "far-time",
+            f"{counted(number, 'conversation')} with a time that Python's calendar does not hold: infinity, or one out "
+            "of the years 1 to 9999. lapse reads the end of the year 9999 (as an expiry: never), or the year 1.",
+            f"Nothing, if that is meant. Which: {_which(table, _is_far(times))}",
         )

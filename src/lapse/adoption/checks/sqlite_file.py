@@ -128,8 +128,9 @@ def _damaged(path: Path, what: str) -> Finding:
     return trouble(
         CORRUPT,
         f"The file is damaged: {mask_addresses(what)[:300]}.",
-        f"Stop what uses it, keep a copy, and put the latest backup in its place; without one: sqlite3 {name} .recover "
-        f"| sqlite3 {new}",
+        # Not `.recover`: Debian's sqlite3 3.40 has one that fails.
+        "Stop what uses it, keep a copy, and put the latest backup in its place. What can still be read: "
+        f"sqlite3 {name} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {new}",
     )
 
 
