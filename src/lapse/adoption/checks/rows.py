@@ -54,7 +54,7 @@ def check_rows(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
 
 def _query(table: str, nulls: list[str], times: list[str]) -> str:
     columns = [f"count(*) FILTER (WHERE {name} IS NULL)::bigint AS null_{name}" for name in nulls]
-    columns.append(f"count(*) FILTER (WHERE {_is_unreadable(times)})::bigint AS unreadable")
+    columns.append(f"count(*) FILTER (WHERE {_is_far(times)})::bigint AS far")
     return (
         f"SELECT status::text AS status, count(*) AS rows, {', '.join(columns)} FROM {table} GROUP BY 1 "  # noqa: S608
         f"ORDER BY 2 DESC LIMIT {_MAX_STATUSES}"
