@@ -129,7 +129,9 @@ OF_LAPSES_OWN: Mapping[str, tuple[str, list[str]]] = {
         "UPDATE conversations SET expires_at = NULL, status = NULL",
         ["(null-expires-at)", "(null-status)"],
     ),
-    "a time that nobody can read": (f"{ONE} UPDATE conversations SET expires_at = 'infinity'", ["unreadable-time"]),
+    "a time that no calendar holds": (f"{ONE} UPDATE conversations SET expires_at = 'infinity'", ["(far-time)"]),
+    "a time before all others": (f"{ONE} UPDATE conversations SET updated_at = '-infinity'", ["(far-time)"]),
+    "the last time that Python has": (f"{ONE} UPDATE conversations SET expires_at = '9999-12-31 23:59:59.9Z'", []),
     # Vacuum.
     "no autovacuum": ("ALTER TABLE conversations SET (autovacuum_enabled = off)", ["autovacuum-off"]),
 }

@@ -24,6 +24,7 @@ from lapse.adoption.checks import (
     rights,
     routines,
     rows,
+    settings,
     statuses,
     triggers,
     vacuum,
@@ -39,6 +40,8 @@ CHECKS: Sequence[Callable[[Subject], Iterator[Finding]]] = (
     kind.check_kind,
     kind.check_version,
     kind.check_server,
+    settings.check_settings,
+    settings.check_encoding,
     columns.check_columns,
     constraints.check_primary_keys,
     constraints.check_row_checks,
@@ -78,6 +81,7 @@ class Diagnosis:
     kind: Kind
     traits: list[str]
     server_version: str
+    product: str = "PostgreSQL"
     findings: list[Finding] = field(default_factory=list)
     """Troubles first."""
 

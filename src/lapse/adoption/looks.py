@@ -15,10 +15,31 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 STATEMENT_TIMEOUT = "5s"
 LOCK_TIMEOUT = "1s"
 """Who waits for a lock makes others wait behind it."""
+OUTPUT: Mapping[str, str] = {
+    "client_encoding": "UTF8",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "row_security": "on",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+}
+"""By which what the catalog says, and what SQL means, is the same whatever the role, database or server has set."""
+_SET = "SELECT " + ", ".join("set_config(%s, %s, %s)" for _ in OUTPUT)
+
+
+def set_output(connection: Connection[Any], *, is_local: bool) -> None:
+    """Let the server print and read everything in one form: for this transaction, or for the whole session."""
+    connection.execute(_SET, [value for name in OUTPUT for value in (name, OUTPUT[name], is_local)])
 
 
 def set_limits(connection: Connection[Any]) -> None:
-    """Bound every statement of this transaction."""
+    """Bound every statement of this transaction, and let all be printed in one form."""
+    set_output(connection, is_local=True)
     # Names of settings cannot be parameters; a pooler's session keeps nothing of SET LOCAL.
     connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'".encode())
     connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'".encode())

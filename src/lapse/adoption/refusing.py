@@ -13,9 +13,10 @@ from lapse.adoption.checks.in_the_way import check_way
 from lapse.adoption.checks.kind import check_server, check_version
 from lapse.adoption.checks.policies import check_forced_security
 from lapse.adoption.checks.rights import check_rights_to_adopt
+from lapse.adoption.checks.settings import check_settings
 from lapse.adoption.checks.statuses import check_statuses
 from lapse.adoption.findings import TROUBLE, Finding, name_of, trouble
-from lapse.adoption.looks import BEGIN, rows, set_limits
+from lapse.adoption.looks import BEGIN, rows, set_limits, set_output
 from lapse.adoption.names import quoted
 from lapse.adoption.pooling import require_own_session
 from lapse.adoption.required_columns import obstacles
@@ -49,6 +50,7 @@ Looks = Callable[[Subject, Connection[Any]], Iterator[Finding]]
 
 def _troubles(store: StoreConnection, looks: Looks) -> Iterator[Finding]:
     require_own_session(store.driver)  # not inside a transaction, for which any pooler keeps a session
+    set_output(store.driver, is_local=False)  # of all that follows: what is found is taken for SQL, and kept
 
     def work(inside: StoreConnection) -> list[Finding]:
         set_limits(inside.driver)
@@ -59,6 +61,7 @@ def _troubles(store: StoreConnection, looks: Looks) -> Iterator[Finding]:
 
 def _against_return(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
     yield from check_server(subject)
+    yield from check_settings(subject)
     if subject.kind is Kind.OWN:
         yield trouble("own", "The tables are lapse's own", "there is nothing to take off")
     elif subject.kind not in (Kind.ADOPTED, Kind.ADOPTING):
@@ -68,6 +71,7 @@ def _against_return(subject: Subject, connection: Connection[Any]) -> Iterator[F
 
 def _against_adoption(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
     yield from check_server(subject)
+    yield from check_settings(subject)
     if subject.kind is Kind.OWN:
         yield trouble("own", "The tables are lapse's own", "there is nothing to adopt; `lapse migrate` upgrades them")
     if subject.table is None:

@@ -19,6 +19,16 @@ from lapse.store.layout import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX
 from lapse.store.schema import conversation_events, conversations
 from lapse.store.schema_version import VERSION_TABLE, head_version, known_versions
 
+SETTINGS = (
+    "client_encoding",
+    "default_transaction_isolation",
+    "lock_timeout",
+    "row_security",
+    "session_replication_role",
+    "statement_timeout",
+    "transaction_timeout",
+)
+
 
 class Kind(StrEnum):
     """What the table of conversations is to lapse."""
@@ -40,6 +50,15 @@ class Server:
     version_number: int
     """As `server_version_num`: 150006 is 15.6."""
     role: str
+    login: str
+    """As whom the session began: settings are that role's."""
+    database: str
+    encoding: str
+    """As `SHOW server_encoding`."""
+    settings: Mapping[str, str]
+    """Those of `SETTINGS` that this server knows, as the session began with them."""
+    options: str
+    """What the client asked for when it connected: `-c row_security=off`."""
     is_standby: bool
     is_read_only: bool
     is_pooled: bool
@@ -128,9 +147,11 @@ _VERSION = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - of constan
 _IS_COMPLETE = f"SELECT completed_at IS NOT NULL FROM {ADOPTION_TABLE}"  # noqa: S608 - as well
 _SERVER = """
     SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS version_number,
-        current_user::text AS role, pg_is_in_recovery() AS is_standby,
+        current_user::text AS role, session_user::text AS login, current_database()::text AS database,
+        current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS is_standby,
         pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool AS is_read_only,
         pg_backend_pid() AS pid"""
+_SETTINGS = "SELECT name, reset_val FROM pg_settings WHERE name = ANY (%(names)s::text[])"
 _ELSEWHERE = """
     SELECT n.nspname AS schema, has_schema_privilege(n.oid, 'USAGE') AS is_visible
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -140,8 +161,11 @@ _ELSEWHERE = """
 
 def _read_server(driver: psycopg.Connection[Any]) -> Server:
     (found,) = rows(driver, _SERVER)
+    # Not as they are now: `set_output` has changed some for this look.
+    settings = {row["name"]: row["reset_val"] for row in rows(driver, _SETTINGS, {"names": list(SETTINGS)})}
     # A pooler hands out a process number of its own making.
-    return Server(is_pooled=found.pop("pid") != driver.info.backend_pid, **found)
+    is_pooled = found.pop("pid") != driver.info.backend_pid
+    return Server(is_pooled=is_pooled, settings=settings, options=driver.info.options, **found)
 
 
 def _value(driver: psycopg.Connection[Any], query: str) -> Any:

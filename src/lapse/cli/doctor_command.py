@@ -16,6 +16,7 @@ from lapse.cli.options import AsJson, DatabaseUrl
 if TYPE_CHECKING:
     from lapse.adoption.doctor import Diagnosis
     from lapse.adoption.findings import Finding
+    from lapse.store import Database
 
 _WIDTH = 79
 _KINDS = {
@@ -24,26 +25,34 @@ _KINDS = {
     "adopting": "an application's table, its adoption unfinished",
     "adopted": "an application's table, adopted",
     "empty": "no table of conversations",
-    "hidden": "a table of conversations that this role may not see",
-    "other": "a table of that name that lapse cannot adopt",
+    "hidden": "a table of conversations, or a file, that this role may not see",
+    "other": "a table of that name that lapse cannot adopt, or no database",
 }
 
 
 def doctor(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
-    """Say what a PostgreSQL database is, what is wrong with it for lapse, and what to do. Reads only.
+    """Say what a database is, what is wrong with it for lapse, and what to do. Reads only.
 
     Exits with 0 when nothing is wrong, with 1 when something is.
     """
-    from lapse.adoption.doctor import examine
-
     database, _ = open_database(database_url)
     try:
-        found = examine(database)
+        found = _examine(database)
     finally:
         database.close()
     typer.echo(_as_json(database.safe_url, found) if as_json else _as_text(database.safe_url, found))
     if not found.is_healthy:
         raise typer.Exit(1)
+
+
+def _examine(database: Database) -> Diagnosis:
+    if database.dialect == "sqlite":
+        from lapse.adoption.sqlite_doctor import examine_file
+
+        return examine_file(database)
+    from lapse.adoption.doctor import examine
+
+    return examine(database)
 
 
 def _as_json(url: str, found: Diagnosis) -> str:
@@ -60,7 +69,7 @@ def _as_json(url: str, found: Diagnosis) -> str:
 
 
 def _as_text(url: str, found: Diagnosis) -> str:
-    head = [("database", url), ("kind", _KINDS[found.kind]), ("server", f"PostgreSQL {found.server_version}")]
+    head = [("database", url), ("kind", _KINDS[found.kind]), ("server", f"{found.product} {found.server_version}")]
     if found.traits:
         head.append(("traits", ", ".join(found.traits)))
     lines = [f"{name + ':':<10} {value}" for name, value in head]

@@ -70,11 +70,18 @@ def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
 
 def _read_status(service: ConversationService) -> dict[str, Any]:
     from lapse.store import check_schema, schema_version
+    from lapse.store.statements import BEGINNING_OF_TIME
+    from lapse.worker.tasks import build_tasks
 
     check_schema(service.database, retry=False)
     repository = service.conversation_repo
     idle, expired = repository.count_due(service.idle_timeout())
-    earliest = repository.next_deadlines().earliest
+    deadlines = repository.next_deadlines()
+    # By the worker's own rule; what is due since ever, as after a change of the idle timeout, is due now.
+    due_at = [moment for task in build_tasks(service).values() if (moment := task.due_at(deadlines))]
+    earliest = min(due_at, default=None)
+    if earliest == BEGINNING_OF_TIME:
+        earliest = deadlines.now
     return {
         "database": service.database.safe_url,
         "schema_version": schema_version(service.database),

@@ -35,12 +35,11 @@ def preview(
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Count what a worker's first cycle would end, now: by status, owner and age. Reads only; PostgreSQL.
+    """Count what a worker's first cycle would end, now: by status, owner and age. Reads only.
 
     It works on lapse's own tables and on an application's, before and after `lapse adopt`. Where one is not adopted,
     duplicates of a pair are counted like all others, though `lapse adopt` will end them.
     """
-    from lapse.adoption import require_postgresql
     from lapse.settings import idle_timeout_seconds
     from lapse.store.preview import preview as read_preview
 
@@ -50,7 +49,6 @@ def preview(
     idle_timeout = timedelta(seconds=idle_timeout_seconds(settings.idle_timeout_minutes))
     expiration = None if expiration_minutes is None else settings.expiration
     try:
-        require_postgresql(database)
         found = read_preview(database, idle_timeout, expiration)
     finally:
         database.close()

@@ -6,15 +6,16 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 from lapse.addresses import mask_addresses
-from lapse.errors import AdoptionError, InvalidInputError, SchemaMissingError
+from lapse.errors import AdoptionError, SchemaMissingError
 from lapse.models import Preview
 from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
-from lapse.store.layout import PREFIX, IdKind
+from lapse.store.layout import IdKind
 from lapse.store.preview_statements import (
     AGES,
     COLUMNS,
     EXPIRES_AT,
+    HAS_VERSION,
     HISTOGRAM_SECONDS,
     OLDER,
     REQUIRED_COLUMNS,
@@ -22,6 +23,9 @@ from lapse.store.preview_statements import (
     TYPES_OF_COLUMNS,
     PreviewStatements,
 )
+from lapse.store.schema import conversations
+from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.sqlite_reading import read_only
 
 MOST_OWNERS = 10
 _LONGEST_OWNER = 60
@@ -33,27 +37,23 @@ def preview(database: Database, idle_timeout: timedelta, expiration: timedelta |
     """Count what a first cycle would end now, on lapse's own table, an adopted one or one that is not adopted yet.
 
     Args:
-        database: PostgreSQL only.
+        database: on SQLite only lapse's own tables; the file is not made, and no writer waits.
         idle_timeout: without activity for longer, an active conversation is paused.
         expiration: as if every conversation had been opened with it; default is each one's own `expires_at`.
 
     Raises:
-        InvalidInputError: the database is SQLite.
-        SchemaMissingError: there is no table `conversations`.
+        SchemaMissingError: there is no table `conversations`, or no SQLite file.
         AdoptionError: the table of that name is no table of conversations.
         DatabaseError: the database refused, or cannot be reached.
     """
-    if database.dialect != "postgresql":
-        raise InvalidInputError(f"{database.safe_url} is SQLite: a preview is of PostgreSQL")
     idle_seconds = round(idle_timeout.total_seconds())
     expiration_seconds = None if expiration is None else round(expiration.total_seconds())
     is_text = database.layout().kinds["owner_id"] is IdKind.TEXT
 
     def read(connection: Connection) -> Preview:
-        found = {row.column: row.type for row in connection.execute(TYPES_OF_COLUMNS)}
-        _check_columns(database, found)
+        has_version, has_expires_at = _look_at_table(database, connection)
         statements = PreviewStatements(
-            has_expires_at=EXPIRES_AT in found, is_expiration_given=expiration_seconds is not None
+            is_armed=has_version, has_expires_at=has_expires_at, is_expiration_given=expiration_seconds is not None
         )
         now = database.read_clock(connection)
         values = {"now": now, "idle_timeout": idle_seconds, "expiration": expiration_seconds, "limit": MOST_OWNERS}
@@ -64,7 +64,7 @@ def preview(database: Database, idle_timeout: timedelta, expiration: timedelta |
         owners = connection.execute(statements.owners, values)
         return Preview(
             now=now,
-            is_before_adoption=not {"idle_check_at", f"{PREFIX}idle_check_at"} & found.keys(),
+            is_before_adoption=not has_version,
             idle_minutes=idle_seconds / 60,
             expiration_minutes=None if expiration_seconds is None else expiration_seconds / 60,
             conversations=sum(row.number for row in totals),
@@ -79,12 +79,34 @@ def preview(database: Database, idle_timeout: timedelta, expiration: timedelta |
             histogram=[columns.get(place, 0) for place in range(1, COLUMNS + 1)] if totals else [],
         )
 
+    if database.dialect == "sqlite":
+        return read_only(database, read)
     return database.autocommit(lambda connection: connection.transaction(_BEGIN, read))
 
 
-def _check_columns(database: Database, found: dict[str, str]) -> None:
+def _look_at_table(database: Database, connection: Connection) -> tuple[bool, bool]:
+    """Return whether lapse keeps this table, and whether it has `expires_at`."""
+    if database.dialect == "sqlite":
+        tables = {name for (name,) in connection.driver.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if conversations.name not in tables:
+            raise _no_table(database)
+        if VERSION_TABLE not in tables:
+            raise AdoptionError(
+                f"the table conversations of {database.safe_url} is not one that lapse made: lapse cannot work with it"
+            )
+        return True, True
+    found = {row.column: row.type for row in connection.execute(TYPES_OF_COLUMNS)}
     if not found:
-        raise SchemaMissingError(f"{database.safe_url} has no table conversations: there is nothing to preview")
+        raise _no_table(database)
+    _check_columns(database, found)
+    return bool(connection.execute(HAS_VERSION).one().has_version), EXPIRES_AT in found
+
+
+def _no_table(database: Database) -> SchemaMissingError:
+    return SchemaMissingError(f"{database.safe_url} has no table conversations: there is nothing to preview")
+
+
+def _check_columns(database: Database, found: dict[str, str]) -> None:
     wanted = REQUIRED_COLUMNS | ({EXPIRES_AT: TIMES} if EXPIRES_AT in found else {})
     for name, types in wanted.items():
         if name not in found:

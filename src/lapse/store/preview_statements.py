@@ -1,4 +1,4 @@
-"""The statements of a preview, for PostgreSQL: what is due, counted. Of the table only what every application's has."""
+"""The statements of a preview: what is due, counted. Before adoption, only of columns that every application has."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import sqlalchemy as sa
 
 from lapse.lifecycle import ConversationStatus
 from lapse.store.schema import conversations, is_active, is_open
+from lapse.store.schema_version import VERSION_TABLE
 from lapse.store.statements import BOUND_NOW, IDLE_TIMEOUT, LIMIT
+from lapse.store.sweep_statements import is_looked_at
 from lapse.store.tolerance import latest_activity
-from lapse.store.types import UtcDateTime, greatest, plus_seconds
+from lapse.store.types import UtcDateTime, greatest, is_time, plus_seconds
 
 TIMES = frozenset({"timestamp with time zone"})
 REQUIRED_COLUMNS: dict[str, frozenset[str] | None] = {
@@ -44,6 +46,8 @@ c = conversations.c
 _EXPIRATION: sa.BindParameter[int] = sa.bindparam("expiration", type_=sa.BigInteger)
 _NEVER: sa.ColumnElement[datetime] = sa.cast(sa.null(), UtcDateTime)
 
+HAS_VERSION = sa.select(sa.func.to_regclass(sa.literal(VERSION_TABLE, sa.Text)).is_not(None).label("has_version"))
+"""Whether lapse has made the table, or adopted it to the end; PostgreSQL, as what follows."""
 _attribute = sa.table(
     "pg_attribute", *(sa.column(name) for name in ("attrelid", "attname", "atttypid", "attnum", "attisdropped"))
 )
@@ -61,14 +65,15 @@ TYPES_OF_COLUMNS = sa.select(
 class PreviewStatements:
     """The three counts over what is due at one moment."""
 
-    def __init__(self, *, has_expires_at: bool, is_expiration_given: bool) -> None:
+    def __init__(self, *, is_armed: bool, has_expires_at: bool, is_expiration_given: bool) -> None:
         """Build them.
 
         Args:
+            is_armed: lapse keeps in each row when it looks at it next; where not, adopting will see to it.
             has_expires_at: whether the table has that column.
             is_expiration_given: expiry is the start and the parameter `expiration`, whatever `expires_at` says.
         """
-        due = _due(has_expires_at=has_expires_at, is_expiration_given=is_expiration_given)
+        due = _due(is_armed=is_armed, has_expires_at=has_expires_at, is_expiration_given=is_expiration_given)
         deadline = due.c.deadline
         number: sa.ColumnElement[int] = sa.func.count().label("number")
         ages = [(deadline >= plus_seconds(BOUND_NOW, -seconds), age) for age, seconds in AGES.items()]
@@ -77,8 +82,8 @@ class PreviewStatements:
         self.totals = sa.select(
             *groups,
             number,
-            sa.func.min(greatest(aged.c.deadline, _first_moment()), type_=UtcDateTime).label("oldest"),
-            sa.func.max(greatest(aged.c.deadline, _first_moment()), type_=UtcDateTime).label("newest"),
+            sa.func.min(aged.c.deadline, type_=UtcDateTime).label("oldest"),
+            sa.func.max(aged.c.deadline, type_=UtcDateTime).label("newest"),
         ).group_by(*groups)
         of_owners = sa.select(due.c.owner, number).group_by(due.c.owner).cte("of_owners")
         self.owners = (
@@ -89,16 +94,24 @@ class PreviewStatements:
         self.histogram = _histogram(deadline)
 
 
-def _due(*, has_expires_at: bool, is_expiration_given: bool) -> sa.CTE:
+def _due(*, is_armed: bool, has_expires_at: bool, is_expiration_given: bool) -> sa.CTE:
     """What a first cycle ends: as `sweep_statements.is_expired` and `is_idle`, for tables that are not lapse's, too."""
     expires_at: sa.ColumnElement[datetime] = c.expires_at if has_expires_at else _NEVER
-    is_past = expires_at < BOUND_NOW
+    is_past, is_readable = expires_at < BOUND_NOW, is_time(expires_at)
     if is_expiration_given:
         expires_at = plus_seconds(c.started_at, _EXPIRATION)
         # The moment is moved, not the start: one at the end of the calendar must not leave it.
-        is_past = c.started_at < plus_seconds(BOUND_NOW, -_EXPIRATION)
-    is_expired = is_open & is_past
-    is_idle = is_active & (latest_activity(c.updated_at) < plus_seconds(BOUND_NOW, -IDLE_TIMEOUT))
+        is_past, is_readable = c.started_at < plus_seconds(BOUND_NOW, -_EXPIRATION), is_time(c.started_at)
+    is_expired = is_open & is_past & is_readable
+    is_idle = (
+        is_active & (latest_activity(c.updated_at) < plus_seconds(BOUND_NOW, -IDLE_TIMEOUT)) & is_past.is_not(True)
+    )
+    if is_armed:
+        is_idle &= is_looked_at(BOUND_NOW)
+    deadline = sa.case(
+        (is_expired, plus_seconds(expires_at, 0)), else_=plus_seconds(latest_activity(c.updated_at), IDLE_TIMEOUT)
+    )
+    first_moment = sa.literal(FIRST_MOMENT, UtcDateTime)
     return (
         sa.select(
             sa.cast(c.owner_id, sa.Text).label("owner"),
@@ -106,17 +119,12 @@ def _due(*, has_expires_at: bool, is_expiration_given: bool) -> sa.CTE:
             sa.case((is_expired, ConversationStatus.EXPIRED.value), else_=ConversationStatus.IDLE_TIMEOUT.value).label(
                 "to_status"
             ),
-            sa.case((is_expired, expires_at), else_=plus_seconds(latest_activity(c.updated_at), IDLE_TIMEOUT)).label(
-                "deadline"
-            ),
+            # A text that is no time, which SQLite takes, is as old.
+            greatest(sa.func.coalesce(deadline, first_moment), first_moment, type_=UtcDateTime).label("deadline"),
         )
         .where(is_expired | is_idle)
         .cte("due")
     )
-
-
-def _first_moment() -> sa.ColumnElement[datetime]:
-    return sa.literal(FIRST_MOMENT, UtcDateTime)
 
 
 def _histogram(deadline: sa.ColumnElement[datetime]) -> sa.Select[Any]:

@@ -27,6 +27,7 @@ from lapse.store.transitions import (
     make_transition,
     until_found,
 )
+from lapse.store.types import deadline_of
 
 EXACT_UP_TO = {"postgresql": 10_000, "sqlite": 100_000}
 """Active conversations that are counted one by one: some milliseconds."""
@@ -205,7 +206,10 @@ class ConversationRepository:
         parameters = {"without_idle": list(without_idle), "without_expired": list(without_expired)}
         row = self._rows(self._next_deadlines, self._now(parameters), retry=retry).one()
         return NextDeadlines(
-            idle=row.idle, expired=row.expired, longest_idle_timeout_seconds=row.armed_seconds, now=row.now
+            idle=deadline_of(row.idle, row.now),
+            expired=deadline_of(row.expired, row.now),
+            longest_idle_timeout_seconds=row.armed_seconds,
+            now=row.now,
         )
 
     def count_open_by_status(self) -> dict[str, int]:

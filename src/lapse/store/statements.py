@@ -16,7 +16,7 @@ from lapse.lifecycle import Sender, unmoved_statuses
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, idle_check_index, is_active, is_open, status_in
 from lapse.store.tolerance import expiry, pair_channel
-from lapse.store.types import ConversationIds, UtcDateTime, greatest, is_one_of, plus_seconds
+from lapse.store.types import ConversationIds, MomentOrText, UtcDateTime, greatest, is_one_of, is_time, plus_seconds
 
 Now = sa.ColumnElement[datetime]
 
@@ -222,15 +222,14 @@ def next_deadlines(now: Now) -> sa.Select[Any]:
         left_out = is_one_of(c.conv_id, sa.bindparam(without, type_=ConversationIds))
         return sa.select(end.label(name)).where(among, ~left_out).subquery(f"{name}_end")
 
+    def first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return sa.func.min(column, type_=MomentOrText)
+
     # Not what others may have written: in SQLite, numbers and empty texts come before all times, texts after numbers.
-    idle = end_of(
-        sa.func.min(c.idle_check_at), "idle", is_active & (c.idle_check_at >= BEGINNING_OF_TIME), "without_idle"
-    )
+    idle = end_of(first(c.idle_check_at), "idle", is_active & is_time(c.idle_check_at), "without_idle")
     is_armed = is_active & (c.idle_timeout_seconds <= sa.literal(GREATEST_INTEGER, sa.BigInteger))
     armed = end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "without_idle")
-    expired = end_of(
-        sa.func.min(c.expires_at), "expired", is_open & (c.expires_at >= BEGINNING_OF_TIME), "without_expired"
-    )
+    expired = end_of(first(c.expires_at), "expired", is_open & is_time(c.expires_at), "without_expired")
     # Joined, not nested: a distributed database asks each of them of all its nodes.
     ends = idle.join(armed, sa.true()).join(expired, sa.true())
     return sa.select(idle.c.idle, armed.c.armed_seconds, expired.c.expired, now.label("now")).select_from(ends)

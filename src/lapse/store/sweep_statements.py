@@ -14,10 +14,10 @@ from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations, is_active, is_open
 from lapse.store.statements import IDLE_TIMEOUT, LIMIT, Now
 from lapse.store.tolerance import expiry, latest_activity, least_owner, look_from
-from lapse.store.types import ConversationIds, UtcDateTime, is_one_of, plus_seconds
+from lapse.store.types import ConversationIds, SweepStart, UtcDateTime, is_one_of, is_time, plus_seconds
 
 c = conversations.c
-AFTER: sa.BindParameter[datetime] = sa.bindparam("after", type_=UtcDateTime)
+AFTER: sa.BindParameter[datetime] = sa.bindparam("after", type_=SweepStart)
 IDS: sa.BindParameter[list[AnyId]] = sa.bindparam("ids", type_=ConversationIds)
 AMONG_IDS = is_one_of(c.conv_id, IDS)
 """The one condition by which a batch that leaves some out and one that takes only some differ."""
@@ -33,7 +33,7 @@ SILENT_BEFORE: sa.BindParameter[datetime] = sa.bindparam("silent_before", type_=
 
 def is_expired(now: Now) -> sa.ColumnElement[bool]:
     """Open, and past its expiry."""
-    return is_open & _expiry_passed(now)
+    return is_open & _expiry_passed(now) & is_time(c.expires_at)
 
 
 def is_idle(now: Now) -> sa.ColumnElement[bool]:
@@ -57,6 +57,11 @@ def _not_before_after(deadline: sa.ColumnElement[datetime]) -> sa.ColumnElement[
     batch, in place of reading the index in order.
     """
     return sa.tuple_(deadline, c.owner_id) >= sa.tuple_(AFTER, least_owner())
+
+
+def is_looked_at(now: Now) -> sa.ColumnElement[bool]:
+    """What the two idle sweeps look at, of what is active."""
+    return (_idle_check_passed(now) & is_time(c.idle_check_at)) | _armed_longer()
 
 
 def _armed_longer() -> sa.ColumnElement[bool]:
@@ -261,12 +266,12 @@ def find_expired(now: Now) -> sa.Select[Any]:
 
 def find_idle(now: Now) -> sa.Select[Any]:
     """Select what an idle sweep would pause; the first condition is the one that has an index."""
-    return find_due(is_idle(now) & (_idle_check_passed(now) | _armed_longer()), latest_activity(c.updated_at))
+    return find_due(is_idle(now) & is_looked_at(now), latest_activity(c.updated_at))
 
 
 def count_due(now: Now) -> sa.Select[Any]:
     """Count what is due: idle, expired."""
-    idle = is_idle(now) & (_idle_check_passed(now) | _armed_longer())
+    idle = is_idle(now) & is_looked_at(now)
     return sa.select(
         sa.select(sa.func.count()).select_from(conversations).where(idle).scalar_subquery().label("idle"),
         sa.select(sa.func.count()).select_from(conversations).where(is_expired(now)).scalar_subquery().label("expired"),
@@ -278,7 +283,7 @@ def count_due_up_to(now: Now) -> sa.Select[Any]:
 
     In the order of the partial indexes, so that they are what is read.
     """
-    idle, checked = is_idle(now), _idle_check_passed(now)
+    idle, checked = is_idle(now), _idle_check_passed(now) & is_time(c.idle_check_at)
     parts = {
         "expired": sa.select(c.expires_at).where(is_expired(now)).order_by(c.expires_at),
         "idle": sa.select(c.idle_check_at).where(idle, checked).order_by(c.idle_check_at),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -43,6 +43,41 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """PostgreSQL answers in the session's zone."""
         return None if value is None else require_utc(value)
+
+
+class MomentOrText(UtcDateTime):
+    """A moment that is read even where it is none: on SQLite as the text that stands there."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
+        """Read it."""
+        return _moment_or_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
+
+def _moment_or_text(text: str | None) -> datetime | str | None:
+    try:
+        return from_utc_text(text)
+    except (ValueError, OverflowError):
+        return text
+
+
+def deadline_of(found: datetime | str | None, now: datetime) -> datetime | None:
+    """Return the moment; what stands there as text is due once its turn among the texts of moments has come."""
+    if not isinstance(found, str):
+        return found
+    return now - timedelta(microseconds=1) if found < str(utc_text(now)) else None
+
+
+class SweepStart(UtcDateTime):
+    """Where a sweep starts: on PostgreSQL times may be earlier than the calendar's first, `-infinity` say."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
+        """Start before all of them."""
+        is_first = value is not None and value.replace(tzinfo=None) == datetime.min  # noqa: DTZ901
+        return "-infinity" if is_first and dialect.name == "postgresql" else super().process_bind_param(value, dialect)
 
 
 def utc_text(moment: datetime | None) -> str | None:
@@ -147,6 +182,28 @@ class plus_seconds(GenericFunction[datetime]):  # noqa: N801 - SQL functions are
 
     type = UtcDateTime()
     inherit_cache = True
+
+
+class is_time(GenericFunction[bool]):  # noqa: N801 - SQL functions are written in lower case
+    """Whether a sweep takes this for a time.
+
+    In SQLite others may have written a number or an empty text, which come before all times, or a word, which comes
+    after them. `2026-13-45` lies between them, and only its reader can tell.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(is_time, "postgresql")
+def _is_time_postgresql(_element: is_time, _compiler: Any, **_options: Any) -> str:
+    return "true"
+
+
+@compiles(is_time, "sqlite")
+def _is_time_sqlite(element: is_time, compiler: Any, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    return f"({column} BETWEEN '0001-01-01 00:00:00.000000' AND '9999-12-31 23:59:59.999999')"
 
 
 @compiles(is_one_of, "postgresql")

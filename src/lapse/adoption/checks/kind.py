@@ -79,13 +79,6 @@ def check_server(subject: Subject) -> Iterator[Finding]:
         )
     if server.is_standby:
         yield trouble("read-only", "This server is a standby: it only reads.", "Use the primary server's URL.")
-    elif server.is_read_only:
-        yield trouble(
-            "read-only",
-            f"default_transaction_read_only is on for role {server.role} here: nothing can be written.",
-            f"ALTER ROLE {quoted(server.role)} SET default_transaction_read_only = off; (or for the database: ALTER "
-            "DATABASE)",
-        )
 
 
 def _empty(subject: Subject) -> Iterator[Finding]:

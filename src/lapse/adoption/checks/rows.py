@@ -1,4 +1,4 @@
-"""Check the rows: unknown statuses, NULLs, and times that no programme can read. All are counted in one pass."""
+"""Check the rows: unknown statuses, NULLs, and times that no calendar holds. All are counted in one pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from lapse.addresses import mask_addresses
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, counted, name_of, note, trouble
+from lapse.adoption.findings import Finding, counted, name_of, note
 from lapse.adoption.looks import rows
 from lapse.adoption.rights import may_read
 from lapse.adoption.subject import Kind, Subject
@@ -38,7 +38,7 @@ def check_rows(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
     nulls = [name for name in _NULLS if name in table.columns]
     times = [name for name in (subject.physical.get(name, name) for name in _TIMES) if name in table.columns]
     found = rows(connection, _query(name_of(table), nulls, times))
-    yield from _unknown_statuses({row["status"]: row["rows"] for row in found})
+    yield from unknown_statuses({row["status"]: row["rows"] for row in found})
     open_statuses = ConversationStatus.open_statuses()
     for name in nulls:
         total = sum(row[f"null_{name}"] for row in found)
@@ -49,28 +49,30 @@ def check_rows(subject: Subject, connection: Connection[Any]) -> Iterator[Findin
                 f"{counted(total, 'conversation')} ({still_open:,} open) without {name}: {_NULLS[name]}.",
                 f"Nothing, if that is meant. Which: {_which(table, f'{name} IS NULL')}",
             )
-    yield from _unreadable(sum(row["unreadable"] for row in found), table, times)
+    yield from _far(sum(row["far"] for row in found), table, times)
 
 
 def _query(table: str, nulls: list[str], times: list[str]) -> str:
     columns = [f"count(*) FILTER (WHERE {name} IS NULL)::bigint AS null_{name}" for name in nulls]
-    columns.append(f"count(*) FILTER (WHERE {_is_unreadable(times)})::bigint AS unreadable")
+    columns.append(f"count(*) FILTER (WHERE {_is_far(times)})::bigint AS far")
     return (
         f"SELECT status::text AS status, count(*) AS rows, {', '.join(columns)} FROM {table} GROUP BY 1 "  # noqa: S608
         f"ORDER BY 2 DESC LIMIT {_MAX_STATUSES}"
     )
 
 
-def _is_unreadable(times: list[str]) -> str:
-    # A day from both ends of Python's calendar, since the session's time zone moves them.
-    return " OR ".join(f"{name} NOT BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC'" for name in times) or "false"
+def _is_far(times: list[str]) -> str:
+    # Both ends of Python's calendar; the last one is what lapse itself writes for never.
+    calendar = "'0001-01-01 UTC' AND '9999-12-31 23:59:59.999999 UTC'"
+    return " OR ".join(f"{name} NOT BETWEEN {calendar}" for name in times) or "false"
 
 
 def _which(table: Table, condition: str) -> str:
     return f"SELECT * FROM {name_of(table)} WHERE {condition};"  # noqa: S608 - to be copied, of names in the catalog
 
 
-def _unknown_statuses(by_status: Mapping[str | None, int]) -> Iterator[Finding]:
+def unknown_statuses(by_status: Mapping[str | None, int]) -> Iterator[Finding]:
+    """Yield what is in statuses that lapse does not know, by how many are in each status."""
     if without := by_status.get(None):
         yield note(
             "null-status",
@@ -94,11 +96,11 @@ def _shown(status: str) -> str:
     return ascii(mask_addresses(status[:40]))
 
 
-def _unreadable(number: int, table: Table, times: list[str]) -> Iterator[Finding]:
+def _far(number: int, table: Table, times: list[str]) -> Iterator[Finding]:
     if number:
-        yield trouble(
-            "unreadable-time",
-            f"{counted(number, 'conversation')} with a time that is infinite or beyond the years 1 to 9999: lapse "
-            "cannot read them.",
-            f"Give them another time, or NULL, for never, in expires_at. Which: {_which(table, _is_unreadable(times))}",
+        yield note(
+            "far-time",
+            f"{counted(number, 'conversation')} with a time that Python's calendar does not hold: infinity, or one out "
+            "of the years 1 to 9999. lapse reads the end of the year 9999 (as an expiry: never), or the year 1.",
+            f"Nothing, if that is meant. Which: {_which(table, _is_far(times))}",
         )
