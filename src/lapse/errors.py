@@ -12,6 +12,14 @@ class LapseError(Exception):
         """`message` is one line for people; without it the class's docstring is used."""
         super().__init__(message or (self.__doc__ or "").strip())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be copied and pickled as it is. Python's own way would call `__init__` with the finished text."""
+        return _blank, (type(self), self.args), vars(self)
+
+
+def _blank(kind: type[LapseError], args: tuple[Any, ...]) -> LapseError:
+    return kind.__new__(kind, *args)
+
 
 class InvalidInputError(LapseError, ValueError):
     """An argument is not usable."""
