@@ -59,7 +59,7 @@ class ConversationRepository:
         self._activity = {False: {sender: statements.activity(now, sender) for sender in Sender}, True: {}}
         self._message = {sender: statements.message(dialect, now, sender) for sender in Sender}
         self._open = statements.open_conversation(dialect, statements.BOUND_NOW)
-        self._next_deadlines = statements.next_deadlines(now)
+        self._next_deadlines = statements.next_deadlines(dialect, now)
         self._find_idle = sweep_statements.find_idle(now)
         self._find_expired = sweep_statements.find_expired(now)
         self._count_due = sweep_statements.count_due(now)

@@ -215,22 +215,26 @@ ESTIMATE_ACTIVE = sa.select(
 LIFETIMES = sa.select(c.started_at, c.ended_at)
 
 
-def next_deadlines(now: Now) -> sa.Select[Any]:
+def next_deadlines(dialect: str, now: Now) -> sa.Select[Any]:
     """Select when a sweep has work again, with the present moment: a look at the ends of three partial indexes."""
 
-    def end_of(end: sa.ColumnElement[Any], name: str, among: sa.ColumnElement[bool], without: str) -> sa.Subquery:
+    def end_of(end: sa.ColumnElement[Any], name: str, among: sa.ColumnElement[bool], without: str) -> sa.Select[Any]:
         left_out = is_one_of(c.conv_id, sa.bindparam(without, type_=ConversationIds))
-        return sa.select(end.label(name)).where(among, ~left_out).subquery(f"{name}_end")
+        return sa.select(end.label(name)).where(among, ~left_out)
 
     # Not what others may have written: in SQLite, numbers and empty texts come before all times, texts after numbers.
-    idle = end_of(
-        sa.func.min(c.idle_check_at), "idle", is_active & (c.idle_check_at >= BEGINNING_OF_TIME), "without_idle"
-    )
+    is_checked = is_active & (c.idle_check_at >= BEGINNING_OF_TIME)
     is_armed = is_active & (c.idle_timeout_seconds <= sa.literal(GREATEST_INTEGER, sa.BigInteger))
-    armed = end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "without_idle")
-    expired = end_of(
-        sa.func.min(c.expires_at), "expired", is_open & (c.expires_at >= BEGINNING_OF_TIME), "without_expired"
-    )
+    is_ending = is_open & (c.expires_at >= BEGINNING_OF_TIME)
+    ends = {
+        "idle": end_of(sa.func.min(c.idle_check_at), "idle", is_checked, "without_idle"),
+        "armed_seconds": end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "without_idle"),
+        "expired": end_of(sa.func.min(c.expires_at), "expired", is_ending, "without_expired"),
+    }
+    if dialect == "sqlite":
+        # Nested: of joined ones SQLite reads the whole indexes.
+        return sa.select(*(end.scalar_subquery().label(name) for name, end in ends.items()), now.label("now"))
     # Joined, not nested: a distributed database asks each of them of all its nodes.
-    ends = idle.join(armed, sa.true()).join(expired, sa.true())
-    return sa.select(idle.c.idle, armed.c.armed_seconds, expired.c.expired, now.label("now")).select_from(ends)
+    idle, armed, expired = (end.subquery(f"{name}_end") for name, end in ends.items())
+    joined = idle.join(armed, sa.true()).join(expired, sa.true())
+    return sa.select(idle.c.idle, armed.c.armed_seconds, expired.c.expired, now.label("now")).select_from(joined)
