@@ -238,14 +238,6 @@ class ConversationRepository:
         """Tell whether the database holds no conversation at all."""
         return not self._rows(statements.ANY_CONVERSATION)
 
-    def all_transitions(self) -> list[tuple[ConversationEvent, str, str]]:
-        """Return every event in order of time, with its conversation's channel and session key."""
-        return [(event_of(row), row.channel, row.session_key) for row in self._rows(statements.TRANSITIONS)]
-
-    def lifetimes(self) -> list[tuple[datetime, datetime | None]]:
-        """Return begin and end of every conversation."""
-        return [(row.started_at, row.ended_at) for row in self._rows(statements.LIFETIMES)]
-
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _opened_once(self, new: NewConversation, work: Callable[[], Row]) -> Conversation:

@@ -212,7 +212,16 @@ ESTIMATE_ACTIVE = sa.select(
     (_PG_CLASS.c.oid == _ACTIVE_INDEX)
     | _PG_CLASS.c.oid.in_(sa.select(_PG_INHERITS.c.inhrelid).where(_PG_INHERITS.c.inhparent == _ACTIVE_INDEX))
 )
-LIFETIMES = sa.select(c.started_at, c.ended_at)
+COUNT_CONVERSATIONS = sa.select(sa.func.count().label("conversations")).select_from(conversations)
+COUNT_EVENTS_BY_TYPE = sa.select(events.c.type, sa.func.count().label("events")).group_by(events.c.type)
+SPAN_OF_LIVES = sa.select(
+    sa.func.min(c.started_at).label("begin"), sa.func.max(sa.func.coalesce(c.ended_at, c.started_at)).label("end")
+)
+# Ends first: a conversation that opens when another ends is not open at once with it.
+BEGINS_AND_ENDS = sa.union_all(
+    sa.select(c.started_at.label("moment"), sa.literal_column("1", sa.Integer).label("change")),
+    sa.select(c.ended_at, sa.literal_column("-1", sa.Integer)).where(c.ended_at.is_not(None)),
+).order_by("moment", "change")
 
 
 def next_deadlines(dialect: str, now: Now) -> sa.Select[Any]:
