@@ -26,7 +26,8 @@ class CsvRecords:
         in the field, and read again: when the quote does not close, and when the record is bad and they are good.
         """
         while True:
-            lines, number = [], self._number + 1
+            lines: list[str] = []
+            number = self._number + 1
             try:
                 fields = next(csv.reader(self._taking(lines)))
             except StopIteration:
