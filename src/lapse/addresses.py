@@ -174,6 +174,11 @@ def shown(value: object) -> str:
     return repr(_masked(_ADDRESS_IN_VALUE, text)[:_SHOWN_LENGTH])
 
 
+def masked(value: object) -> str:
+    """Return an id as an error shows it: whole, unless it may be an address."""
+    return _masked(_ADDRESS_IN_VALUE, str(value))
+
+
 def _masked(addresses: re.Pattern[str], text: str) -> str:
     return addresses.sub(lambda found: found[0] if found["kept"] else mask_address(found[0]), text)
 

@@ -54,10 +54,10 @@ class ConversationNotFoundError(LapseError):
 class ConversationAlreadyOpenError(LapseError):
     """This pair of addresses already has an open conversation."""
 
-    def __init__(self, conv_id: object) -> None:
-        """`conv_id` is the conversation that is open already."""
+    def __init__(self, conv_id: object, shown_id: str | None = None) -> None:
+        """`conv_id` is the conversation that is open already; `shown_id` is how the message names it."""
         self.conv_id = conv_id
-        super().__init__(f"this pair of addresses already has an open conversation: {conv_id}")
+        super().__init__(f"this pair of addresses already has an open conversation: {shown_id or conv_id}")
 
 
 class ConversationExpiredError(LapseError):
@@ -66,6 +66,10 @@ class ConversationExpiredError(LapseError):
 
 class SettingsError(LapseError):
     """A setting is not usable."""
+
+
+class InvalidIdleTimeoutError(InvalidInputError, SettingsError):
+    """An idle timeout is not usable, be it an argument or a setting."""
 
 
 class ListenError(LapseError):

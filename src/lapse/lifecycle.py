@@ -159,15 +159,17 @@ def require_utc(moment: datetime) -> datetime:
 
     Raises:
         NaiveDatetimeError: it has no time zone.
-        InvalidInputError: in UTC it lies outside the calendar.
+        InvalidInputError: it is no datetime, or in UTC it lies outside the calendar.
     """
-    if getattr(moment, "tzinfo", None) is UTC:
-        return moment
     if not isinstance(moment, datetime):
         raise InvalidInputError(f"a moment must be an aware datetime, not {shown(moment)}")
-    if moment.tzinfo is None or moment.utcoffset() is None:
-        raise NaiveDatetimeError(f"{moment.isoformat()} has no time zone; lapse takes aware datetimes only")
+    if moment.tzinfo is UTC:
+        return moment
     try:
-        return moment.astimezone(UTC)
+        if moment.utcoffset() is not None:
+            return moment.astimezone(UTC)
     except OverflowError:
         raise InvalidInputError(f"{moment.isoformat()} lies outside the calendar in UTC") from None
+    except (NotImplementedError, TypeError, ValueError):
+        raise InvalidInputError(f"{moment.replace(tzinfo=None).isoformat()} has an unusable time zone") from None
+    raise NaiveDatetimeError(f"{moment.isoformat()} has no time zone; lapse takes aware datetimes only")

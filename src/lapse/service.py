@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from lapse.addresses import WHATSAPP, address_pair
-from lapse.arguments import check_id, check_json_object, check_limit, check_text
+from lapse.addresses import WHATSAPP, address_pair, masked
+from lapse.arguments import check_id, check_limit, check_text
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
+from lapse.json_objects import check_json_object
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
 from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
-from lapse.settings import TEN_YEARS_MINUTES, Settings, idle_timeout_seconds, load_settings
+from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
 from lapse.store.statements import BEGINNING_OF_TIME
@@ -102,7 +103,7 @@ class ConversationService:
         new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
         conversation, created = self._repository.open_conversation(new)
         if not created:
-            raise ConversationAlreadyOpenError(conversation.conv_id)
+            raise ConversationAlreadyOpenError(conversation.conv_id, masked(conversation.conv_id))
         return conversation
 
     def get_or_create_conversation(
@@ -169,9 +170,7 @@ class ConversationService:
         if until is not None:
             until = require_utc(until)
         else:
-            minutes = self.settings.expiration_minutes if minutes is None else minutes
-            if not 0 < minutes <= TEN_YEARS_MINUTES:
-                raise InvalidInputError(f"cannot extend by {minutes!r} minutes: use up to {TEN_YEARS_MINUTES}")
+            minutes = check_extension(self.settings.expiration_minutes if minutes is None else minutes)
         return self._repository.extend(
             self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id), minutes, until
         )
@@ -187,7 +186,7 @@ class ConversationService:
             self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
         )
         if conversation is None:
-            raise ConversationNotFoundError(f"there is no conversation {conv_id}")
+            raise ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")
         return conversation
 
     def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
@@ -251,7 +250,7 @@ class ConversationService:
         """Return the idle timeout: of so many minutes, or the setting's.
 
         Raises:
-            SettingsError: the minutes are not usable.
+            InvalidIdleTimeoutError: the minutes are not usable.
         """
         chosen = self.settings.idle_timeout_minutes if minutes is None else minutes
         return timedelta(seconds=idle_timeout_seconds(chosen))

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lapse.arguments import MAX_BACKLOG, MAX_LIMIT, parse_listen_address
-from lapse.errors import SettingsError
+from lapse.addresses import shown
+from lapse.arguments import MAX_BACKLOG, MAX_LIMIT, parse_listen_address, real_number
+from lapse.errors import InvalidIdleTimeoutError, InvalidInputError, SettingsError
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
 TEN_YEARS_MINUTES = 10 * 365 * 24 * 60
@@ -78,14 +79,27 @@ def idle_timeout_seconds(minutes: float) -> int:
     """Return an idle timeout in whole seconds, the unit in which it is stored.
 
     Raises:
-        SettingsError: it is not between one second and ten years.
+        InvalidIdleTimeoutError: it is no number, or not between one second and ten years.
     """
-    if not 1 / 60 <= minutes <= TEN_YEARS_MINUTES:
-        raise SettingsError(
-            f"an idle timeout of {minutes!r} minutes is not usable: use one second to ten years "
+    number = real_number(minutes)
+    if number is None or not 1 / 60 <= number <= TEN_YEARS_MINUTES:
+        raise InvalidIdleTimeoutError(
+            f"an idle timeout of {shown(minutes)} minutes is not usable: use one second to ten years "
             f"({TEN_YEARS_MINUTES} minutes)"
         )
-    return round(minutes * 60)
+    return round(number * 60)
+
+
+def check_extension(minutes: float) -> float:
+    """Return by how many minutes an expiry is to be later.
+
+    Raises:
+        InvalidInputError: it is not more than 0 and at most ten years.
+    """
+    number = real_number(minutes)
+    if number is None or not 0 < number <= TEN_YEARS_MINUTES:
+        raise InvalidInputError(f"cannot extend by {shown(minutes)} minutes: use a number of up to {TEN_YEARS_MINUTES}")
+    return number
 
 
 def _variable(name: str) -> str:
@@ -96,5 +110,5 @@ def _variable(name: str) -> str:
 def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
     variable = _variable(name)
-    shown = "" if variable == "DATABASE_URL" else f"={str(problem['input'])[:60]!r}"
-    return f"{variable}{shown} is not usable: {problem['msg'].removeprefix('Value error, ').lower()}"
+    value = "" if variable == "DATABASE_URL" else f"={shown(problem['input'])}"
+    return f"{variable}{value} is not usable: {problem['msg'].removeprefix('Value error, ').lower()}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from lapse.addresses import masked
 from lapse.errors import ConversationExpiredError, ConversationRefusedError, InvalidInputError, InvalidTransitionError
 from lapse.lifecycle import ConversationStatus, Sender
 from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
@@ -145,16 +146,17 @@ class ConversationRepository:
                 raise InvalidTransitionError(
                     row.status,
                     row.status,
-                    f"conversation {conv_id} is not open, but {row.status}: it cannot be extended",
+                    f"conversation {masked(conv_id)} is not open, but {masked(row.status)}: it cannot be extended",
                 )
             now = self.database.read_clock(connection)
             if has_expired(row, now):
                 raise ConversationExpiredError(
-                    f"conversation {conv_id} expired at {row.expires_at.isoformat()}: a later message opens a new one"
+                    f"conversation {masked(conv_id)} expired at {row.expires_at.isoformat()}: "
+                    "a later message opens a new one"
                 )
             expires_at = row.expires_at or now  # none in an adopted table: one begins here
             if until is not None and until < expires_at:
-                raise InvalidInputError(f"conversation {conv_id} expires later than that already: {expires_at}")
+                raise InvalidInputError(f"conversation {masked(conv_id)} expires later than that already: {expires_at}")
             target = target or later(expires_at, timedelta(minutes=minutes or 0))
             return connection.execute(
                 statements.SET_EXPIRY, key_of(row) | {"new_expires_at": max(target, expires_at)}
