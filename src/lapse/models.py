@@ -77,6 +77,21 @@ class Conversation:
     metadata: dict[str, Any] = field(repr=False)
 
 
+def readable(conversation: Conversation) -> Conversation:
+    """Return the conversation, all of which can be read.
+
+    Raises:
+        DatabaseError: its context or metadata cannot.
+    """
+    for name in ("context", "metadata"):
+        value = getattr(conversation, name)
+        if isinstance(value, UnreadableJson):
+            raise DatabaseError(
+                f"the database holds something in column {name} that lapse cannot read: it {value.reason}"
+            )
+    return conversation
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationEvent:
     """One transition of a conversation: what the history shows and deliveries are made from."""

@@ -10,7 +10,7 @@ from lapse.arguments import check_id, check_limit, check_text
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
 from lapse.json_objects import check_json_object
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
-from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
+from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, readable
 from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
@@ -167,9 +167,8 @@ class ConversationService:
         """
         if until is not None and minutes is not None:
             raise InvalidInputError("extend_expiration takes minutes or until, not both")
-        if until is not None:
-            until = require_utc(until)
-        else:
+        until = None if until is None else require_utc(until)
+        if until is None:
             minutes = check_extension(self.settings.expiration_minutes if minutes is None else minutes)
         return self._repository.extend(
             self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id), minutes, until
@@ -181,13 +180,9 @@ class ConversationService:
         Raises:
             InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
+            DatabaseError: its context or metadata cannot be read; or the database refused, or stayed out of reach.
         """
-        conversation = self._repository.get_conversation_by_id(
-            self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
-        )
-        if conversation is None:
-            raise ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")
-        return conversation
+        return readable(self._found(conv_id, owner_id))
 
     def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
         """Return a conversation's transitions, the first one first.
@@ -196,7 +191,7 @@ class ConversationService:
             InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
         """
-        conversation = self.get_conversation_by_id(conv_id, owner_id=owner_id)
+        conversation = self._found(conv_id, owner_id)
         return self._repository.get_events(conversation.conv_id, conversation.owner_id)
 
     def get_active_conversations(self, owner_id: AnyId, limit: int = 100) -> list[Conversation]:
@@ -263,6 +258,13 @@ class ConversationService:
             ensure_schema(self.database)
             self._has_schema = True
         return self.conversation_repo
+
+    def _found(self, conv_id: AnyId, owner_id: AnyId | None) -> Conversation:
+        key = self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
+        conversation = self._repository.get_conversation_by_id(*key)
+        if conversation is None:
+            raise ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")
+        return conversation
 
     def _id(self, name: str, value: AnyId) -> AnyId:
         """Return an id for this column, checked: of which type it is, the database says."""
