@@ -94,8 +94,7 @@ class BackgroundWorker:
         }
         self.metrics = {name: task.metrics for name, task in self.tasks.items()}
         self.started_at: datetime | None = None
-        self.running, self.cycle_count = False, 0
-        self._report = report
+        self.running, self.cycle_count, self._report = False, 0, report
         self._gate = BacklogGate(self.conversation_service, self.options)
         self._outlook = self._make_outlook()
 
