@@ -61,7 +61,7 @@ def test_what_is_no_address_stays(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("(11) 99000-0001", "'(11) *****0001'"),
+        ("(11) 99000-0001", "'(11) 9*****0001'"),
         ("12/12/2020 99000-0001", "'12/12*****0001'"),
         ("11.99.1999.0001", "'11.99*****0001'"),
         ("@ana_maria", "'@a*****'"),
@@ -72,7 +72,7 @@ def test_what_is_no_address_stays(text: str) -> None:
         (5256001, "'5256001'"),
         ("line\nbreak", "'line\\nbreak'"),
         ("x" * 100, repr("x" * 40)),
-        (10**5_000, "a number of thousands of digits"),
+        pytest.param(10**5_000, "a number of thousands of digits", id="long"),
     ],
 )
 def test_a_value_that_is_no_use_is_shown_masked(value: object, expected: str) -> None:
