@@ -20,7 +20,7 @@ from lapse.store.schema import conversation_events, conversations, metadata
 OWNER = "owner_id"
 DISTRIBUTED = {conversations, conversation_events}
 # The server's word: tests/acceptance/test_immutability.py.
-IMMUTABLE = {"greatest", "plus_seconds", "is_one_of"}
+IMMUTABLE = {"greatest", "plus_seconds", "is_one_of", "json_text"}
 # Columns, and a literal, in lapse's own tables: only those can be distributed.
 IMMUTABLE |= {"expiry", "latest_activity", "look_from", "pair_channel", "least_owner"}
 AGGREGATES = {"count", "min", "max"}

@@ -29,11 +29,26 @@ _FILLER = re.compile(r"[\s().\-/\u00ad\u2010-\u2015\u2212]")
 _E164 = re.compile(r"\+[1-9][0-9]{0,14}")  # ITU-T E.164: at most 15 digits, no country code starts with 0
 # In texts that others wrote: digits in a row, a number with a plus and what people put between digits, an e-mail
 # address. Not the user of a URL, which stands behind slashes.
+_UUID = r"(?P<kept>\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"
 _ADDRESS_IN_TEXT = re.compile(
-    r"\+?(?<![0-9])[0-9]{8,}"
-    r"|\+[1-9](?:[\s().\-/\u2010-\u2015]{0,3}[0-9]){7,14}"
+    _UUID + r")"
+    r"|\+?(?<!\d)\d{8,}"
+    r"|\+[1-9](?:[\s().\-/\u2010-\u2015]{0,3}\d){7,14}"
     r"|(?<![\w.%+\-/])[\w.%+\-]+@\w[\w\-]*(?:\.\w[\w\-]*)+"
 )
+# In a value that is no use where it was given, which may well be an address in the wrong place: whatever has as many
+# digits as a number has and is no date, and whatever has an @.
+_BETWEEN_DIGITS = (
+    r"[\s().,_\-/\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060-\u2064\u2066-\u2069\u2212\ufeff]{0,3}"
+)
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])"
+_DATE = rf"(?<!\d)(?:(?:19|20)\d\d-\d\d-\d\d|{_DAY}[/.]{_DAY}[/.](?:19|20)\d\d)(?!{_BETWEEN_DIGITS}\d{{3}}|\d)"
+_ADDRESS_IN_VALUE = re.compile(
+    rf"{_UUID}|{_DATE})|\+\d(?:{_BETWEEN_DIGITS}\d){{6,}}|\d(?:{_BETWEEN_DIGITS}\d){{7,}}" r"|[^\s@]+@[^\s@]+|@\w{2,}"
+)
+_SHOWN_LENGTH = 40
+_READ_LENGTH = 1_000
+"""Characters of a value that are looked at at all."""
 _PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,14}")
 # Control characters, unpaired surrogates (not UTF-8) and line or paragraph separators (they forge log lines).
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -58,7 +73,7 @@ def normalise_channel(channel: str) -> str:
     name = channel.strip().lower() if isinstance(channel, str) else ""
     if not _CHANNEL.fullmatch(name):
         raise InvalidInputError(
-            f"channel {str(channel)[:40]!r} is not a channel's name: use 1 to 32 of a-z, 0-9, '.', '_', '-'"
+            f"channel {shown(channel)} is not a channel's name: use 1 to 32 of a-z, 0-9, '.', '_', '-'"
         )
     return name
 
@@ -147,7 +162,25 @@ def mask_address(address: str) -> str:
 
 def mask_addresses(text: str) -> str:
     """Return the text with every phone number and e-mail address in it masked: for messages that others wrote."""
-    return _ADDRESS_IN_TEXT.sub(lambda found: mask_address(found[0]), text)
+    return _masked(_ADDRESS_IN_TEXT, text)
+
+
+def shown(value: object) -> str:
+    """Return an unusable value as an error shows it: in quotes, on one line, not much of it, and any address masked."""
+    try:
+        text = str(value)[:_READ_LENGTH]
+    except Exception:  # whatever an object's own method raises; and Python writes out no number of over 4,300 digits
+        return "a number of thousands of digits" if isinstance(value, int) else f"an object of {type(value).__name__}"
+    return repr(_masked(_ADDRESS_IN_VALUE, text)[:_SHOWN_LENGTH])
+
+
+def masked(value: object) -> str:
+    """Return an id as an error shows it: whole, unless it may be an address."""
+    return _masked(_ADDRESS_IN_VALUE, str(value))
+
+
+def _masked(addresses: re.Pattern[str], text: str) -> str:
+    return addresses.sub(lambda found: found[0] if found["kept"] else mask_address(found[0]), text)
 
 
 def _spellings(address: str, channel: str) -> tuple[str, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
+import numbers
+import operator
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from lapse.addresses import shown
 from lapse.errors import InvalidInputError
 
 MAX_LIMIT = 10_000
@@ -31,7 +35,32 @@ _WORDS_OF_LEVEL = {
 _LEVEL_OF_WORD = {word: name for name, words in _WORDS_OF_LEVEL.items() for word in words}
 _BIGINT = 2**63
 _LISTEN_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
-_JSON_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def whole_number(value: object) -> int | None:
+    """Return what counts as a whole number (an `int`, or anything with `__index__`, as NumPy's have) as one, or None.
+
+    A bool is none: it is a mistake wherever a number is asked for.
+    """
+    if isinstance(value, bool):
+        return None
+    try:
+        return int(operator.index(value))  # type: ignore[arg-type]  # what cannot be one raises
+    except Exception:  # whatever an object's own method raises
+        return None
+
+
+def real_number(value: object) -> float | None:
+    """Return a finite number of any kind (`int`, `float`, `Decimal`, `Fraction`, NumPy's) as a float, or None."""
+    if isinstance(value, bool):
+        return None
+    if not isinstance(value, numbers.Real | Decimal):
+        value = whole_number(value)
+    try:
+        found = float(value)  # type: ignore[arg-type]  # None raises, too
+    except Exception:  # too large, a signalling NaN
+        return None
+    return found if math.isfinite(found) else None
 
 
 def check_bigint(name: str, value: int) -> int:
@@ -40,9 +69,22 @@ def check_bigint(name: str, value: int) -> int:
     Raises:
         InvalidInputError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not -_BIGINT <= value < _BIGINT:
-        raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {_shown(value)}")
-    return value
+    found = whole_number(value)
+    if found is None or not -_BIGINT <= found < _BIGINT:
+        raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {shown(value)}")
+    return found
+
+
+def check_between(what: str, value: int, least: int, most: int) -> int:
+    """Return a whole number from `least` to `most`; `what` begins the error's text.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    found = whole_number(value)
+    if found is None or not least <= found <= most:
+        raise InvalidInputError(f"{what} must be {least} to {most}, not {shown(value)}")
+    return found
 
 
 def check_limit(limit: int) -> int:
@@ -51,9 +93,18 @@ def check_limit(limit: int) -> int:
     Raises:
         InvalidInputError: it is something else.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
-        raise InvalidInputError(f"a limit must be 1 to {MAX_LIMIT}, not {_shown(limit)}")
-    return limit
+    return check_between("a limit", limit, 1, MAX_LIMIT)
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return a bool.
+
+    Raises:
+        InvalidInputError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be True or False, not {shown(value)}")
+    return value
 
 
 def check_purge_days(days: float) -> float:
@@ -62,10 +113,10 @@ def check_purge_days(days: float) -> float:
     Raises:
         InvalidInputError: it is not more than 0 and at most 36,500.
     """
-    if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days <= MAX_PURGE_DAYS:
-        shown = f"{days:g}" if isinstance(days, int | float) else _shown(days)
-        raise InvalidInputError(f"closed before {shown} days: use more than 0 and at most {MAX_PURGE_DAYS} days")
-    return days
+    found = real_number(days)
+    if found is None or not 0 < found <= MAX_PURGE_DAYS:
+        raise InvalidInputError(f"closed before {shown(days)} days: use more than 0 and at most {MAX_PURGE_DAYS} days")
+    return found
 
 
 def check_purge_batch(batch_size: int) -> int:
@@ -74,9 +125,7 @@ def check_purge_batch(batch_size: int) -> int:
     Raises:
         InvalidInputError: it is something else.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_PURGE_BATCH:
-        raise InvalidInputError(f"the batch size of a purge must be 1 to {MAX_PURGE_BATCH}, not {_shown(batch_size)}")
-    return batch_size
+    return check_between("the batch size of a purge", batch_size, 1, MAX_PURGE_BATCH)
 
 
 def check_purge_rate(max_rate: float | None) -> float | None:
@@ -85,9 +134,12 @@ def check_purge_rate(max_rate: float | None) -> float | None:
     Raises:
         InvalidInputError: it is not a number from 1 on.
     """
-    if max_rate is not None and (not isinstance(max_rate, int | float) or not 1 <= max_rate < math.inf):
-        raise InvalidInputError(f"the rate of a purge must be at least 1 per second, not {_shown(max_rate)}")
-    return max_rate
+    if max_rate is None:
+        return None
+    found = real_number(max_rate)
+    if found is None or found < 1:
+        raise InvalidInputError(f"the rate of a purge must be at least 1 per second, not {shown(max_rate)}")
+    return found
 
 
 def parse_listen_address(text: str) -> tuple[str, int]:
@@ -96,10 +148,10 @@ def parse_listen_address(text: str) -> tuple[str, int]:
     Raises:
         InvalidInputError: it is something else.
     """
-    found = _LISTEN_ADDRESS.fullmatch(text)
+    found = _LISTEN_ADDRESS.fullmatch(text) if isinstance(text, str) else None
     if found is None or int(found["port"]) > MAX_PORT:
         raise InvalidInputError(
-            f"{_shown(text)} is no address to listen at: use HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080"
+            f"{shown(text)} is no address to listen at: use HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080"
         )
     return found["ipv6"] or found["host"], int(found["port"])
 
@@ -131,10 +183,10 @@ def check_uuid(name: str, value: UUID | str) -> UUID:
     """
     if isinstance(value, UUID):
         return value
-    try:
-        return UUID(value)
-    except (ValueError, TypeError, AttributeError):
-        raise InvalidInputError(f"{name} must be a UUID, not {_shown(value)}") from None
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return UUID(value)
+    raise InvalidInputError(f"{name} must be a UUID, not {shown(value)}")
 
 
 def check_text_id(name: str, value: str) -> str:
@@ -145,7 +197,7 @@ def check_text_id(name: str, value: str) -> str:
     """
     if not isinstance(value, str) or not value or len(value) > MAX_TEXT_LENGTH or not value.isprintable():
         raise InvalidInputError(f"{name} must be printable text of 1 to {MAX_TEXT_LENGTH} characters")
-    return value
+    return str.__str__(value)
 
 
 def check_id(kind: str, name: str, value: Any) -> UUID | int | str:
@@ -170,35 +222,8 @@ def check_text(name: str, text: str | None) -> str | None:
     Raises:
         InvalidInputError: it is too long, or holds control characters.
     """
-    if text is not None and (not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH or not text.isprintable()):
+    if text is None:
+        return None
+    if not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH or not text.isprintable():
         raise InvalidInputError(f"{name} must be printable text of at most {MAX_TEXT_LENGTH} characters")
-    return text
-
-
-def check_json_object(name: str, value: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a JSON object that both databases can store; None is the empty one.
-
-    Raises:
-        InvalidInputError: it is not a dict, not JSON, or holds a NUL character or half a surrogate pair.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InvalidInputError(f"{name} must be a JSON object (a dict), not {type(value).__name__}")
-    try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInputError(f"{name} holds half a surrogate pair, which is no character") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{name} is not a JSON object: {error}") from None
-    if _JSON_NUL.search(text):
-        raise InvalidInputError(f"{name} holds a NUL character, which PostgreSQL cannot store")
-    return value
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(str(value)[:40])
-    except ValueError:  # Python writes out no number of more than 4,300 digits
-        return "a number of thousands of digits"
+    return str.__str__(text)

@@ -14,6 +14,14 @@ class LapseError(Exception):
         # Without docstrings (python -OO) the class's name is what there is.
         super().__init__(message or (self.__doc__ or re.sub("(?<!^)(?=[A-Z])", " ", type(self).__name__)).strip())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be copied and pickled as it is. Python's own way would call `__init__` with the finished text."""
+        return _blank, (type(self), self.args), vars(self)
+
+
+def _blank(kind: type[LapseError], args: tuple[Any, ...]) -> LapseError:
+    return kind.__new__(kind, *args)
+
 
 class InvalidInputError(LapseError, ValueError):
     """An argument is not usable."""
@@ -48,10 +56,10 @@ class ConversationNotFoundError(LapseError):
 class ConversationAlreadyOpenError(LapseError):
     """This pair of addresses already has an open conversation."""
 
-    def __init__(self, conv_id: object) -> None:
-        """`conv_id` is the conversation that is open already."""
+    def __init__(self, conv_id: object, shown_id: str | None = None) -> None:
+        """`conv_id` is the conversation that is open already; `shown_id` is how the message names it."""
         self.conv_id = conv_id
-        super().__init__(f"this pair of addresses already has an open conversation: {conv_id}")
+        super().__init__(f"this pair of addresses already has an open conversation: {shown_id or conv_id}")
 
 
 class ConversationExpiredError(LapseError):
@@ -60,6 +68,10 @@ class ConversationExpiredError(LapseError):
 
 class SettingsError(LapseError):
     """A setting is not usable."""
+
+
+class InvalidIdleTimeoutError(InvalidInputError, SettingsError):
+    """An idle timeout is not usable, be it an argument or a setting."""
 
 
 class ListenError(LapseError):

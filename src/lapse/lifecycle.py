@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from lapse.addresses import shown
 from lapse.errors import InvalidInputError, InvalidTransitionError, NaiveDatetimeError
 
 
@@ -81,6 +82,8 @@ EVENT_TYPES: dict[ConversationStatus, EventType] = {
 }
 """The type of the event by the status that the transition leads to; see `event_type`."""
 
+_SENDERS = {sender.value: sender for sender in Sender}
+
 
 def parse_sender(sender: str) -> Sender:
     """Return the sender.
@@ -88,11 +91,9 @@ def parse_sender(sender: str) -> Sender:
     Raises:
         InvalidInputError: it is none of user, agent, support and system.
     """
-    try:
-        return Sender(sender)
-    except ValueError:
-        known = ", ".join(Sender)
-        raise InvalidInputError(f"unknown sender {str(sender)[:40]!r}: use one of {known}") from None
+    if isinstance(sender, str) and sender in _SENDERS:
+        return _SENDERS[sender]
+    raise InvalidInputError(f"unknown sender {shown(sender)}: use one of {', '.join(Sender)}")
 
 
 def parse_closed_status(status: str) -> ConversationStatus:
@@ -101,10 +102,10 @@ def parse_closed_status(status: str) -> ConversationStatus:
     Raises:
         InvalidInputError: it is not a closed status.
     """
-    closed = ConversationStatus.closed_statuses()
-    if status not in closed:
-        raise InvalidInputError(f"{str(status)[:40]!r} does not close a conversation: use one of {', '.join(closed)}")
-    return ConversationStatus(status)
+    closed = {status.value: status for status in ConversationStatus.closed_statuses()}
+    if isinstance(status, str) and status in closed:
+        return closed[status]
+    raise InvalidInputError(f"{shown(status)} does not close a conversation: use one of {', '.join(closed)}")
 
 
 def check_transition(from_status: ConversationStatus, to_status: ConversationStatus) -> None:
@@ -158,13 +159,17 @@ def require_utc(moment: datetime) -> datetime:
 
     Raises:
         NaiveDatetimeError: it has no time zone.
-        InvalidInputError: in UTC it lies outside the calendar.
+        InvalidInputError: it is no datetime, or in UTC it lies outside the calendar.
     """
+    if not isinstance(moment, datetime):
+        raise InvalidInputError(f"a moment must be an aware datetime, not {shown(moment)}")
     if moment.tzinfo is UTC:
         return moment
-    if moment.tzinfo is None or moment.utcoffset() is None:
-        raise NaiveDatetimeError(f"{moment.isoformat()} has no time zone; lapse takes aware datetimes only")
     try:
-        return moment.astimezone(UTC)
+        if moment.utcoffset() is not None:
+            return moment.astimezone(UTC)
     except OverflowError:
         raise InvalidInputError(f"{moment.isoformat()} lies outside the calendar in UTC") from None
+    except (NotImplementedError, TypeError, ValueError):
+        raise InvalidInputError(f"{moment.replace(tzinfo=None).isoformat()} has an unusable time zone") from None
+    raise NaiveDatetimeError(f"{moment.isoformat()} has no time zone; lapse takes aware datetimes only")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from lapse.errors import DatabaseError
 from lapse.lifecycle import ConversationStatus, EventType
 
 AnyId = UUID | int | str
@@ -17,12 +18,43 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 """The last moment of the calendar."""
 
 
+class UnreadableJson(Mapping[str, Any]):
+    """Stands for a JSON object of the database that cannot be read, in the place of it: looking inside is the error.
+
+    So a list of conversations comes, and a message is recorded, whatever one of them holds.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is what follows on "the JSON"."""
+        self.reason = reason
+
+    def __getitem__(self, key: str) -> Any:
+        """Raise.
+
+        Raises:
+            DatabaseError: always.
+        """
+        raise self._error()
+
+    def __iter__(self) -> Iterator[str]:
+        """Raise, as all that follows from it: `len`, `keys`, `get`, `dict`, `==`."""
+        raise self._error()
+
+    def __len__(self) -> int:
+        """Raise."""
+        raise self._error()
+
+    def _error(self) -> DatabaseError:
+        return DatabaseError(f"the JSON that the database holds here {self.reason}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
     """One conversation between two addresses, as it was when it was read. All times are aware and UTC.
 
     In an adopted table a status may be one that lapse does not know, as text. Where the application left out
-    `expires_at`, it is `NEVER`; other times that it left out are its other one, or 1970.
+    `expires_at`, it is `NEVER`; other times that it left out are its other one, or 1970. Where `context` or `metadata`
+    hold what cannot be read (written by others, say), looking into them raises `DatabaseError`.
     """
 
     conv_id: AnyId
@@ -43,6 +75,21 @@ class Conversation:
     idle_timeout_seconds: int
     context: dict[str, Any] = field(repr=False)
     metadata: dict[str, Any] = field(repr=False)
+
+
+def readable(conversation: Conversation) -> Conversation:
+    """Return the conversation, all of which can be read.
+
+    Raises:
+        DatabaseError: its context or metadata cannot.
+    """
+    for name in ("context", "metadata"):
+        value = getattr(conversation, name)
+        if isinstance(value, UnreadableJson):
+            raise DatabaseError(
+                f"the database holds something in column {name} that lapse cannot read: it {value.reason}"
+            )
+    return conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from lapse.addresses import WHATSAPP, address_pair
-from lapse.arguments import check_id, check_json_object, check_limit, check_text
+from lapse.addresses import WHATSAPP, address_pair, masked
+from lapse.arguments import check_id, check_limit, check_text
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
+from lapse.json_objects import check_json_object
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
-from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
-from lapse.settings import TEN_YEARS_MINUTES, Settings, idle_timeout_seconds, load_settings
+from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, readable
+from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
 from lapse.store.limits import limited
-from lapse.store.statements import BEGINNING_OF_TIME
 from lapse.store.transitions import NewConversation
 
 
@@ -107,7 +107,7 @@ class ConversationService:
         new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
         conversation, created = self._repository.open_conversation(new)
         if not created:
-            raise ConversationAlreadyOpenError(conversation.conv_id)
+            raise ConversationAlreadyOpenError(conversation.conv_id, masked(conversation.conv_id))
         return conversation
 
     @limited
@@ -146,14 +146,8 @@ class ConversationService:
             ConversationNotFoundError: there is no such conversation.
             InvalidTransitionError: it has ended already; nothing was changed.
         """
-        closed = parse_closed_status(status)
-        return self._repository.close(
-            self._id("conv_id", conv_id),
-            self._optional_id("owner_id", owner_id),
-            closed,
-            check_text("reason", reason),
-            check_text("actor", actor),
-        )
+        closed, texts = parse_closed_status(status), (check_text("reason", reason), check_text("actor", actor))
+        return self._repository.close(*self._key(conv_id, owner_id), closed, *texts)
 
     @limited
     def extend_expiration(
@@ -174,15 +168,10 @@ class ConversationService:
         """
         if until is not None and minutes is not None:
             raise InvalidInputError("extend_expiration takes minutes or until, not both")
-        if until is not None:
-            until = require_utc(until)
-        else:
-            minutes = self.settings.expiration_minutes if minutes is None else minutes
-            if not 0 < minutes <= TEN_YEARS_MINUTES:
-                raise InvalidInputError(f"cannot extend by {minutes!r} minutes: use up to {TEN_YEARS_MINUTES}")
-        return self._repository.extend(
-            self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id), minutes, until
-        )
+        until = None if until is None else require_utc(until)
+        if until is None:
+            minutes = check_extension(self.settings.expiration_minutes if minutes is None else minutes)
+        return self._repository.extend(*self._key(conv_id, owner_id), minutes, until)
 
     @limited
     def get_conversation_by_id(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> Conversation:
@@ -191,8 +180,9 @@ class ConversationService:
         Raises:
             InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
+            DatabaseError: its context or metadata cannot be read; or the database refused, or stayed out of reach.
         """
-        return self._find(conv_id, owner_id)
+        return readable(self._find(conv_id, owner_id))
 
     @limited
     def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
@@ -233,17 +223,7 @@ class ConversationService:
 
         Any number of processes may do so at once; each conversation is paused once.
         """
-        wanted, ended, timeout = check_limit(limit), 0, self.idle_timeout(idle_minutes)
-        for sweep in (self._repository.sweeper.idle(timeout), self._repository.sweeper.armed_longer(timeout)):
-            after = BEGINNING_OF_TIME
-            while ended < wanted:
-                result = sweep.sweep(wanted - ended, after, retry=True)
-                # Rows that were only re-armed must not use up the caller's limit.
-                is_last, ended = result.claimed < wanted - ended, ended + result.ended
-                if is_last:
-                    break
-                after = result.last_deadline or after
-        return ended
+        return self._repository.sweeper.pause_idle(self.idle_timeout(idle_minutes), check_limit(limit))
 
     def process_expired_conversations(self, limit: int = 100) -> int:
         """End conversations that are past their expiry: one batch of at most `limit`. Returns how many were ended.
@@ -261,7 +241,7 @@ class ConversationService:
         """Return the idle timeout: of so many minutes, or the setting's.
 
         Raises:
-            SettingsError: the minutes are not usable.
+            InvalidIdleTimeoutError: the minutes are not usable.
         """
         chosen = self.settings.idle_timeout_minutes if minutes is None else minutes
         return timedelta(seconds=idle_timeout_seconds(chosen))
@@ -276,12 +256,13 @@ class ConversationService:
         return self.conversation_repo
 
     def _find(self, conv_id: AnyId, owner_id: AnyId | None) -> Conversation:
-        conversation = self._repository.get_conversation_by_id(
-            self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
-        )
+        conversation = self._repository.get_conversation_by_id(*self._key(conv_id, owner_id))
         if conversation is None:
-            raise ConversationNotFoundError(f"there is no conversation {conv_id}")
+            raise ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")
         return conversation
+
+    def _key(self, conv_id: AnyId, owner_id: AnyId | None) -> tuple[AnyId, AnyId | None]:
+        return self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
 
     def _id(self, name: str, value: AnyId) -> AnyId:
         """Return an id for this column, checked: of which type it is, the database says."""

@@ -12,8 +12,9 @@ from dotenv import dotenv_values
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from lapse.arguments import MAX_BACKLOG, MAX_LIMIT, parse_listen_address, parse_log_level
-from lapse.errors import InvalidInputError, SettingsError
+from lapse.addresses import masked, shown
+from lapse.arguments import MAX_BACKLOG, MAX_LIMIT, parse_listen_address, parse_log_level, real_number
+from lapse.errors import InvalidIdleTimeoutError, InvalidInputError, SettingsError
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
 OWN_URL_VARIABLE, URL_VARIABLE = "LAPSE_DATABASE_URL", "DATABASE_URL"
@@ -168,14 +169,27 @@ def idle_timeout_seconds(minutes: float) -> int:
     """Return an idle timeout in whole seconds, the unit in which it is stored.
 
     Raises:
-        SettingsError: it is not between one second and ten years.
+        InvalidIdleTimeoutError: it is no number, or not between one second and ten years.
     """
-    if not 1 / 60 <= minutes <= TEN_YEARS_MINUTES:
-        raise SettingsError(
-            f"an idle timeout of {minutes!r} minutes is not usable: use one second to ten years "
+    number = real_number(minutes)
+    if number is None or not 1 / 60 <= number <= TEN_YEARS_MINUTES:
+        raise InvalidIdleTimeoutError(
+            f"an idle timeout of {shown(minutes)} minutes is not usable: use one second to ten years "
             f"({TEN_YEARS_MINUTES} minutes)"
         )
-    return round(minutes * 60)
+    return round(number * 60)
+
+
+def check_extension(minutes: float) -> float:
+    """Return by how many minutes an expiry is to be later.
+
+    Raises:
+        InvalidInputError: it is not more than 0 and at most ten years.
+    """
+    number = real_number(minutes)
+    if number is None or not 0 < number <= TEN_YEARS_MINUTES:
+        raise InvalidInputError(f"cannot extend by {shown(minutes)} minutes: use a number of up to {TEN_YEARS_MINUTES}")
+    return number
 
 
 def _variable(name: str) -> str:
@@ -198,7 +212,7 @@ def _explain(problem: Any, names: Mapping[str, str]) -> str:
 
 def _given(name: str, value: object) -> str:
     """Return what was set to what, as one writes it: `NAME='0'`, `argument=0.5`, `--option 0`."""
-    text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)[:60]
+    text = masked(str(value).removesuffix(".0") if isinstance(value, float) else str(value)[:60])
     if name.startswith("-"):
         return f"{name} {shlex.quote(text) if text.isprintable() else repr(text)}"
     return f"{name}={repr(text) if isinstance(value, str) or not text.isprintable() else text}"

@@ -16,8 +16,10 @@ from psycopg import ClientCursor, Connection
 from psycopg.errors import InvalidObjectDefinition
 
 from lapse import Database
+from lapse.store.schema import conversations
 from lapse.store.statements import BEGINNING_OF_TIME, BOUND_NOW, Now, server_now
 from lapse.store.sweep_statements import Sweep, expired_sweep, idle_sweep
+from lapse.store.types import json_text
 from tests.clock import START
 from tests.sql import transaction
 
@@ -52,6 +54,11 @@ def test_a_sweep_writes_nothing_that_is_not_immutable(postgres_url: str, name: s
     with closing(Database(postgres_url)) as database:
         for expression in written(SWEEPS[name](BOUND_NOW)):
             index(database, expression)
+
+
+def test_json_is_returned_as_text_by_what_is_immutable(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database:
+        index(database, json_text(conversations.c.metadata))
 
 
 @pytest.mark.parametrize("name", ["expired", "idle"])

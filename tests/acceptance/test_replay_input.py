@@ -34,10 +34,13 @@ BAD_LINES = [
     (line(at="2020-01-31T12:00:00"), "2020-01-31T12:00:00 has no time zone"),
     (line(at="31/01/2020 12:00"), "unreadable time '31/01/2020 12:00'"),
     (line(at=""), "unreadable time ''"),
-    (line(at="1580472000"), "unreadable time '1580472000'"),
+    (line(at="1580472000"), "unreadable time '15*****'"),
     (line(at="2020-02-30T12:00:00Z"), "unreadable time '2020-02-30T12:00:00Z'"),
-    (line(at="0001-01-01T00:00:00+12:00"), "is not between 1970 and 9900"),
-    (line(at="9999-12-31T23:59:59-12:00"), "is not between 1970 and 9900"),
+    (line(at="0001-01-01T00:00:00+12:00"), "is not between the years 2 and 9900 in UTC"),
+    (line(at="0001-12-31T23:59:59Z"), "is not between the years 2 and 9900 in UTC"),
+    (line(at="9901-01-01T00:00:00Z"), "is not between the years 2 and 9900 in UTC"),
+    (line(at="9900-12-31T23:59:59-12:00"), "is not between the years 2 and 9900 in UTC"),
+    (line(at="9999-12-31T23:59:59-12:00"), "is not between the years 2 and 9900 in UTC"),
     (line(sender="bot"), "unknown sender 'bot'"),
     (line(sender="User"), "unknown sender 'User'"),
     (line(sender=""), "unknown sender ''"),
@@ -51,12 +54,19 @@ BAD_LINES = [
     (line(owner_id="ACME"), "owner_id 'ACME' is not a whole number"),
     (line(owner_id=""), "owner_id '' is not a whole number"),
     (line(owner_id="1.5"), "owner_id '1.5' is not a whole number"),
-    (line(owner_id=str(2**63)), "owner_id '9223372036854775808' is not a whole number"),
+    (line(owner_id=str(2**63)), "owner_id '92233*****5808' is not a whole number"),
     (line(owner_id="9" * 5_000), "is not a whole number of at most 64 bits"),
     (line().replace(",user\n", "\n"), "column 'sender' is missing"),
     (line().replace("\n", ",more\n"), "7 fields for 6 columns"),
     ("2020-01-31T12:00:00Z\n", "column 'owner_id' is missing"),
     (line(owner_id="1\x00"), "is not a whole number"),
+    # Columns that were swapped: an address is no less personal in the wrong place.
+    *((line(**{column: SECRET_ADDRESS}), "+5511*****0002") for column in ("at", "channel", "sender")),
+    *(
+        (line(**{column: "+55 (11) 99999-0002"}), "+55 (*****0002")
+        for column in ("at", "channel", "sender", "owner_id")
+    ),
+    (line(owner_id="ana.secret@example.com"), "owner_id 'ana.s*****.com' is not"),
 ]
 
 
@@ -74,7 +84,8 @@ def test_a_bad_line_is_named_with_its_number_and_the_reason(bad: str, reason: st
     assert message.startswith("log.csv, line 3: ")
     assert reason in message
     assert "--skip-bad" in message
-    assert SECRET_ADDRESS not in result.stderr
+    for secret in (SECRET_ADDRESS, "99999-0002", "ana.secret"):
+        assert secret not in result.stderr
     assert [path.name for path in Path.cwd().iterdir()] == ["log.csv"], "nothing was loaded or written"
 
 
@@ -110,6 +121,60 @@ def test_the_number_of_a_line_counts_lines_within_quotes_and_blank_ones() -> Non
 def test_a_field_of_unreasonable_length_is_a_bad_line() -> None:
     message = error_line(run_here("replay", write_log(HEADER + GOOD + line(to_number="a" * 200_000))), 1)
     assert message.startswith("log.csv, line 3: ")
+
+
+LONE_QUOTES = [
+    pytest.param(line(from_number='"+5511999990003'), id="before a field"),
+    pytest.param(line(sender='"user'), id="before the last field"),
+    pytest.param(line(at='"2020-01-31T12:00:00Z'), id="before the first field"),
+    pytest.param(line(sender='"'), id="a field of its own"),
+]
+
+
+@pytest.mark.parametrize("behind", [GOOD * 3, GOOD + line(to_number='"+14155238886"') + GOOD, GOOD * 2_000, "\n", ""])
+@pytest.mark.parametrize("lone", LONE_QUOTES)
+def test_a_quote_that_nobody_closed_costs_one_line(lone: str, behind: str) -> None:
+    log = write_log(HEADER + GOOD + lone + behind)
+    good = 1 + behind.count("user")
+    result = run_here("replay", log, "--skip-bad", "--json")
+    assert json.loads(result.stdout)["messages"] == good
+    assert result.stderr.startswith("left out 1 bad line, the first is line 3: not CSV: a quote opens a field")
+    message = error_line(run_here("replay", log), 1)
+    assert message.startswith("log.csv, line 3: not CSV: a quote opens a field")
+    assert "more bad" not in message
+
+
+def test_every_lone_quote_costs_its_own_line() -> None:
+    lone = line(from_number='"+5511999990003')
+    result = run_here("replay", write_log(HEADER + (lone + GOOD) * 50 + lone * 2 + GOOD), "--skip-bad", "--json")
+    assert json.loads(result.stdout)["messages"] == 51
+    assert "left out 52 bad lines" in result.stderr
+
+
+def test_a_text_in_quotes_may_go_on_over_lines() -> None:
+    text = HEADER.replace("sender\n", 'sender,"the\ntext"\n')
+    text += GOOD.replace("user\n", f'user,"He said ""hello"",\n\n{GOOD}and went"\n') * 2 + GOOD.replace("\n", ",\n")
+    result = run_here("replay", write_log(text), "--json")
+    assert json.loads(result.stdout)["messages"] == 3
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ["1970-01-01T00:00:00+14:00", "1969-12-31T12:00:00Z", "1970-01-01T12:00:00Z"],
+        ["0002-01-01T00:00:00Z", "0002-01-01T02:00:00Z", "0002-01-01T04:00:00Z"],
+        ["0001-12-31T12:00:00-12:00", "0002-01-01T12:00:00+10:00", "0002-01-01T23:00:00Z"],
+        ["1899-12-30T00:00:00+05:53:28", "1899-12-30T00:00:00Z", "1899-12-30T23:59:59.999999-14:00"],
+        ["9900-12-31T00:00:00Z", "9900-12-31T02:00:00Z", "9900-12-31T23:59:59.999999Z"],
+    ],
+)
+def test_whatever_the_year_no_pause_is_lost(moments: list[str], database_url: str) -> None:
+    log = write_log(HEADER + "".join(line(at=moment) for moment in moments))
+    result = run_here("replay", log, "--json", "--expiration-minutes", "2880", "--database-url", database_url)
+    found = json.loads(result.stdout)
+    assert (found["idle_timeouts"], found["conversations"], found["expired"]) == (3, 1, 1)
+    assert found["reactivations"] == 2
 
 
 def test_a_log_without_messages_opens_nothing() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from lapse import Conversation, ConversationStatus
-from lapse.addresses import mask_address, mask_addresses
+from lapse.addresses import mask_address, mask_addresses, shown
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,34 @@ def test_addresses_in_what_others_wrote_are_masked(text: str, masked: str) -> No
         "postgresql+psycopg://lapse@db.example.com:5432/chat",
         "postgresql+psycopg://lapse:***@db.example.com:5432/chat",
         "01a21452-988c-744d-b051-021b7ea11683",
+        "there is no conversation 0b6c1f3e-0000-4000-8000-000000000001",
         "port 5432, line 1234567",
         "operator does not exist: jsonb @> text",
     ],
 )
 def test_what_is_no_address_stays(text: str) -> None:
     assert mask_addresses(text) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("(11) 99000-0001", "'(11) 9*****0001'"),
+        ("12/12/2020 99000-0001", "'12/12*****0001'"),
+        ("11.99.1999.0001", "'11.99*****0001'"),
+        ("@ana_maria", "'@a*****'"),
+        (5511990000001.0, "'55119*****01.0'"),
+        ("0b6c1f3e-0000-4000-8000-000000000001", "'0b6c1f3e-0000-4000-8000-000000000001'"),
+        ("2020-02-30T12:00:00Z", "'2020-02-30T12:00:00Z'"),
+        ("31/01/2020 12:00", "'31/01/2020 12:00'"),
+        (5256001, "'5256001'"),
+        ("line\nbreak", "'line\\nbreak'"),
+        ("x" * 100, repr("x" * 40)),
+        pytest.param(10**5_000, "a number of thousands of digits", id="long"),
+    ],
+)
+def test_a_value_that_is_no_use_is_shown_masked(value: object, expected: str) -> None:
+    assert shown(value) == expected
 
 
 def test_a_conversation_is_shown_without_its_addresses_and_its_contents() -> None:

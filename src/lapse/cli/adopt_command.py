@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from lapse.addresses import shown
 from lapse.cli.databases import open_database
 from lapse.cli.options import DatabaseUrl
 from lapse.cli.streams import tell
@@ -57,7 +58,7 @@ def adopt(
     from lapse.adoption.record import KEEP
 
     if keep is not None and keep not in KEEP:
-        raise InvalidInputError(f"--keep {keep[:20]!r}: use {' or '.join(KEEP)}")
+        raise InvalidInputError(f"--keep {shown(keep)}: use {' or '.join(KEEP)}")
     report = check_new(report) if report else None
 
     def work(adoption: Adoption) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import typer
 
+from lapse.addresses import shown
 from lapse.cli.options import help_with_variable
 from lapse.errors import InvalidInputError
 
@@ -63,7 +64,7 @@ def _parsed(url: str) -> SplitResult:
     except ValueError:  # a port that is no number, brackets that do not close, a host with a part that is too long
         is_usable = False
     if not is_usable or " " in url or not url.isascii():
-        raise InvalidInputError(f"{url[:60]!r} is no URL to ask: use http://HOST:PORT{PATH}")
+        raise InvalidInputError(f"{shown(url)} is no URL to ask: use http://HOST:PORT{PATH}")
     return parts
 
 

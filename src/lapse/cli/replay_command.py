@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lapse.replay import MessageLog, ReplaySummary
     from lapse.service import ConversationService
     from lapse.settings import Settings
+    from lapse.store.chronicle import Chronicle
 
 LONG_LOG = 2_000
 """Messages from which on a progress bar is worth its line."""
@@ -70,41 +71,39 @@ def replay(
     if events is not None and not events.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
     from lapse.replay import draw_open_conversations, read_message_log, summarise
+    from lapse.store.chronicle import Chronicle
 
-    settings = configure(
-        sys.stderr,
-        idle_timeout_minutes=idle_minutes,
-        expiration_minutes=expiration_minutes,
-    )
-    log = read_message_log(file)
-    _check_bad_lines(log, file.name, skip_bad=skip_bad)
-    with _service_in_virtual_time(database_url, settings, log) as service:
-        summary = summarise(service.conversation_repo, len(log.messages))
-        if events is not None:
-            _write_events(service, events)
-        if as_json:
-            typer.echo(json.dumps(asdict(summary)))
-            return
-        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        width = shutil.get_terminal_size().columns
-        picture = draw_open_conversations(service.conversation_repo.lifetimes(), width, is_unicode=is_unicode)
-        typer.echo(f"{_summary_text(summary, settings)}\n\n{picture}")
+    settings = configure(sys.stderr, idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes)
+    with closing(read_message_log(file)) as log:
+        _check_bad_lines(log, file.name, skip_bad=skip_bad)
+        with _service_in_virtual_time(database_url, settings, log) as service:
+            chronicle = Chronicle(service.database)
+            summary = summarise(chronicle, log.messages)
+            if events is not None:
+                _write_events(chronicle, events)
+            if as_json:
+                typer.echo(json.dumps(asdict(summary)))
+                return
+            is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+            width = shutil.get_terminal_size().columns
+            picture = draw_open_conversations(chronicle, width, is_unicode=is_unicode)
+            typer.echo(f"{_summary_text(summary, settings)}\n\n{picture}")
 
 
-def _write_events(service: ConversationService, path: Path) -> None:
+def _write_events(chronicle: Chronicle, path: Path) -> None:
     from lapse.replay import write_events
 
     try:
         with path.open("w", encoding="utf-8", newline="") as out:
-            write_events(service.conversation_repo, out)
+            write_events(chronicle, out)
     except OSError as error:
         raise ReplayError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
-    if not log.bad_lines:
+    first, more = log.first_bad, log.bad_lines - 1
+    if first is None:
         return
-    first, more = log.bad_lines[0], len(log.bad_lines) - 1
     if not skip_bad:
         others = f" (and {more} more bad {'line' if more == 1 else 'lines'})" if more else ""
         raise ReplayError(
@@ -135,8 +134,8 @@ def _service_in_virtual_time(
                     f"{service.database.safe_url} holds conversations already: virtual time must never reach live "
                     "rows, so use an empty database"
                 )
-            with _progress(len(log.messages)) as advance:
-                replay_messages(service, clock, log.messages, advance)
+            with _progress(log.messages) as advance:
+                replay_messages(service, clock, log, advance)
             yield service
         finally:
             service.close()

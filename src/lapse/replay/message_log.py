@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import csv
+import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from lapse.addresses import normalise_channel, session_key
+from lapse.addresses import normalise_channel, session_key, shown
 from lapse.arguments import check_bigint
-from lapse.errors import InvalidInputError, ReplayError
+from lapse.errors import InvalidInputError, NaiveDatetimeError, ReplayError
 from lapse.lifecycle import Sender, parse_sender, require_utc
+from lapse.replay.csv_records import CsvRecords
 
 REQUIRED_COLUMNS = ("at", "owner_id", "from_number", "to_number", "channel", "sender")
 OPTIONAL_COLUMNS = ("message_id",)
-_FIRST_YEAR, _LAST_YEAR = 1970, 9900
-"""Years whose deadlines, ten years later at most, are still in the calendar."""
+FIRST_YEAR, LAST_YEAR = 2, 9900
+"""Years that are in the calendar in every time zone, and so are their deadlines, ten years later at most."""
+_BEGIN = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,57 +43,91 @@ class BadLine:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class MessageLog:
-    """The messages of a file in order of time (equal times: order of the file), and the lines that are none."""
+    """The messages of a file in order of time (equal times: order of the file), and what is to say of the others.
 
-    messages: list[LoggedMessage]
-    bad_lines: list[BadLine]
+    They are kept in a temporary file, which SQLite makes and removes: memory does not grow with their number.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.messages = 0
+        self.bad_lines = 0
+        self.first_bad: BadLine | None = None
+        self._kept = sqlite3.connect("", isolation_level=None)
+        self._kept.execute("PRAGMA journal_mode = OFF")
+        self._kept.execute(
+            "CREATE TABLE messages (at INTEGER, place INTEGER, owner_id INTEGER, from_number TEXT, to_number TEXT, "
+            "channel TEXT, sender TEXT, PRIMARY KEY (at, place)) WITHOUT ROWID"
+        )
+        self._kept.execute("BEGIN")
+
+    def add(self, message: LoggedMessage) -> None:
+        """Keep the next message of the file."""
+        self.messages += 1
+        m, at = message, (message.at - _BEGIN) // _MICROSECOND
+        row = (at, self.messages, m.owner_id, m.from_number, m.to_number, m.channel, m.sender.value)
+        self._kept.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def note_bad(self, line: BadLine) -> None:
+        """Count a line that is no message."""
+        self.bad_lines += 1
+        self.first_bad = self.first_bad or line
+
+    def __iter__(self) -> Iterator[LoggedMessage]:
+        """Return the messages in order of time."""
+        rows = self._kept.execute(
+            "SELECT at, owner_id, from_number, to_number, channel, sender FROM messages ORDER BY at, place"
+        )
+        for at, owner_id, from_number, to_number, channel, sender in rows:
+            moment = _BEGIN + timedelta(microseconds=at)
+            yield LoggedMessage(moment, owner_id, from_number, to_number, channel, Sender(sender))
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._kept.close()
 
 
 def read_message_log(path: Path) -> MessageLog:
     """Read a CSV file with the columns at, owner_id, from_number, to_number, channel, sender, in any order.
 
     Raises:
-        ReplayError: the file cannot be read, is not UTF-8 text, or lacks a column.
+        ReplayError: the file cannot be read, is not UTF-8 text, or lacks a column; or its messages cannot be kept.
     """
-    messages: list[LoggedMessage] = []
-    bad_lines: list[BadLine] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, message in _parse(file, path.name):
-                if isinstance(message, LoggedMessage):
-                    messages.append(message)
-                else:
-                    bad_lines.append(BadLine(number, message))
-    except OSError as error:
-        raise ReplayError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ReplayError(f"{path.name} is not UTF-8 text") from None
-    messages.sort(key=lambda message: message.at)
-    return MessageLog(messages, bad_lines)
+    with ExitStack() as on_failure:
+        log = on_failure.enter_context(closing(MessageLog()))
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                for number, message in _parse(file, path.name):
+                    if isinstance(message, LoggedMessage):
+                        log.add(message)
+                    else:
+                        log.note_bad(BadLine(number, message))
+        except OSError as error:
+            raise ReplayError(f"cannot read {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ReplayError(f"{path.name} is not UTF-8 text") from None
+        except sqlite3.Error as error:
+            raise ReplayError(f"the messages of {path.name} cannot be kept in a temporary file: {error}") from None
+        on_failure.pop_all()
+    return log
 
 
 def _parse(file: Iterator[str], name: str) -> Iterator[tuple[int, LoggedMessage | str]]:
     """Yield line numbers with a message, or with the reason why there is none."""
-    reader = csv.reader(file)
     columns: list[str] | None = None
-    while True:
-        number = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            yield number, f"not CSV: {error}"
-            continue
-        if not fields:
-            continue
+
+    def is_message(fields: list[str]) -> bool:
+        with suppress(InvalidInputError):
+            return columns is None or bool(_message(columns, fields))
+        return False
+
+    for number, fields in CsvRecords(file).read(is_message):
         if columns is None:
-            columns = _checked_header(fields, name)
+            columns = _checked_header([] if isinstance(fields, str) else fields, name)
             continue
         try:
-            yield number, _message(columns, fields)
+            yield number, fields if isinstance(fields, str) else _message(columns, fields)
         except InvalidInputError as error:
             yield number, str(error)
     if columns is None:
@@ -109,7 +147,7 @@ def _message(columns: list[str], fields: list[str]) -> LoggedMessage:
     if len(fields) != len(columns):
         missing = columns[len(fields) :]
         raise InvalidInputError(
-            f"column {missing[0]!r} is missing" if missing else f"{len(fields)} fields for {len(columns)} columns"
+            f"column {shown(missing[0])} is missing" if missing else f"{len(fields)} fields for {len(columns)} columns"
         )
     values = dict(zip(columns, fields, strict=True))
     channel = normalise_channel(values["channel"])
@@ -128,14 +166,20 @@ def _time(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise InvalidInputError(f"unreadable time {text[:40]!r}: use ISO 8601, as 2020-01-31T12:00:00Z") from None
-    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise InvalidInputError(f"the time {text[:40]!r} is not between {_FIRST_YEAR} and {_LAST_YEAR}")
-    return require_utc(moment)
+        raise InvalidInputError(f"unreadable time {shown(text)}: use ISO 8601, as 2020-01-31T12:00:00Z") from None
+    try:
+        year = (utc := require_utc(moment)).year
+    except NaiveDatetimeError:
+        raise
+    except InvalidInputError:  # in UTC it is in no calendar
+        year = 0
+    if not FIRST_YEAR <= year <= LAST_YEAR:
+        raise InvalidInputError(f"the time {shown(text)} is not between the years {FIRST_YEAR} and {LAST_YEAR} in UTC")
+    return utc
 
 
 def _owner(text: str) -> int:
     try:
         return check_bigint("owner_id", int(text))
     except ValueError:
-        raise InvalidInputError(f"owner_id {text[:40]!r} is not a whole number of at most 64 bits") from None
+        raise InvalidInputError(f"owner_id {shown(text)} is not a whole number of at most 64 bits") from None

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from itertools import pairwise
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lapse.store.chronicle import Chronicle
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 HEIGHT = 8
 MIN_WIDTH, MAX_WIDTH = 20, 100
 
 
-def draw_open_conversations(
-    lifetimes: Sequence[tuple[datetime, datetime | None]], width: int, *, is_unicode: bool = True
-) -> str:
+def draw_open_conversations(chronicle: Chronicle, width: int, *, is_unicode: bool = True) -> str:
     """Return a picture: per column the most conversations that were open at once in its stretch of time.
 
     Args:
-        lifetimes: begin and end of each conversation.
+        chronicle: whose conversations.
         width: columns of the terminal.
         is_unicode: False draws with ASCII only.
     """
-    if not lifetimes:
+    span = chronicle.span()
+    if span is None:
         return "no conversations"
-    begin = min(started for started, _ in lifetimes)
-    end = max(ended or started for started, ended in lifetimes)
-    margin = len(str(len(lifetimes))) + 2
-    peaks = peaks_of(lifetimes, begin, end, max(MIN_WIDTH, min(MAX_WIDTH, width) - margin))
-    days = f"{begin:%Y-%m-%d}", f"{end:%Y-%m-%d}"
-    return draw_columns("open conversations", peaks, days, margin=margin, is_unicode=is_unicode)
+    begin, end = span
+    margin = len(str(chronicle.count_conversations())) + 2
+    peaks = Peaks(begin, end, max(MIN_WIDTH, min(MAX_WIDTH, width) - margin))
+    chronicle.each_change(peaks.add)
+    days = begin.date().isoformat(), end.date().isoformat()
+    return draw_columns("open conversations", peaks.finish(), days, margin=margin, is_unicode=is_unicode)
+
+
+class Peaks:
+    """The most conversations that were open at once in each of some stretches of time, of equal length."""
+
+    def __init__(self, begin: datetime, end: datetime, columns: int) -> None:
+        """Begin with none."""
+        self._begin, self._end, self._columns = begin, end, columns
+        self._stretch = (end - begin) / columns
+        self._peaks, self._level, self._since = [0] * columns, 0, begin
+
+    def add(self, moment: datetime, change: int) -> None:
+        """Count that so many more (or less) are open from this moment on, which is not before the last one."""
+        self._note_level_until(moment)
+        self._level += change
+
+    def finish(self) -> list[int]:
+        """Return the peaks."""
+        self._note_level_until(self._end)
+        return self._peaks
+
+    def _note_level_until(self, moment: datetime) -> None:
+        for column in range(self._column(self._since), self._column(moment) + 1):
+            self._peaks[column] = max(self._peaks[column], self._level)
+        self._since = moment
+
+    def _column(self, moment: datetime) -> int:
+        return min(self._columns - 1, (moment - self._begin) // self._stretch) if self._stretch else 0
 
 
 def draw_columns(
@@ -60,31 +90,6 @@ def draw_columns(
     first, last = ends
     axis = " " * margin + first + last.rjust(len(peaks) - len(first))
     return "\n".join([title, *(line.rstrip() for line in lines), axis])
-
-
-def peaks_of(
-    lifetimes: Sequence[tuple[datetime, datetime | None]],
-    begin: datetime,
-    end: datetime,
-    columns: int,
-) -> list[int]:
-    """Return, per column, the most conversations that were open at once."""
-    changes = [(started, 1) for started, _ in lifetimes] + [(ended, -1) for _, ended in lifetimes if ended]
-    # Ends first: a conversation that opens when another ends is not open at once with it.
-    changes.sort()
-    peaks, level = [0] * columns, 0
-    span = (end - begin) / columns
-    marks = [*changes, (end, 0)]
-    for (moment, change), (following, _) in pairwise(marks):
-        level += change
-        first = _column(moment, begin, span, columns)
-        for column in range(first, _column(following, begin, span, columns) + 1):
-            peaks[column] = max(peaks[column], level)
-    return peaks
-
-
-def _column(moment: datetime, begin: datetime, span: timedelta, columns: int) -> int:
-    return min(columns - 1, (moment - begin) // span) if span else 0
 
 
 def _label(row: int, top: int, height: int) -> str:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from lapse.lifecycle import EventType
 from lapse.models import ConversationEvent
-from lapse.store import ConversationRepository
+from lapse.store.chronicle import Chronicle
 
 EVENT_COLUMNS = ("at", "owner_id", "channel", "session_key", "from_status", "to_status")
 
@@ -26,33 +26,28 @@ class ReplaySummary:
     expired: int
 
 
-def summarise(repository: ConversationRepository, messages: int) -> ReplaySummary:
+def summarise(chronicle: Chronicle, messages: int) -> ReplaySummary:
     """Count what is in the database after a replay of so many messages."""
-    events = Counter(event.type for event, _, _ in repository.all_transitions())
+    events = Counter(chronicle.count_events_by_type())
     return ReplaySummary(
         messages=messages,
-        conversations=len(repository.lifetimes()),
+        conversations=chronicle.count_conversations(),
         idle_timeouts=events[EventType.PAUSED],
         reactivations=events[EventType.REACTIVATED],
         expired=events[EventType.EXPIRED],
     )
 
 
-def write_events(repository: ConversationRepository, file: TextIO) -> None:
+def write_events(chronicle: Chronicle, file: TextIO) -> None:
     """Write every transition, in order of time, as CSV."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(EVENT_COLUMNS)
-    for event, channel, session_key in repository.all_transitions():
-        writer.writerow(
-            [
-                _iso(_moment(event)),
-                event.owner_id,
-                channel,
-                session_key,
-                event.from_status,
-                event.to_status,
-            ]
-        )
+
+    def write(event: ConversationEvent, channel: str, session_key: str) -> None:
+        moment = _iso(_moment(event))
+        writer.writerow([moment, event.owner_id, channel, session_key, event.from_status, event.to_status])
+
+    chronicle.each_event(write)
 
 
 def _moment(event: ConversationEvent) -> datetime:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from lapse.arguments import MAX_LIMIT
-from lapse.replay.message_log import LoggedMessage
+from lapse.replay.message_log import FIRST_YEAR, LoggedMessage
 from lapse.service import ConversationService
 from lapse.worker.batch_size import BatchSize
 from lapse.worker.drain import Drain
@@ -20,8 +20,8 @@ class VirtualClock:
     """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
-        """Begin long before any message."""
-        self.now = datetime(1970, 1, 1, tzinfo=UTC)
+        """Begin before any message, but not in the calendar's first days, which time zones move out of it."""
+        self.now = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
 
     def __call__(self) -> datetime:
         """Return the present moment."""

@@ -7,7 +7,7 @@ it stands: the values of a statement and of its rows go through the very process
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -112,6 +112,12 @@ class Connection:
         """
         compiled = self._statements.compiled(statement)
         return compiled.rows(self.driver.run(compiled.sql, compiled.values(parameters or {})))
+
+    def stream(self, statement: Any) -> Iterator[Row]:
+        """Run a statement without parameters, inside a transaction, and yield its rows; some are in memory at once."""
+        compiled = self._statements.compiled(statement)
+        for page in self.driver.pages(compiled.sql, compiled.values({})):
+            yield from compiled.rows(page)
 
     def transaction(self, begin: str, work: Callable[[Connection], T]) -> T:
         """Run `work` between `begin` and COMMIT, or ROLLBACK when it raises."""

@@ -36,7 +36,7 @@ def connector(url: sa.URL) -> Callable[[], Any]:
 
     _require_files(url)
     _, arguments = sa.create_engine(url).dialect.create_connect_args(url)
-    return partial(postgresql.connect, arguments, json_value)
+    return partial(postgresql.connect, arguments)
 
 
 def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:
@@ -49,7 +49,7 @@ def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:
     }
     if url.get_backend_name() == "sqlite":
         # Named parameters, as psycopg's: `Connection` binds by name.
-        engine = sa.create_engine(url, paramstyle="named", json_deserializer=json_value, **options)
+        engine = sa.create_engine(url, paramstyle="named", **options)
         sa.event.listen(engine, "begin", _begin_immediate)
         return engine
     # No such column as hstore's, so no look for the type on the first connection.
@@ -67,11 +67,6 @@ def _require_files(url: sa.URL) -> None:
 def _json_of(value: Any) -> str:
     # Nearly every one is empty, and the general way costs as much as half of what SQLite needs for a message.
     return json.dumps(value) if value else "{}"
-
-
-def json_value(text: str | bytes) -> Any:
-    """Return the value of a JSON text."""
-    return json.loads(text) if text not in ("{}", b"{}") else {}
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from lapse.arguments import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
-from lapse.errors import ConversationUnchangedError
+from lapse.errors import ConversationUnchangedError, InvalidInputError
 from lapse.models import PurgeResult
 from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
 from lapse.store import purge_statements
@@ -65,7 +65,10 @@ class Purger:
             ConversationRefusedError: a trigger or a constraint of the application's keeps what is old enough.
             DatabaseError: the database refused, or stayed out of reach; the batches before that stay done.
         """
-        limit, max_rate, stop_flag = check_purge_batch(batch_size), check_purge_rate(max_rate), stop_flag or StopFlag()
+        limit, max_rate = check_purge_batch(batch_size), check_purge_rate(max_rate)
+        stop_flag = StopFlag() if stop_flag is None else stop_flag
+        if not isinstance(stop_flag, StopFlag) or not callable(on_batch):
+            raise InvalidInputError("a purge takes a StopFlag as stop_flag, and a function as on_batch")
         if max_rate is not None:
             limit = min(limit, int(max_rate))  # a batch a second or more, so that it goes evenly
         done, after = PurgeResult(closed_before=self._moment(closed_before_days)), BEGINNING_OF_TIME

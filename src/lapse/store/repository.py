@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from lapse.addresses import masked
 from lapse.errors import ConversationExpiredError, ConversationRefusedError, InvalidInputError, InvalidTransitionError
 from lapse.lifecycle import ConversationStatus, Sender
 from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
@@ -60,7 +61,7 @@ class ConversationRepository:
         self._activity = {False: {sender: statements.activity(now, sender) for sender in Sender}, True: {}}
         self._message = {sender: statements.message(dialect, now, sender) for sender in Sender}
         self._open = statements.open_conversation(dialect, statements.BOUND_NOW)
-        self._next_deadlines = statements.next_deadlines(now)
+        self._next_deadlines = statements.next_deadlines(dialect, now)
         self._find_idle = sweep_statements.find_idle(now)
         self._find_expired = sweep_statements.find_expired(now)
         self._count_due = sweep_statements.count_due(now)
@@ -146,16 +147,17 @@ class ConversationRepository:
                 raise InvalidTransitionError(
                     row.status,
                     row.status,
-                    f"conversation {conv_id} is not open, but {row.status}: it cannot be extended",
+                    f"conversation {masked(conv_id)} is not open, but {masked(row.status)}: it cannot be extended",
                 )
             now = self.database.read_clock(connection)
             if has_expired(row, now):
                 raise ConversationExpiredError(
-                    f"conversation {conv_id} expired at {row.expires_at.isoformat()}: a later message opens a new one"
+                    f"conversation {masked(conv_id)} expired at {row.expires_at.isoformat()}: "
+                    "a later message opens a new one"
                 )
             expires_at = row.expires_at or now  # none in an adopted table: one begins here
             if until is not None and until < expires_at:
-                raise InvalidInputError(f"conversation {conv_id} expires later than that already: {expires_at}")
+                raise InvalidInputError(f"conversation {masked(conv_id)} expires later than that already: {expires_at}")
             target = target or later(expires_at, timedelta(minutes=minutes or 0))
             return connection.execute(
                 statements.SET_EXPIRY, key_of(row) | {"new_expires_at": max(target, expires_at)}
@@ -241,14 +243,6 @@ class ConversationRepository:
     def is_empty(self) -> bool:
         """Tell whether the database holds no conversation at all."""
         return not self._rows(statements.ANY_CONVERSATION)
-
-    def all_transitions(self) -> list[tuple[ConversationEvent, str, str]]:
-        """Return every event in order of time, with its conversation's channel and session key."""
-        return [(event_of(row), row.channel, row.session_key) for row in self._rows(statements.TRANSITIONS)]
-
-    def lifetimes(self) -> list[tuple[datetime, datetime | None]]:
-        """Return begin and end of every conversation."""
-        return [(row.started_at, row.ended_at) for row in self._rows(statements.LIFETIMES)]
 
     # --- inside -------------------------------------------------------------------------------------------------
 

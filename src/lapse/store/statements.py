@@ -212,24 +212,41 @@ ESTIMATE_ACTIVE = sa.select(
     (_PG_CLASS.c.oid == _ACTIVE_INDEX)
     | _PG_CLASS.c.oid.in_(sa.select(_PG_INHERITS.c.inhrelid).where(_PG_INHERITS.c.inhparent == _ACTIVE_INDEX))
 )
-LIFETIMES = sa.select(c.started_at, c.ended_at)
+COUNT_CONVERSATIONS = sa.select(sa.func.count().label("conversations")).select_from(conversations)
+COUNT_EVENTS_BY_TYPE = sa.select(events.c.type, sa.func.count().label("events")).group_by(events.c.type)
+SPAN_OF_LIVES = sa.select(
+    sa.func.min(c.started_at).label("begin"), sa.func.max(sa.func.coalesce(c.ended_at, c.started_at)).label("end")
+)
+# Ends first: a conversation that opens when another ends is not open at once with it.
+BEGINS_AND_ENDS = sa.union_all(
+    sa.select(c.started_at.label("moment"), sa.literal_column("1", sa.Integer).label("change")),
+    sa.select(c.ended_at, sa.literal_column("-1", sa.Integer)).where(c.ended_at.is_not(None)),
+).order_by("moment", "change")
 
 
-def next_deadlines(now: Now) -> sa.Select[Any]:
+def next_deadlines(dialect: str, now: Now) -> sa.Select[Any]:
     """Select when a sweep has work again, with the present moment: a look at the ends of three partial indexes."""
 
-    def end_of(end: sa.ColumnElement[Any], name: str, among: sa.ColumnElement[bool], without: str) -> sa.Subquery:
+    def end_of(end: sa.ColumnElement[Any], name: str, among: sa.ColumnElement[bool], without: str) -> sa.Select[Any]:
         left_out = is_one_of(c.conv_id, sa.bindparam(without, type_=ConversationIds))
-        return sa.select(end.label(name)).where(among, ~left_out).subquery(f"{name}_end")
+        return sa.select(end.label(name)).where(among, ~left_out)
 
     def first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         return sa.func.min(column, type_=MomentOrText)
 
     # Not what others may have written: in SQLite, numbers and empty texts come before all times, texts after numbers.
-    idle = end_of(first(c.idle_check_at), "idle", is_active & is_time(c.idle_check_at), "without_idle")
+    is_checked = is_active & is_time(c.idle_check_at)
     is_armed = is_active & (c.idle_timeout_seconds <= sa.literal(GREATEST_INTEGER, sa.BigInteger))
-    armed = end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "without_idle")
-    expired = end_of(first(c.expires_at), "expired", is_open & is_time(c.expires_at), "without_expired")
+    is_ending = is_open & is_time(c.expires_at)
+    ends = {
+        "idle": end_of(first(c.idle_check_at), "idle", is_checked, "without_idle"),
+        "armed_seconds": end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "without_idle"),
+        "expired": end_of(first(c.expires_at), "expired", is_ending, "without_expired"),
+    }
+    if dialect == "sqlite":
+        # Nested: of joined ones SQLite reads the whole indexes.
+        return sa.select(*(end.scalar_subquery().label(name) for name, end in ends.items()), now.label("now"))
     # Joined, not nested: a distributed database asks each of them of all its nodes.
-    ends = idle.join(armed, sa.true()).join(expired, sa.true())
-    return sa.select(idle.c.idle, armed.c.armed_seconds, expired.c.expired, now.label("now")).select_from(ends)
+    idle, armed, expired = (end.subquery(f"{name}_end") for name, end in ends.items())
+    joined = idle.join(armed, sa.true()).join(expired, sa.true())
+    return sa.select(idle.c.idle, armed.c.armed_seconds, expired.c.expired, now.label("now")).select_from(joined)

@@ -45,6 +45,25 @@ class Sweeper:
         """Return the sweep that pauses or re-arms active conversations armed with a longer idle timeout."""
         return self._bound(self._armed_longer, _idle_parameters(idle_timeout))
 
+    def pause_idle(self, idle_timeout: timedelta, limit: int) -> int:
+        """Pause up to `limit` conversations by both sweeps of what is idle, and return how many were paused.
+
+        Raises:
+            ConversationRefusedError: a trigger or a constraint refused one of them.
+            DatabaseError: the database refused, or stayed out of reach.
+        """
+        ended = 0
+        for sweep in (self.idle(idle_timeout), self.armed_longer(idle_timeout)):
+            after = BEGINNING_OF_TIME
+            while ended < limit:
+                result = sweep.sweep(limit - ended, after, retry=True)
+                # Rows that were only re-armed must not use up the caller's limit.
+                is_last, ended = result.claimed < limit - ended, ended + result.ended
+                if is_last:
+                    break
+                after = result.last_deadline or after
+        return ended
+
     def _bound(self, forms: _Forms, parameters: dict[str, Any]) -> BoundSweep:
         silent_data = parameters["new_data"] | {SILENT: True}
         return BoundSweep(self, self._database, forms, parameters | {"silent_data": silent_data})

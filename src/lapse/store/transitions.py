@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from lapse.addresses import masked, shown
 from lapse.errors import ConversationNotFoundError, DatabaseUnavailableError, InvalidTransitionError
 from lapse.lifecycle import (
     ConversationStatus,
@@ -129,8 +130,8 @@ def _known_status(row: Row, to_status: ConversationStatus) -> ConversationStatus
         raise InvalidTransitionError(
             str(row.status),
             to_status,
-            f"conversation {row.conv_id} has the status {row.status!r}, which is the application's own: lapse leaves "
-            "it alone",
+            f"conversation {masked(row.conv_id)} has the status {shown(row.status)}, which is the application's own: "
+            "lapse leaves it alone",
         ) from None
 
 
@@ -185,7 +186,7 @@ def lock_by_id(connection: Connection, conv_id: AnyId, owner_id: AnyId | None) -
         key["of_owner_id"] = row.owner_id if row else None
     locked = connection.execute(statements.LOCK_BY_ID, key).one_or_none()
     if locked is None:
-        raise ConversationNotFoundError(f"there is no conversation {conv_id}")
+        raise ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")
     return locked
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import TypeDecorator
 
 from lapse.lifecycle import require_utc
+from lapse.models import UnreadableJson
 from lapse.store.layout import IdKind, layout_of
 
 _UTC_TEXT_PATTERN = "dddd-dd-dd dd:dd:dd.dddddd".replace("d", "[0-9]")
@@ -143,7 +144,41 @@ ConversationId = Id("conv_id")
 OwnerId = Id("owner_id")
 UserId = Id("user_id")
 
-JsonObject = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+
+class JsonColumn(TypeDecorator[Any]):
+    """A JSON object: `jsonb` on PostgreSQL, text on SQLite. One that cannot be read is in nobody's way but its own."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """Take PostgreSQL's own type where there is one."""
+        return dialect.type_descriptor(postgresql.JSONB() if dialect.name == "postgresql" else sa.JSON())
+
+    def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Read it as text: PostgreSQL's driver would raise for all the rows of a result at once."""
+        return json_text(column, type_=self)
+
+    def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
+        """Read the text."""
+        return read_json
+
+
+def read_json(text: str | bytes | None) -> Any:
+    """Return what a JSON text means; for one that cannot be read, something that says so to whoever looks inside."""
+    if text is None:
+        return None
+    if text == "{}":
+        return {}
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return UnreadableJson("is nested too deeply to be read")
+    except (TypeError, ValueError):
+        return UnreadableJson("is no JSON that Python reads")
+
+
+JsonObject = JsonColumn()
 
 
 class ConversationIds(TypeDecorator[list[Any]]):
@@ -173,6 +208,12 @@ class is_one_of(GenericFunction[bool]):  # noqa: N801 - SQL functions are writte
 
 class greatest(GenericFunction[Any]):  # noqa: N801 - SQL functions are written in lower case
     """The later of two moments; neither may be NULL (the databases differ there)."""
+
+    inherit_cache = True
+
+
+class json_text(GenericFunction[Any]):  # noqa: N801 - SQL functions are written in lower case
+    """JSON as the text that it is."""
 
     inherit_cache = True
 
@@ -217,6 +258,16 @@ def _is_one_of_sqlite(element: is_one_of, compiler: Any, **options: Any) -> str:
     column, ids = (compiler.process(clause, **options) for clause in element.clauses)
     # In lower case, as lapse spells ids: others may have written them in capitals.
     return f"(lower({column}) IN (SELECT value FROM json_each({ids})))"  # noqa: S608 - of compiled clauses
+
+
+@compiles(json_text)
+def _json_text(element: json_text, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(json_text, "postgresql")
+def _json_text_postgresql(element: json_text, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS TEXT)"
 
 
 @compiles(greatest, "sqlite")

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lapse.addresses import shown
+from lapse.arguments import check_flag, real_number
 from lapse.errors import InvalidInputError
+from lapse.service import ConversationService
 from lapse.settings import Settings, check_setting
+from lapse.stopping import StopFlag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +33,25 @@ class WorkerOptions:
     @classmethod
     def of(cls, settings: Settings, **arguments: Any) -> WorkerOptions:
         """Return the arguments, and the settings for those that are None."""
-        return cls(**{name: getattr(settings, name) if given is None else given for name, given in arguments.items()})
+        of_settings = {name for name, given in arguments.items() if given is None and name in Settings.model_fields}
+        return cls(**arguments | {name: getattr(settings, name) for name in of_settings})
 
     def __post_init__(self) -> None:
         for name in ("interval_seconds", "min_wait_seconds", "batch_size", "max_rate", "backlog_limit"):
-            # The setting's own rule: one bound, wherever the value was given.
-            object.__setattr__(self, name, check_setting(name, getattr(self, name)))
+            self._keep(name, getattr(self, name))
+        for name in ("enable_metrics", "accept_backlog", "expire_silently"):
+            check_flag(name, getattr(self, name))
         if self.accept_backlog and self.expire_silently:
             raise InvalidInputError("a backlog is accepted or expired silently, not both: choose one")
+
+    def _keep(self, name: str, given: Any) -> None:
+        if given is not None:
+            number = real_number(given)
+            if number is None:
+                raise InvalidInputError(f"{name} must be a number, not {shown(given)}")
+            # The setting's own rule: one bound, wherever the value was given.
+            given = check_setting(name, given if isinstance(given, int | float) else number)
+        object.__setattr__(self, name, given)
 
     def as_log_fields(self) -> dict[str, Any]:
         """Return what a log line says of them."""
@@ -46,3 +61,23 @@ class WorkerOptions:
             "batch_size": self.batch_size or "adaptive",
             "max_rate": self.max_rate,
         }
+
+
+def check_parts(
+    service: ConversationService | None, settings: Settings | None, stop_flag: StopFlag | None, report: object
+) -> None:
+    """Check what a worker is made of, besides its options.
+
+    Raises:
+        InvalidInputError: one of them is something else.
+    """
+    parts: dict[str, tuple[object, type]] = {
+        "service": (service, ConversationService),
+        "settings": (settings, Settings),
+        "stop_flag": (stop_flag, StopFlag),
+    }
+    for name, (given, kind) in parts.items():
+        if given is not None and not isinstance(given, kind):
+            raise InvalidInputError(f"{name} must be a {kind.__name__}, not {shown(given)}")
+    if not callable(report):
+        raise InvalidInputError(f"report must be a function, not {shown(report)}")

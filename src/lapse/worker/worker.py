@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from lapse.addresses import shown
 from lapse.errors import DatabaseError, InvalidInputError, SchemaError
 from lapse.logs import EventLogger
 from lapse.models import NextDeadlines
@@ -17,7 +18,7 @@ from lapse.store import ensure_schema
 from lapse.store.limits import ended_by
 from lapse.worker.backlog import BacklogGate
 from lapse.worker.drain import TaskRun
-from lapse.worker.options import WorkerOptions
+from lapse.worker.options import WorkerOptions, check_parts
 from lapse.worker.outlook import Outlook
 from lapse.worker.progress import Progress
 from lapse.worker.runners import make_runners
@@ -68,6 +69,7 @@ class BackgroundWorker:
             SettingsError: a setting is not usable.
             InvalidInputError: an argument is not usable.
         """
+        check_parts(service, settings, stop_flag, report)
         self.settings = settings or (service.settings if service else load_settings())
         self.conversation_service = service or ConversationService(settings=self.settings)
         self.options = WorkerOptions.of(
@@ -91,8 +93,7 @@ class BackgroundWorker:
         }
         self.metrics = {name: task.metrics for name, task in self.tasks.items()}
         self.started_at: datetime | None = None
-        self.running, self.cycle_count = False, 0
-        self._report = report
+        self.running, self.cycle_count, self._report = False, 0, report
         self._gate = BacklogGate(self.conversation_service, self.options)
         self._outlook = self._make_outlook()
 
@@ -187,8 +188,7 @@ class BackgroundWorker:
         Raises:
             InvalidInputError: there is no task of that name.
         """
-        if name not in self.tasks:
-            raise InvalidInputError(f"there is no task {name!r}: use one of {', '.join(self.tasks)}")
+        self._check_task(name)
         begin, run = time.monotonic(), TaskRun(task=name, is_drained=False)
 
         def is_over() -> bool:
@@ -225,14 +225,17 @@ class BackgroundWorker:
             return "stopped" if self.started_at else "not_started"
         return "degraded" if any(metrics.last_error for metrics in self.metrics.values()) else "healthy"
 
+    def _check_task(self, name: str) -> None:
+        if not isinstance(name, str) or name not in self.tasks:
+            raise InvalidInputError(f"there is no task {shown(name)}: use one of {', '.join(self.tasks)}")
+
     def _is_in_cycle(self, name: str, cycle: int) -> bool:
-        if name not in self.tasks:
-            raise InvalidInputError(f"there is no task {name!r}: use one of {', '.join(self.tasks)}")
+        self._check_task(name)
         config = self.task_config.get(name, {"enabled": False})
         multiplier = config.get("interval_multiplier", 1)
         if not isinstance(multiplier, int) or multiplier < 1:
             raise InvalidInputError(
-                f"interval_multiplier of {name} must be a whole number from 1 on, not {multiplier!r}"
+                f"interval_multiplier of {name} must be a whole number from 1 on, not {shown(multiplier)}"
             )
         # The first cycle runs them all.
         return bool(config.get("enabled", True)) and (cycle - 1) % multiplier == 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -13,7 +13,6 @@ from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Loader
 from psycopg.errors import OperationalError, QueryCanceled
 from psycopg.pq import Format, TransactionStatus
-from psycopg.types.json import set_json_loads
 
 from lapse.models import NEVER
 from lapse.store import limits
@@ -27,6 +26,7 @@ KEEPALIVE_SECONDS = 5
 """One that vanished when it had everything and owed an answer: without a question each 5 s that took two hours."""
 CANCEL_SECONDS = 1.0
 """How long the server may take to give up a statement, within the time that the call has."""
+ROWS_OF_A_PAGE = 1_000
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Whatever the server's default isolation is: lapse's statements are written for this one."""
 
@@ -98,6 +98,13 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
         # Not the cursor's `description`, which describes each column anew: as long as the rest of a message.
         return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
+    def pages(self, sql: str, values: Mapping[str, Any]) -> Iterator[list[tuple[Any, ...]]]:
+        """Run a query inside a transaction and yield its rows, some at a time: the driver would fetch all at once."""
+        with closing(self.cursor("lapse_pages", binary=True)) as cursor:
+            cursor.execute(sql, values)
+            while rows := cursor.fetchmany(ROWS_OF_A_PAGE):
+                yield rows
+
     def roll_back(self) -> None:
         """End the transaction that an error has left, if the connection still answers."""
         if self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
@@ -158,12 +165,11 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
         """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
 
 
-def connect(arguments: Mapping[str, Any], json_value: Callable[[str | bytes], Any]) -> PostgresqlConnection:
+def connect(arguments: Mapping[str, Any]) -> PostgresqlConnection:
     """Connect, within the time that the call has left.
 
     Args:
         arguments: libpq's parameters, which go before lapse's own.
-        json_value: reads JSON.
 
     Raises:
         OverdueError: too little time is left.
@@ -182,7 +188,6 @@ def connect(arguments: Mapping[str, Any], json_value: Callable[[str | bytes], An
     # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
     connection = PostgresqlConnection.connect(autocommit=True, prepare_threshold=None, **parameters)
     try:
-        set_json_loads(json_value, connection)
         connection.adapters.register_loader("timestamptz", MomentLoader)
         isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
         connection.is_read_committed = isolation == ("read committed",)

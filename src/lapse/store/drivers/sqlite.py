@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+ROWS_OF_A_PAGE = 1_000
 BUSY_LOOK_SECONDS = 0.2
 """How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
 
@@ -39,6 +40,13 @@ class SqliteConnection(sqlite3.Connection):
             raise
         self._is_running = False
         return rows
+
+    def pages(self, sql: str, values: Mapping[str, Any]) -> Iterator[list[tuple[Any, ...]]]:
+        """Run a query inside a transaction and yield its rows, some at a time."""
+        with closing(self.cursor()) as cursor:
+            cursor.execute(sql, values)
+            while rows := cursor.fetchmany(ROWS_OF_A_PAGE):
+                yield rows
 
     def roll_back(self) -> None:
         """End the transaction that an error has left."""
