@@ -13,7 +13,7 @@ from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Loader
 from psycopg.errors import OperationalError, QueryCanceled
 from psycopg.pq import Format, TransactionStatus
-from psycopg.types.json import set_json_loads
+from psycopg.types.json import set_json_dumps, set_json_loads
 
 from lapse.models import NEVER
 from lapse.store import limits
@@ -156,12 +156,15 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
         """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
 
 
-def connect(arguments: Mapping[str, Any], json_value: Callable[[str | bytes], Any]) -> PostgresqlConnection:
+def connect(
+    arguments: Mapping[str, Any], json_text: Callable[[Any], str], json_value: Callable[[str | bytes], Any]
+) -> PostgresqlConnection:
     """Connect, within the time that the call has left.
 
     Args:
         arguments: libpq's parameters, which go before lapse's own.
-        json_value: reads JSON.
+        json_text: writes JSON.
+        json_value: reads it.
 
     Raises:
         OverdueError: too little time is left.
@@ -180,6 +183,7 @@ def connect(arguments: Mapping[str, Any], json_value: Callable[[str | bytes], An
     # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
     connection = PostgresqlConnection.connect(autocommit=True, prepare_threshold=None, **parameters)
     try:
+        set_json_dumps(json_text, connection)
         set_json_loads(json_value, connection)
         connection.adapters.register_loader("timestamptz", MomentLoader)
         isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
