@@ -134,6 +134,7 @@ class Lives:
         say("counted", repository.count_open_by_status)
         clock.advance(minutes=1441)
         say("what is due", service.next_deadlines)
+        service.close()  # a worker's single run does not try again on another session
         assert BackgroundWorker(service=service).run_once()
         transitions = repository.all_transitions()  # those of one moment come in no order
         say("transitions", lambda: sorted(str((replace(event, conv_id=0), *pair)) for event, *pair in transitions))

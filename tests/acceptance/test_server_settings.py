@@ -144,9 +144,9 @@ def test_lapse_keeps_to_the_schema_that_the_search_path_names(settled: Settled, 
 def test_sessions_that_the_server_ends_between_two_calls_are_replaced(settled: Settled) -> None:
     server, lives, (expected, *_) = settled
     lives.empty()
-    with given_to(server, lives.url, {"idle_session_timeout": "10ms"}):
+    with given_to(server, lives.url, {"idle_session_timeout": "40ms"}):
         lives.close()
-        found = lives.live(between=lambda: time.sleep(0.02)).steps
+        found = lives.live(between=lambda: time.sleep(0.05)).steps
         lives.close()
     assert found == expected
 
@@ -155,7 +155,7 @@ def test_sessions_that_the_server_ends_between_two_calls_are_replaced(settled: S
 def test_what_a_setting_forbids_is_refused_in_one_line(settled: Settled, case: Case) -> None:
     server, lives, _ = settled
     lives.empty()
-    settings = load_settings(call_timeout_seconds=2)
+    settings = load_settings(call_timeout_seconds=3)
     with closing(ConversationService(lives.url, settings=settings)) as service:
         opened = service.record_message(1, CUSTOMER, BUSINESS)
     with given_to(server, lives.url, case.settings) as known:
@@ -173,8 +173,8 @@ def test_what_a_setting_forbids_is_refused_in_one_line(settled: Settled, case: C
                     call()
         for command in (["status", "--json"], ["preview"], ["worker", "--once"]):
             result = run_here(*command, "--database-url", lives.url)
-            lines = [line for line in result.stderr.splitlines() if not line.startswith("{")]
-            assert len(lines) == (1 if result.returncode else 0), result
+            # A worker's failures are in its log.
+            assert len(result.stderr.splitlines()) == (result.returncode and "event" not in result.stdout), result
             assert "internal error" not in result.stderr
             assert CUSTOMER not in result.stderr
         run_doctor_or_line(lives.url)
@@ -195,7 +195,7 @@ def run_doctor_or_line(url: str) -> None:
 def test_a_server_that_only_reads_answers_what_it_can_and_says_why_it_writes_nothing(settled: Settled) -> None:
     server, lives, _ = settled
     lives.empty()
-    with closing(ConversationService(lives.url, settings=load_settings(call_timeout_seconds=2))) as service:
+    with closing(ConversationService(lives.url, settings=load_settings(call_timeout_seconds=3))) as service:
         opened = service.record_message(1, CUSTOMER, BUSINESS)
         with given_to(server, lives.url, {"default_transaction_read_only": "on"}):
             service.close()
