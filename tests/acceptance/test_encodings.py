@@ -16,7 +16,7 @@ from tests.conftest import SERVERS
 from tests.invariants import check_invariants
 from tests.postgres import Server
 from tests.sql import run_sql
-from tests.whole_life import BUSINESS, Lives
+from tests.whole_life import BUSINESS, Lives, check_same
 
 # PostgreSQL's names, and Python's of what can be written in them.
 ENCODINGS = {
@@ -106,7 +106,7 @@ def test_what_the_encoding_cannot_hold_is_refused_for_that_call_alone(
             else:
                 with pytest.raises(ConversationRefusedError):
                     service.close_conversation(found.conv_id, "agent_closed", "não quer", "joão")
-    check_invariants(Database(url))
+        check_invariants(service.database)
 
 
 @pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name not in ("UTF8", "SQL_ASCII")])
@@ -127,9 +127,9 @@ def test_in_any_encoding_what_can_be_written_lives_as_in_utf8(encoded: Callable[
 
 def test_in_sql_ascii_everything_lives_as_in_utf8(encoded: Callable[[str], str]) -> None:
     with closing(Lives(encoded("UTF8"))) as lives:
-        expected = [lives.live().steps, lives.look().steps]
+        expected = [lives.live(), lives.look()]
     with closing(Lives(encoded("SQL_ASCII"))) as lives:
-        assert [lives.live().steps, lives.look().steps] == expected
+        check_same([lives.live(), lives.look()], expected)
 
 
 def test_bytes_that_are_no_text_are_refused_in_one_line_and_stop_no_worker(encoded: Callable[[str], str]) -> None:
