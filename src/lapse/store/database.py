@@ -202,13 +202,18 @@ class Database:
             return self._patient(attempt)
         except CallTimeoutError:
             raise
-        except DatabaseUnavailableError:
+        except DatabaseUnavailableError as error:
             if not retry:
                 raise
+            reason = str(error)
         remaining = limits.current().remaining
         seconds = RETRY_TIMEOUT_SECONDS if remaining is None else remaining
         # A copy: the state of tenacity's object is one thread's.
-        result: T = _RETRIES.copy(stop=tenacity.stop_before_delay(seconds))(self._patient, attempt)
+        try:
+            result: T = _RETRIES.copy(stop=tenacity.stop_before_delay(seconds))(self._patient, attempt)
+        except CallTimeoutError as error:
+            # Time was up for a last attempt; why there had to be one is what helps.
+            raise CallTimeoutError(f"{error}; at first, {reason}") from None
         return result
 
     def _patient(self, attempt: Callable[[], T]) -> T:

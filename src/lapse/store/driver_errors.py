@@ -33,9 +33,12 @@ _ROW_SQLSTATES = ("22", "23", "P0", "44")
 
 _CITUS_CONTEXT = "while executing command on"
 """Where Citus says on which node it was; no function's."""
-# PostgreSQL's own words on where it was, in whatever language: the place of a row (before anything that is quoted), a
-# worker of a parallel query, the values of a statement.
-_SERVER_CONTEXT = re.compile(r"""[^"'«„“]*\(\d+,\d+\).*|parallel worker|(unnamed )?portal .*|extended query .*""")
+# PostgreSQL's own words on where it was, in whatever language: a row's place, beside the name of its table; the values
+# of a statement; or no name and no number at all, as a worker of a parallel query says.
+_QUOTED = re.compile(r"""\"[^"]*"|«[^»]*»|»[^«]*«|“[^”]*”|”[^”]*”|„[^“]*“""")
+_PLACE = re.compile(r"""[^"«»“”„]*\d+, ?\d+[^"«»“”„]*""")
+_VALUES = re.compile(r"""(unnamed )?portal .*|extended query .*|[^"“”„]*: ?(« )?\$1 = .*""")
+_NOTHING_NAMED = re.compile(r"""[^"«»“”„(\d]*""")
 
 _BUSY_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _TRANSIENT_SQLITE = ("SQLITE_FULL", "SQLITE_IOERR")
@@ -81,7 +84,12 @@ def context_of_function(context: str) -> str:
     """Return the lines of an error's context that speak of a function or of its statements, if there are any."""
     if context.startswith(_CITUS_CONTEXT):
         return ""
-    return "\n".join(line for line in context.splitlines() if not _SERVER_CONTEXT.fullmatch(line))
+    return "\n".join(line for line in context.splitlines() if not _is_servers_own(line))
+
+
+def _is_servers_own(line: str) -> bool:
+    is_place = _PLACE.fullmatch(_QUOTED.sub("", line))
+    return bool(is_place or _VALUES.fullmatch(line) or _NOTHING_NAMED.fullmatch(line))
 
 
 def _of_postgresql(origin: BaseException) -> LapseError:

@@ -36,7 +36,7 @@ def connector(url: sa.URL) -> Callable[[], Any]:
 
     _require_files(url)
     _, arguments = sa.create_engine(url).dialect.create_connect_args(url)
-    return partial(postgresql.connect, arguments)
+    return partial(postgresql.connect, arguments, json_text)
 
 
 def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:
@@ -45,7 +45,7 @@ def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:
         "creator": connect,
         "poolclass": sa.NullPool,
         "hide_parameters": True,
-        "json_serializer": _json_of,
+        "json_serializer": json_text,
     }
     if url.get_backend_name() == "sqlite":
         # Named parameters, as psycopg's: `Connection` binds by name.
@@ -64,9 +64,11 @@ def _require_files(url: sa.URL) -> None:
             raise SettingsError(f"the database URL has {name}={path!r}, which is no file that can be read")
 
 
-def _json_of(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Return the JSON text of a value."""
     # Nearly every one is empty, and the general way costs as much as half of what SQLite needs for a message.
-    return json.dumps(value) if value else "{}"
+    # No escapes: a database whose encoding is not UTF8 takes few of them, or none.
+    return json.dumps(value, ensure_ascii=False) if value else "{}"
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -53,7 +53,8 @@ _attribute = sa.table(
 )
 TYPES_OF_COLUMNS = sa.select(
     sa.cast(_attribute.c.attname, sa.Text).label("column"),
-    sa.func.format_type(_attribute.c.atttypid, sa.null(), type_=sa.Text).label("type"),
+    # Without the quotes that `quote_all_identifiers` puts around every name.
+    sa.func.replace(sa.func.format_type(_attribute.c.atttypid, sa.null(), type_=sa.Text), '"', "").label("type"),
 ).where(
     _attribute.c.attrelid == sa.func.to_regclass(sa.literal(conversations.name, sa.Text)),
     _attribute.c.attnum > 0,

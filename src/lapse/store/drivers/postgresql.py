@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Loader
 from psycopg.errors import OperationalError, QueryCanceled
 from psycopg.pq import Format, TransactionStatus
+from psycopg.types.json import set_json_dumps
 
 from lapse.models import NEVER
 from lapse.store import limits
@@ -165,11 +166,12 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
         """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
 
 
-def connect(arguments: Mapping[str, Any]) -> PostgresqlConnection:
+def connect(arguments: Mapping[str, Any], json_text: Callable[[Any], str]) -> PostgresqlConnection:
     """Connect, within the time that the call has left.
 
     Args:
         arguments: libpq's parameters, which go before lapse's own.
+        json_text: writes JSON.
 
     Raises:
         OverdueError: too little time is left.
@@ -188,6 +190,7 @@ def connect(arguments: Mapping[str, Any]) -> PostgresqlConnection:
     # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
     connection = PostgresqlConnection.connect(autocommit=True, prepare_threshold=None, **parameters)
     try:
+        set_json_dumps(json_text, connection)
         connection.adapters.register_loader("timestamptz", MomentLoader)
         isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
         connection.is_read_committed = isolation == ("read committed",)
