@@ -14,7 +14,9 @@ from uuid import UUID
 import pytest
 
 from lapse import BackgroundWorker, ConversationAlreadyOpenError, ConversationService, InvalidTransitionError
+from lapse.models import ConversationEvent
 from lapse.store import Database
+from lapse.store.chronicle import Chronicle
 from lapse.store.preview import preview
 from tests.clock import START, ManualClock
 from tests.commands import run_here
@@ -120,7 +122,7 @@ class Lives:
         say("its end", service.get_conversation_events, late.conv_id)
         say("expires", service.process_expired_conversations)
         self._live_on(opened.conv_id, say)
-        life.note("lifetimes", sorted(service.conversation_repo.lifetimes()))
+        life.note("lifetimes", sorted(changes_of(service)))
         return life
 
     def _live_on(self, conv_id: Any, say: Callable[..., Any]) -> None:
@@ -142,7 +144,7 @@ class Lives:
         say("what is due", service.next_deadlines)
         service.close()  # a worker's single run does not try again on another session
         assert BackgroundWorker(service=service).run_once()
-        transitions = repository.all_transitions()  # those of one moment come in no order
+        transitions = transitions_of(service)  # those of one moment come in no order
         say("transitions", lambda: sorted(str((replace(event, conv_id=0), *pair)) for event, *pair in transitions))
         say("purges", repository.purger.purge, 1, batch_size=1)
         say("what is left", service.get_conversation_history, 1, CUSTOMER, BUSINESS)
@@ -168,10 +170,24 @@ class Lives:
         assert timedelta(0) < said[0].started_at - before < timedelta(minutes=1)
         life.note("lasts", said[0].expires_at - said[0].started_at)
         life.note("ends", service.close_conversation(said[0].conv_id, "user_closed").status)
-        life.note("ended", sorted(event.type for event, _, _ in service.conversation_repo.all_transitions()))
+        life.note("ended", sorted(event.type for event, _, _ in transitions_of(service)))
         life.note("left", [service.find_idle_conversations(), service.find_expired_conversations()])
         life.note("next", service.next_deadlines().earliest)
         return life
+
+
+def transitions_of(service: ConversationService) -> list[tuple[ConversationEvent, str, str]]:
+    """Return every event, with its conversation's channel and session key."""
+    found: list[tuple[ConversationEvent, str, str]] = []
+    Chronicle(service.database).each_event(lambda *transition: found.append(transition))
+    return found
+
+
+def changes_of(service: ConversationService) -> list[tuple[datetime, int]]:
+    """Return when conversations began (1) and ended (-1)."""
+    found: list[tuple[datetime, int]] = []
+    Chronicle(service.database).each_change(lambda *change: found.append(change))
+    return found
 
 
 def check_same(found: Sequence[Life], expected: Sequence[Life]) -> None:

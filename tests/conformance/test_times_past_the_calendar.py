@@ -14,6 +14,7 @@ import pytest
 from lapse import BackgroundWorker, ConversationService, Database
 from lapse.http import WorkerApp
 from lapse.models import NEVER
+from lapse.store.chronicle import Chronicle
 from tests.commands import run_here
 from tests.http_client import ask
 from tests.sql import run_sql
@@ -139,7 +140,7 @@ def test_every_time_of_a_conversation_can_be_read_whatever_was_written(given: Gi
     assert getattr(found, column) == expected
     assert given.service.get_active_conversations(1) == [found]
     assert BackgroundWorker(service=given.service).run_once()
-    given.service.conversation_repo.lifetimes()
+    Chronicle(given.service.database).each_change(lambda moment, change: None)
     given.service.record_message(1, CUSTOMER, BUSINESS)
 
 
