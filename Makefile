@@ -32,7 +32,7 @@ help: ## list these targets
 demo: $(VENV)/.runtime ## replay a day of customer care in the embedded database
 	@$(BIN)/lapse replay examples/customer_care.csv
 
-test: lint types ## lint, types and all tests, on SQLite and on every PostgreSQL found
+test: lint types ## lint, types and all tests, on SQLite and on the newest PostgreSQL found (CI=true: on all)
 	$(BIN)/pytest -m "not alone" --numprocesses=$(PROCESSES) --maxprocesses=8 --dist=worksteal $(PYTEST_FLAGS)
 	$(BIN)/pytest -m alone $(PYTEST_FLAGS)
 

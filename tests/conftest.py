@@ -83,7 +83,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         on_citus = "not run by several processes, run `pytest -m citus`"
     else:
         on_citus = f"not run, set {citus.URL_VARIABLE}"
-    return [f"lapse backends: {', '.join([SQLITE, *names])}; citus: {on_citus}", scale.described()]
+    left_out = ", ".join(f"PostgreSQL {major}" for major in config.stash[SERVERS].left_out)
+    without = f"; not {left_out}, which CI=true runs, too" if left_out else ""
+    return [f"lapse backends: {', '.join([SQLITE, *names])}{without}; citus: {on_citus}", scale.described()]
 
 
 @pytest.hookimpl(optionalhook=True)

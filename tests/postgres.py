@@ -1,4 +1,4 @@
-"""Real PostgreSQL servers for the tests: every one found here is started in a temporary folder and removed again."""
+"""Real PostgreSQL servers for the tests, started in a temporary folder and removed again: the newest, in CI all."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ class Servers:
 
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))
     by_name: dict[str, Server] = field(default_factory=dict)
+    left_out: list[int] = field(default_factory=list)
+    """Major versions that are here and not run on."""
     pooler_url: str | None = None
     """PgBouncer in front of the first of them."""
     _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -80,7 +82,12 @@ class Servers:
             self.by_name[server.name] = server
             self._exit.callback(server.drop_databases, self.database_prefix)
             return
-        for major, bin_folder in servers_found().items():
+        found = servers_found()
+        # The newest is what most changes need; CI runs on all of them.
+        majors = sorted(found, reverse=True)[: None if os.environ.get("CI") == "true" else 1]
+        self.left_out = sorted(set(found) - set(majors))
+        for major in majors:
+            bin_folder = found[major]
             process = self._exit.enter_context(running_server(bin_folder=bin_folder))
             name = f"postgresql-{major}"
             self.by_name[name] = Server(name, process.admin_url)
