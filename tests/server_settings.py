@@ -46,7 +46,7 @@ WORKS = [
     *_one("transaction_timeout", "30s"),
     *_one("client_min_messages", "debug5", "error"),
     *_one("lc_messages", "C"),
-    *_one("search_path", '"$user", public', "elsewhere, public", "pg_catalog, public"),
+    *_one("search_path", '"$user", public', "elsewhere, public"),
     *_one("plan_cache_mode", "force_generic_plan", "force_custom_plan"),
     Case("jit", {"jit": "on", "jit_above_cost": "0", "jit_inline_above_cost": "0", "jit_optimize_above_cost": "0"}),
     *_one("enable_indexscan", "off"),
