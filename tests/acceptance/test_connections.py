@@ -53,3 +53,12 @@ def test_a_server_that_owes_an_answer_is_asked_whether_it_is_still_there(postgre
 
     with closing(Database(postgres_url)) as database:
         assert database.autocommit(options) == [5, 5, 15_000]
+
+
+def test_types_that_only_this_database_knows_are_read_as_text(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database:
+        run_sql(database, "CREATE TYPE mood AS ENUM ('so-so')")
+        run_sql(database, "CREATE DOMAIN handle AS text")
+        query = "SELECT 'so-so'::mood, 'joão'::handle, 'x'::varchar, ARRAY[0.5::float8], NULL::mood"
+        rows = database.autocommit(lambda connection: connection.driver.run(query, {}))
+    assert rows == [("so-so", "joão", "x", [0.5], None)]

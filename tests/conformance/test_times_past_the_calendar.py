@@ -14,11 +14,8 @@ import pytest
 from lapse import BackgroundWorker, ConversationService, Database
 from lapse.http import WorkerApp
 from lapse.models import NEVER
-<<<<<<< HEAD
 from lapse.store.chronicle import Chronicle
-=======
 from tests.chaos import scale
->>>>>>> w-settings
 from tests.commands import run_here
 from tests.http_client import ask
 from tests.sql import run_sql
@@ -139,27 +136,18 @@ def test_a_worker_ends_what_expired_before_all_times(given: Given, moment: str) 
 def test_every_time_of_a_conversation_can_be_read_whatever_was_written(given: Given, moment: str) -> None:
     service = given.service
     expected = LONG_AGO if moment.startswith("-") or moment.endswith("BC") else NEVER
-<<<<<<< HEAD
-    found = given.service.get_conversation_by_id(given.conv_id)
-    assert getattr(found, column) == expected
-    assert given.service.get_active_conversations(1) == [found]
-    assert BackgroundWorker(service=given.service).run_once()
-    Chronicle(given.service.database).each_change(lambda moment, change: None)
-    given.service.record_message(1, CUSTOMER, BUSINESS)
-=======
     for column in ("started_at", "updated_at", "last_inbound_at", "ended_at", "idle_check_at"):
         write(given, column, moment)
         found = service.get_conversation_by_id(given.conv_id)
         assert getattr(found, column) == expected
         assert service.get_active_conversations(1) == [found]
-        service.conversation_repo.lifetimes()
+        Chronicle(service.database).each_change(lambda moment, change: None)
         service.next_deadlines()
         service.find_idle_conversations()
         run_sql(service.database, f"UPDATE conversations SET {column} = now()")
     write(given, "updated_at", moment)
     assert BackgroundWorker(service=service).run_once()
     assert service.record_message(1, CUSTOMER, BUSINESS).conv_id == given.conv_id
->>>>>>> w-settings
 
 
 def test_never_written_by_lapse_itself_is_read_back_in_any_zone(given: Given) -> None:

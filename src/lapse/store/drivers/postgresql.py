@@ -31,6 +31,8 @@ ROWS_OF_A_PAGE = 1_000
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Whatever the server's default isolation is: lapse's statements are written for this one."""
 
+_OTHER_TYPES = 0
+"""The number under which psycopg keeps what reads types that it does not know."""
 LONG_BEFORE = datetime.min.replace(tzinfo=UTC)
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
@@ -65,6 +67,16 @@ class MomentLoader(Loader):
         if microseconds < _FIRST_MOMENT:
             return LONG_BEFORE
         return _EPOCH + timedelta(microseconds=microseconds)
+
+
+class NamedTypeLoader(Loader):
+    """Reads what has a type that only this database knows, an enum or `citext` say: in either form it is text."""
+
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> str:
+        """Return the text."""
+        return bytes(data).decode()
 
 
 class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -192,6 +204,7 @@ def connect(arguments: Mapping[str, Any], json_text: Callable[[Any], str]) -> Po
     try:
         set_json_dumps(json_text, connection)
         connection.adapters.register_loader("timestamptz", MomentLoader)
+        connection.adapters.register_loader(_OTHER_TYPES, NamedTypeLoader)
         isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
         connection.is_read_committed = isolation == ("read committed",)
     except BaseException:
