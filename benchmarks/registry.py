@@ -28,6 +28,8 @@ NAMES = (
     "idle",
     "scrape",
     "active",
+    "threads",
+    "deadlines",
     "replay",
 )
 

@@ -24,6 +24,8 @@ QUICK_ONES = (
     "idle",
     "scrape",
     "active",
+    "threads",
+    "deadlines",
     "replay",
 )
 """The others use the same parts, and take longer."""
