@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 
 from benchmarks.bench import Bench
 from benchmarks.messages import record
@@ -52,7 +53,8 @@ def latencies(url: str, each: int) -> tuple[list[float], int]:
     """Return the seconds of every call, the shortest first, and the sessions; `each` thread sends so many messages."""
     with closing(ConversationService(url)) as service, ThreadPoolExecutor(THREADS) as threads:
         migrate(service.database)
-        taken = sorted(sum(threads.map(lambda thread: send(service, thread, each), range(1, THREADS + 1)), []))
+        calls = threads.map(lambda thread: send(service, thread, each), range(1, THREADS + 1))
+        taken = sorted(chain.from_iterable(calls))
         service.close()
         time.sleep(0.5)  # until the server has counted them
         sessions = run_sql(service.database, SESSIONS)[0][0] if service.database.dialect == "postgresql" else 0
