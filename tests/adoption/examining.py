@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from lapse.adoption.doctor import Diagnosis, examine_within
 from lapse.store.connection import Connection, Statements
+from lapse.store.drivers.postgresql import PostgresqlConnection
 
 _STATEMENTS = Statements(postgresql.dialect())  # type: ignore[no-untyped-call]
 
@@ -27,6 +28,7 @@ def rolled_back(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 def look(connection: psycopg.Connection[Any]) -> Diagnosis:
     """Return what doctor finds from within the connection's transaction."""
+    connection.__class__ = PostgresqlConnection  # what the command looks by
     return examine_within(Connection(connection, _STATEMENTS))
 
 

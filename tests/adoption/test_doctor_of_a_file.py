@@ -15,6 +15,7 @@ import pytest
 from lapse import ConversationService, Database
 from lapse.adoption import sqlite_doctor
 from lapse.adoption.checks.sqlite_file import NETWORKED, file_system_of
+from lapse.store.schema_version import head_version
 from tests.adoption.examining_files import FILE, URL, codes, converse, examined, run_in_shell, run_sql
 from tests.backlog import customer, insert_conversations
 from tests.commands import error_line, run_here, run_lapse, run_powerless
@@ -82,7 +83,7 @@ def test_another_version_and_a_lost_table_are_found() -> None:
         run_sql(f"UPDATE lapse_schema_version SET version_num = '{version}'")
         found = examined()
         assert (found["traits"], codes(found)) == ([trait], [f"schema-{trait}"])
-    run_sql("UPDATE lapse_schema_version SET version_num = '0003'", "DROP TABLE conversation_events")
+    run_sql(f"UPDATE lapse_schema_version SET version_num = '{head_version()}'", "DROP TABLE conversation_events")
     assert codes(examined()) == ["missing-table"]
 
 
