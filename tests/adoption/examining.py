@@ -28,8 +28,13 @@ def rolled_back(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 def look(connection: psycopg.Connection[Any]) -> Diagnosis:
     """Return what doctor finds from within the connection's transaction."""
-    connection.__class__ = PostgresqlConnection  # what the command looks by
-    return examine_within(Connection(connection, _STATEMENTS))
+    return examine_within(as_lapses(connection))
+
+
+def as_lapses(connection: psycopg.Connection[Any]) -> Connection:
+    """Return the connection as the command has it."""
+    connection.__class__ = PostgresqlConnection
+    return Connection(connection, _STATEMENTS)
 
 
 def with_fault(connection: psycopg.Connection[Any], fault: str) -> Diagnosis:

@@ -9,13 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.dialects import postgresql
 
 from lapse.adoption.checks import vacuum
 from lapse.adoption.checks.kind import check_server
 from lapse.adoption.subject import read_subject
-from lapse.store.connection import Connection, Statements
-from tests.adoption.examining import codes, look, rolled_back, with_fault
+from tests.adoption.examining import as_lapses, codes, look, rolled_back, with_fault
 from tests.adoption.old_table import Form, connect, create_old_table
 
 UNIQUE = "uq_conversations_open_session"
@@ -283,7 +281,7 @@ def test_what_to_do_about_a_missing_index_mends_it(postgres_url: str) -> None:
 
 def test_an_old_server_and_a_standby_are_found(postgres_url: str) -> None:
     with connect(postgres_url) as connection, rolled_back(connection):
-        subject = read_subject(Connection(connection, Statements(postgresql.dialect())))  # type: ignore[no-untyped-call]
+        subject = read_subject(as_lapses(connection))
         old = replace(subject.server, version="13.21", version_number=130021)
         standby = replace(subject.server, is_standby=True, is_read_only=True)
         found = [
