@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 
 from lapse import BackgroundWorker, CallTimeoutError, Conversation, ConversationService, Database, load_settings
 from lapse.store.database import MAX_CONNECTIONS
+from lapse.store.limits import limited
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.chaos.conftest import migrated, own_server, wait_for_server
 from tests.conftest import NewDatabase
@@ -179,6 +181,56 @@ def test_a_call_to_a_server_that_hangs_ends_in_time_and_says_so() -> None:
                 for (pid,) in pids:
                     os.kill(pid, signal.SIGCONT)
             assert service.record_message(1, customer(1), BUSINESS).version == 0
+
+
+def test_a_commit_that_no_standby_has_confirmed_is_not_answered() -> None:
+    with own_server() as process:
+        url = migrated(process)
+        with closing(limited_service(url)) as service:
+            service.record_message(1, customer(1), BUSINESS)
+            with psycopg.connect(plain(process.admin_url), autocommit=True) as other:
+                other.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+                other.execute("SELECT pg_reload_conf()")
+            time.sleep(0.2)
+            with pytest.raises(CallTimeoutError, match="a standby had not confirmed it"):
+                service.record_message(1, customer(1), BUSINESS)
+
+
+def test_a_name_with_many_silent_servers_takes_no_longer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        servers = ",".join([f"127.0.0.1:{port}"] * 4)
+        with closing(limited_service(f"postgresql://lapse@/lapse?{hosts_of(servers)}")) as service:
+            began = time.monotonic()
+            with pytest.raises(CallTimeoutError, match="no connection could be made"):
+                service.record_message(1, customer(1), BUSINESS)
+            assert time.monotonic() - began < LIMIT_SECONDS + 0.5
+
+
+def hosts_of(servers: str) -> str:
+    return "&".join(f"host={server}" for server in servers.split(","))
+
+
+class Trickling:
+    """A call whose answer comes bit by bit, for six seconds."""
+
+    call_timeout_seconds = LIMIT_SECONDS
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @limited
+    def ask(self) -> None:
+        query = "SELECT repeat('x', 8000), pg_sleep(0.005) FROM generate_series(1, 1200)"
+        self._database.autocommit(lambda connection: connection.driver.run(query, {}))
+
+
+def test_an_answer_that_trickles_in_ends_in_time(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database:
+        began = time.monotonic()
+        with pytest.raises(CallTimeoutError, match="took too long"):
+            Trickling(database).ask()
+        assert time.monotonic() - began < LIMIT_SECONDS + 0.5
 
 
 def test_a_call_that_finds_all_connections_in_use_ends_in_time_and_says_so(postgres_url: str) -> None:

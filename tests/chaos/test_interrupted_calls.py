@@ -19,7 +19,7 @@ from tests.commands import environment
 from tests.conftest import SERVERS, SQLITE, NewDatabase
 from tests.invariants import check_invariants
 
-TIMES = scaled(small=25, full=600)
+TIMES = scaled(small=20, full=150)
 """For each of sixteen operations."""
 PATIENCE_SECONDS = scaled(small=120, full=1_800)
 

@@ -20,6 +20,8 @@ SERVERS_OWN = [
     'при изменении кортежа (0,1) в отношении "conversations"',
     'при оновленні кортежу (0,1) в зв\'язку "conversations"',
     '当更新关系"conversations"的元组(0, 1)时',
+    'SQL statement "SELECT 1 FROM ONLY "public"."owners" x WHERE "id" = $1 FOR KEY SHARE OF x"',
+    'instruction SQL « SELECT 1 FROM ONLY "public"."owners" x WHERE "id" = $1 FOR KEY SHARE OF x »',
     "parallel worker",
     "paralleler Arbeitsprozess",
     "processus parallèle",

@@ -21,8 +21,8 @@ from lapse.errors import (
 # Connection lost, out of resources, shutting down, serialization failure, deadlock: the next try may succeed.
 _READ_ONLY = "25006"
 _TRANSIENT_SQLSTATES = ("08", "40", "53", "57P", "55P03", "25P03", _READ_ONLY)
-# Whatever ran: the session has ended, or the transaction lost to another one.
-_ALWAYS_TRANSIENT_SQLSTATES = ("40", "57P")
+# Whatever ran: the session has ended, the transaction lost to another one, or there is no memory or no disk left.
+_ALWAYS_TRANSIENT_SQLSTATES = ("40", "53", "57P")
 _UNDEFINED_TABLE = "42P01"
 _TIMEOUTS = ("57014", "25P04")  # of a statement (or cancelled by hand), of a transaction
 _FEATURE_NOT_SUPPORTED = "0A000"
@@ -38,6 +38,8 @@ _CITUS_CONTEXT = "while executing command on"
 _QUOTED = re.compile(r"""\"[^"]*"|«[^»]*»|»[^«]*«|“[^”]*”|”[^”]*”|„[^“]*“""")
 _PLACE = re.compile(r"""[^"«»“”„]*\d+, ?\d+[^"«»“”„]*""")
 _VALUES = re.compile(r"""(unnamed )?portal .*|extended query .*|[^"“”„]*: ?(« )?\$1 = .*""")
+_FOREIGN_KEY = re.compile(r".*SELECT 1 FROM ONLY .* FOR KEY SHARE OF x\W*")
+"""The statement by which PostgreSQL itself looks for the row that a foreign key names."""
 _NOTHING_NAMED = re.compile(r"""[^"«»“”„(\d]*""")
 
 _BUSY_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED")
@@ -89,7 +91,7 @@ def context_of_function(context: str) -> str:
 
 def _is_servers_own(line: str) -> bool:
     is_place = _PLACE.fullmatch(_QUOTED.sub("", line))
-    return bool(is_place or _VALUES.fullmatch(line) or _NOTHING_NAMED.fullmatch(line))
+    return bool(is_place or _FOREIGN_KEY.fullmatch(line) or _VALUES.fullmatch(line) or _NOTHING_NAMED.fullmatch(line))
 
 
 def _of_postgresql(origin: BaseException) -> LapseError:
@@ -98,7 +100,7 @@ def _of_postgresql(origin: BaseException) -> LapseError:
     from lapse.store.drivers.postgresql import OverdueError
 
     if isinstance(origin, OverdueError):
-        return CallTimeoutError(str(origin))
+        return CallTimeoutError(str(origin).partition("\n")[0])
     sqlstate = getattr(origin, "sqlstate", None) or ""
     diagnostics = getattr(origin, "diag", None)
     reason = mask_addresses(getattr(diagnostics, "message_primary", None) or _first_line(origin))

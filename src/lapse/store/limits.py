@@ -68,10 +68,24 @@ def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P],
     return limited_call
 
 
+def unlimited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Make a method work that may take long: whatever an interrupted call has left behind in this thread."""
+
+    @wraps(call)
+    def unlimited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
+        token = _current.set(Limits(is_stopping=_current.get().is_stopping))
+        try:
+            return call(self, *arguments, **options)
+        finally:
+            _current.reset(token)
+
+    return unlimited_call
+
+
 @contextmanager
 def ended_by(is_stopping: Callable[[], bool]) -> Iterator[None]:
     """Let a stop end the waits inside; of this thread's calls alone, whoever else uses the same database."""
-    token = _current.set(current()._replace(is_stopping=is_stopping))
+    token = _current.set(Limits(is_stopping=is_stopping))
     try:
         yield
     finally:

@@ -57,6 +57,9 @@ class _Slot(Generic[C]):
     def __init__(self) -> None:
         self.connection: C | None = None
 
+    def is_idle(self) -> bool:
+        return self.connection is not None and self.connection.is_idle()
+
 
 class _Waiter:
     """One caller in the queue."""
@@ -90,12 +93,14 @@ class Pool(Generic[C]):
             PoolTimeoutError: none became free in time.
             Exception: what `work` or connecting raises.
         """
-        slot: _Slot[C] | None = None
+        # Whose a slot is changes in one step, which nothing can come between, and no other name keeps it: an exception
+        # that is known for long would keep the slot, too.
+        held: list[_Slot[C]] = []
         try:
-            slot = self._take()
-            connection = slot.connection
+            self._take(held)
+            connection = held[0].connection
             if connection is None:
-                connection = slot.connection = self._connect()
+                connection = held[0].connection = self._connect()
             try:
                 return work(connection)
             except Exception as error:
@@ -105,12 +110,11 @@ class Pool(Generic[C]):
                     self.close()
                 raise
         finally:
-            if slot is not None:
-                try:
-                    self._give_back(slot)
-                except BaseException:
-                    self._give_back(slot)  # interrupted: once more
-                    raise
+            try:
+                self._give_back(held)
+            except BaseException:
+                self._give_back(held)  # interrupted: once more, from wherever it was
+                raise
 
     def close(self) -> None:
         """Close all connections that are not lent."""
@@ -128,29 +132,40 @@ class Pool(Generic[C]):
         self._clear()
 
     def _clear(self) -> None:
-        self._lock = threading.Lock()
-        """For the queue and the slots. Taking an idle one, and putting it back, are single steps that need none."""
+        self._lock = threading.RLock()
+        """For the queue and the slots; taking an idle one, and putting it back, are single steps that need none. Of a
+        kind that a signal handler may take again that calls the service itself."""
         self._idle: list[_Slot[C]] = []
         self._slots: list[ref[_Slot[C]]] = []
         """All that there are. Weak: what a caller held that was interrupted in the very moment of taking it, or of
         giving it back, is gone, and its connection closed. No callbacks, in which an interruption would be lost."""
         self._queue: deque[_Waiter] = deque()
 
-    def _take(self) -> _Slot[C]:
+    def _take(self, held: list[_Slot[C]]) -> None:
         if not self._queue:
             try:
-                return self._idle.pop()
+                held.append(self._idle.pop())
             except IndexError:
                 pass
-        return self._wait_in_queue()
+            else:
+                return
+        waiter = _Waiter()
+        try:
+            self._wait_in_queue(waiter, held)
+        finally:
+            try:
+                self._leave_queue(waiter)
+            except BaseException:
+                self._leave_queue(waiter)
+                raise
 
-    def _give_back(self, slot: _Slot[C]) -> None:
-        """Take a slot back; may be called again after an interruption."""
-        if slot.connection is not None and slot.connection.is_idle():
-            if slot not in self._idle:
-                self._idle.append(slot)
-        else:
-            self._drop(slot)
+    def _give_back(self, held: list[_Slot[C]]) -> None:
+        """Take back what a caller held; may be called again after an interruption."""
+        if held and held[0].is_idle():
+            self._idle.append(held.pop())
+        elif held:
+            self._drop(held[0])
+            held.clear()
         if self._queue:
             with self._lock:
                 self._wake_first()
@@ -161,17 +176,7 @@ class Pool(Generic[C]):
         with self._lock:
             self._slots = [known for known in self._slots if known() not in (None, slot)]
 
-    def _wait_in_queue(self) -> _Slot[C]:
-        waiter = _Waiter()
-        try:
-            return self._await_turn(waiter)
-        finally:
-            with self._lock:
-                if waiter in self._queue:
-                    self._queue.remove(waiter)
-                self._wake_first()  # there may be room for the next one, too
-
-    def _await_turn(self, waiter: _Waiter) -> _Slot[C]:
+    def _wait_in_queue(self, waiter: _Waiter, held: list[_Slot[C]]) -> None:
         remaining = limits.current().remaining
         give_up_at = time.monotonic() + (WAIT_SECONDS if remaining is None else remaining)
         while True:
@@ -179,24 +184,29 @@ class Pool(Generic[C]):
                 waiter.seen = now = time.monotonic()
                 if waiter not in self._queue:
                     self._queue.append(waiter)
-                if self._first_in_queue(now) is waiter and (slot := self._free_slot()) is not None:
-                    return slot
+                if self._first_in_queue(now) is waiter:
+                    self._take_free_slot(held)
+            if held:
+                return
             if now >= give_up_at:
                 raise PoolTimeoutError(f"all {self._size} connections of this process stayed in use")
             waiter.wake.acquire(timeout=min(give_up_at - now, _LOOK_SECONDS))
 
-    def _free_slot(self) -> _Slot[C] | None:
-        """Return one with an idle connection, or a new one where there is room; under the lock."""
+    def _leave_queue(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+            self._wake_first()  # there may be room for the next one, too
+
+    def _take_free_slot(self, held: list[_Slot[C]]) -> None:
+        """Take one with an idle connection, or a new one where there is room; under the lock."""
         try:
-            return self._idle.pop()
+            held.append(self._idle.pop())
         except IndexError:
-            pass
-        self._slots = [known for known in self._slots if known() is not None]
-        if len(self._slots) >= self._size:
-            return None
-        slot: _Slot[C] = _Slot()
-        self._slots.append(ref(slot))
-        return slot
+            self._slots = [known for known in self._slots if known() is not None]
+            if len(self._slots) < self._size:
+                held.append(_Slot())
+                self._slots.append(ref(held[0]))
 
     def _first_in_queue(self, now: float) -> _Waiter | None:
         # Who has not looked for so long was interrupted; or the whole process was stopped, and it comes back.

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import psycopg
-from psycopg.abc import Buffer, PQGen
+from psycopg.abc import Buffer, PQGen, PQGenConn
 from psycopg.adapt import Loader
 from psycopg.errors import OperationalError, QueryCanceled
 from psycopg.pq import Format, TransactionStatus
@@ -155,7 +155,7 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if not ready and time.monotonic() >= give_up_at:
+                if time.monotonic() >= give_up_at:
                     if self.is_overdue:
                         raise OverdueError("the server is silent")
                     self.is_overdue = True
@@ -163,8 +163,11 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
                     give_up_at = deadline
                 wanted = gen.send(ready)
         except StopIteration as done:
-            self.is_overdue = False
-            return done.value
+            if not self.is_overdue:
+                return done.value
+            self.is_overdue = False  # it answers
+            # A commit that waits for a standby ends well when it is cancelled, and is not where it should be.
+            raise OverdueError("it was cancelled while it was done, or while a standby had not confirmed it") from None
         except QueryCanceled as error:
             if not self.is_overdue:
                 raise
@@ -173,6 +176,23 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
             row_is_named = bool(error.diag.context)
             reason = "another transaction keeps the row locked" if row_is_named else "a statement took too long"
             raise OverdueError(reason) from None
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        """Connect as psycopg does, but no longer than the call may take, however many addresses a name has."""
+        gen = super()._connect_gen(conninfo)
+        deadline = limits.current().deadline
+        if deadline is None:
+            return (yield from gen)
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if time.monotonic() >= deadline:
+                    raise OverdueError("no connection could be made")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return cast(Self, done.value)
 
     def __del__(self, *_: object) -> None:
         """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
