@@ -64,6 +64,11 @@ _WHATSAPP_SPELLINGS = (
 )
 
 
+ERRORS_OF_OBJECTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a method of some object may raise that is asked for its text or its number. Not any `Exception`: that may be
+what interrupts the call, a task queue's time limit say."""
+
+
 def normalise_channel(channel: str) -> str:
     """Return the channel in lower case, without surrounding white space.
 
@@ -169,7 +174,8 @@ def shown(value: object) -> str:
     """Return an unusable value as an error shows it: in quotes, on one line, not much of it, and any address masked."""
     try:
         text = str(value)[:_READ_LENGTH]
-    except Exception:  # whatever an object's own method raises; and Python writes out no number of over 4,300 digits
+    except ERRORS_OF_OBJECTS:
+        # Of an object's own method, perhaps; and Python writes out no number of over 4,300 digits.
         return "a number of thousands of digits" if isinstance(value, int) else f"an object of {type(value).__name__}"
     return repr(_masked(_ADDRESS_IN_VALUE, text)[:_SHOWN_LENGTH])
 

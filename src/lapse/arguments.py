@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from lapse.addresses import shown
+from lapse.addresses import ERRORS_OF_OBJECTS, shown
 from lapse.errors import InvalidInputError
 
 MAX_LIMIT = 10_000
@@ -46,7 +46,7 @@ def whole_number(value: object) -> int | None:
         return None
     try:
         return int(operator.index(value))  # type: ignore[arg-type]  # what cannot be one raises
-    except Exception:  # whatever an object's own method raises
+    except ERRORS_OF_OBJECTS:
         return None
 
 
@@ -58,7 +58,7 @@ def real_number(value: object) -> float | None:
         value = whole_number(value)
     try:
         found = float(value)  # type: ignore[arg-type]  # None raises, too
-    except Exception:  # too large, a signalling NaN
+    except ERRORS_OF_OBJECTS:  # too large, a signalling NaN
         return None
     return found if math.isfinite(found) else None
 

@@ -46,7 +46,8 @@ def test_no_session_is_opened_for_a_call(postgres_url: str) -> None:
         list(threads.map(lambda thread: seconds_of_calls(service, thread), range(THREADS)))
         sessions = run_sql(
             service.database,
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lapse' AND pid <> pg_backend_pid()",
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lapse' "
+            "AND datname = current_database() AND pid <> pg_backend_pid()",
         )
         # Each session has ended in the statistics by the time that the server has closed it.
         opened = run_sql(service.database, "SELECT sessions FROM pg_stat_database WHERE datname = current_database()")

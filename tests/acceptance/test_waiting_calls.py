@@ -27,7 +27,8 @@ from tests.invariants import check_invariants
 from tests.sql import run_sql
 
 LIMIT_SECONDS = 3
-WAITERS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'lapse' AND wait_event_type = 'Lock'"
+OWN = "FROM pg_stat_activity WHERE application_name = 'lapse' AND datname = current_database()"
+WAITERS = f"SELECT pid {OWN} AND wait_event_type = 'Lock'"
 
 Call = Callable[[ConversationService, Conversation], Conversation]
 CALLS: dict[str, Call] = {
@@ -66,7 +67,7 @@ def wait_for_waiters(url: str, number: int = 1) -> list[int]:
     """Return the sessions of lapse that wait for a lock, once there are so many."""
     deadline = time.monotonic() + 10
     with psycopg.connect(plain(url), autocommit=True) as look:
-        while len(found := look.execute(WAITERS).fetchall()) < number:
+        while len(found := look.execute(WAITERS.encode()).fetchall()) < number:
             assert time.monotonic() < deadline, f"{len(found)} wait for a lock"
             time.sleep(0.01)
     return [pid for (pid,) in found]
@@ -169,7 +170,7 @@ def test_a_call_to_a_server_that_hangs_ends_in_time_and_says_so() -> None:
         with closing(limited_service(url)) as service:
             service.record_message(1, customer(1), BUSINESS)
             with psycopg.connect(plain(url), autocommit=True) as other:
-                pids = other.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'lapse'").fetchall()
+                pids = other.execute(f"SELECT pid {OWN}".encode()).fetchall()
             for (pid,) in pids:
                 os.kill(pid, signal.SIGSTOP)
             try:
@@ -287,9 +288,7 @@ def test_sweeps_of_a_service_whose_backends_are_ended_are_tried_again(postgres_u
         insert_conversations(service.database, range(10), silent_for=timedelta(hours=1))
         service.find_idle_conversations()
         for sweep in (service.process_idle_conversations, service.process_expired_conversations):
-            ended = other.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'lapse'"
-            ).fetchall()
+            ended = other.execute(f"SELECT count(pg_terminate_backend(pid)) {OWN}".encode()).fetchall()
             assert ended[0][0] > 0
             sweep()
         assert service.find_idle_conversations() == []

@@ -118,7 +118,8 @@ class Witness:
             return None
         deadline = time.monotonic() + LONGEST_OPEN_SECONDS
         query = (
-            "SELECT state || ': ' || query FROM pg_stat_activity WHERE application_name = 'lapse' AND state <> 'idle'"
+            "SELECT state || ': ' || query FROM pg_stat_activity "
+            "WHERE application_name = 'lapse' AND datname = current_database() AND state <> 'idle'"
         )
         while found := self._postgres.execute(query.encode()).fetchall():
             if time.monotonic() > deadline:

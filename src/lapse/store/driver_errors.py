@@ -69,7 +69,7 @@ def is_read_only(error: Exception) -> bool:
 def _of_sqlite(origin: sqlite3.Error) -> LapseError:
     name = getattr(origin, "sqlite_errorname", "") or ""
     reason = _first_line(origin)
-    if reason.startswith("no such table: conversation"):
+    if reason.startswith(("no such table: conversation", "no such table: lapse_")):
         return SchemaMissingError()
     if name.startswith("SQLITE_CANTOPEN"):
         reason = "the SQLite file cannot be opened: does its folder exist, and may you write there?"

@@ -33,7 +33,12 @@ def head_version() -> str:
 
 def schema_version(database: Database, *, retry: bool = True) -> str | None:
     """Return the version of the database's schema, or None where there is none."""
-    return database.inspect(current_version, retry=retry)
+    try:
+        rows = database.autocommit(lambda connection: connection.execute(_VERSION), reads_only=True, retry=retry)
+    except SchemaMissingError:
+        return None
+    row = rows.one_or_none()
+    return None if row is None else str(row.version_num)
 
 
 def current_version(connection: sa.Connection) -> str | None:

@@ -48,7 +48,7 @@ class WorkerOptions:
         if given is not None:
             number = real_number(given)
             if number is None:
-                raise InvalidInputError(f"{name} must be a number, not {shown(given)}")
+                raise InvalidInputError(f"{name}={shown(given)} is not usable: it is no finite number")
             # The setting's own rule: one bound, wherever the value was given.
             given = check_setting(name, given if isinstance(given, int | float) else number)
         object.__setattr__(self, name, given)
