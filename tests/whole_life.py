@@ -179,6 +179,7 @@ class Lives:
 def transitions_of(service: ConversationService) -> list[tuple[ConversationEvent, str, str]]:
     """Return every event, with its conversation's channel and session key."""
     found: list[tuple[ConversationEvent, str, str]] = []
+    service.close()  # as above
     Chronicle(service.database).each_event(lambda *transition: found.append(transition))
     return found
 
@@ -186,6 +187,7 @@ def transitions_of(service: ConversationService) -> list[tuple[ConversationEvent
 def changes_of(service: ConversationService) -> list[tuple[datetime, int]]:
     """Return when conversations began (1) and ended (-1)."""
     found: list[tuple[datetime, int]] = []
+    service.close()  # what is read row by row is not tried again on another session
     Chronicle(service.database).each_change(lambda *change: found.append(change))
     return found
 

@@ -145,9 +145,9 @@ def test_lapse_keeps_to_the_schema_that_the_search_path_names(settled: Settled, 
 def test_sessions_that_the_server_ends_between_two_calls_are_replaced(settled: Settled) -> None:
     server, lives, (expected, *_) = settled
     lives.empty()
-    with given_to(server, lives.url, {"idle_session_timeout": "40ms"}):
+    with given_to(server, lives.url, {"idle_session_timeout": "150ms"}):
         lives.close()
-        found = lives.live(between=lambda: time.sleep(0.05))
+        found = lives.live(between=lambda: time.sleep(0.17))
         lives.close()
     check_same([found], [expected])
 

@@ -156,10 +156,7 @@ def test_a_call_behind_a_locked_row_ends_in_time_and_says_why(postgres_url: str,
             with pytest.raises(CallTimeoutError, match=r"LAPSE_CALL_TIMEOUT, 3 seconds.*keeps the row locked"):
                 call(service, conversation)
             assert time.monotonic() - began < LIMIT_SECONDS + 0.5
-            left = other.execute(
-                "SELECT query FROM pg_stat_activity WHERE application_name = 'lapse' AND state <> 'idle'"
-            )
-            assert left.fetchall() == [], "nothing waits on the server for a caller that has gone"
+            assert other.execute(WAITERS.encode()).fetchall() == [], "nothing waits for a caller that has gone"
         assert service.get_conversation_by_id(conversation.conv_id) == conversation
         assert call(service, conversation).conv_id == conversation.conv_id
 
