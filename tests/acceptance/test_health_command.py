@@ -62,7 +62,7 @@ def test_a_worker_that_is_not_ready_is_a_failure_with_its_reason() -> None:
 
 
 @pytest.mark.alone
-def test_it_takes_less_than_three_tenths_of_a_second() -> None:
+def test_it_takes_little_more_than_half_a_second_at_most() -> None:
     with running_lapse("worker", "--http", "127.0.0.1:0") as worker:
         url = f"http://127.0.0.1:{worker.wait_for('http server listening')['port']}"
         seconds = []
