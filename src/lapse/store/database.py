@@ -61,7 +61,7 @@ class Database:
         self.safe_url = safe_url(parsed)
         self.clock = clock
         self.path = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
-        connect = connector(parsed)
+        connect = self._connect = connector(parsed)
         self.engine = make_engine(parsed, connect)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         # SQLite has one writer at a time: two of one process would wait for each other in no order, asleep. What only
@@ -184,7 +184,7 @@ class Database:
         dialect = self.engine.dialect
         if found not in (None, OWN):
             # One of its own: what a dialect has compiled it keeps for good.
-            dialect = use_layout(make_engine(self._url, connector(self._url)).dialect, found)
+            dialect = use_layout(make_engine(self._url, self._connect).dialect, found)
         self._statements = Statements(dialect)
         self._layout = found  # None, where there is no table yet: looked for again next time
 

@@ -17,6 +17,7 @@ from psycopg.types.json import set_json_dumps
 
 from lapse.models import NEVER
 from lapse.store import limits
+from lapse.store.drivers import ROWS_OF_A_PAGE
 
 CONNECT_TIMEOUT_SECONDS = 5
 MIN_CONNECT_SECONDS = 2
@@ -27,7 +28,6 @@ KEEPALIVE_SECONDS = 5
 """One that vanished when it had everything and owed an answer: without a question each 5 s that took two hours."""
 CANCEL_SECONDS = 1.0
 """How long the server may take to give up a statement, within the time that the call has."""
-ROWS_OF_A_PAGE = 1_000
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Whatever the server's default isolation is: lapse's statements are written for this one."""
 

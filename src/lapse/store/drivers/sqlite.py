@@ -8,7 +8,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-ROWS_OF_A_PAGE = 1_000
+from lapse.store.drivers import ROWS_OF_A_PAGE
+
 BUSY_LOOK_SECONDS = 0.2
 """How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
 
