@@ -169,7 +169,9 @@ def mask_addresses(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return an unusable value as an error shows it: in quotes, on one line, not much of it, and any address masked."""
+    """Return an unusable value as an error shows it: on one line, not much of it, and any address masked."""
+    if isinstance(value, float):
+        return float.__format__(value, "g")
     try:
         text = str(value)[:_READ_LENGTH]
     except ERRORS_OF_OBJECTS:

@@ -20,6 +20,7 @@ from tests.backlog import insert_conversations
 from tests.commands import LAPSE, environment, running_lapse
 from tests.invariants import check_invariants
 from tests.sql import run_sql, transaction
+from tests.waiting import until_waited_for_a_lock
 
 SLOWEST_STOP_SECONDS = 1.0
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -90,7 +91,7 @@ def test_a_batch_that_waits_for_another_programs_lock_is_given_up_for_a_stop(pos
         connection.execute(sa.text("LOCK TABLE conversations IN EXCLUSIVE MODE"))
         with running_lapse("worker", "--database-url", postgres_url) as worker:
             worker.wait_for("worker started")
-            time.sleep(1)
+            until_waited_for_a_lock(database)
             assert STOP_PATIENCE_SECONDS <= worker.stop(signal.SIGTERM) < STOP_PATIENCE_SECONDS + SLOWEST_STOP_SECONDS
             assert worker.process.returncode == 0
             assert [line["event"] for line in worker.log[-2:]] == ["batch given up for the stop", "worker stopped"]

@@ -23,6 +23,7 @@ from tests.commands import LAPSE, environment, error_line, run_here, run_lapse, 
 from tests.invariants import check_invariants
 from tests.sql import count, run_sql, transaction
 from tests.terminal import run_with_terminal_for_errors
+from tests.waiting import until_waited_for_a_lock
 
 DAY = timedelta(days=1)
 OLD, BATCH = 3_000, 50
@@ -167,7 +168,7 @@ def test_a_stop_before_the_database_answers_is_a_stop(postgres_url: str) -> None
         other.exec_driver_sql("BEGIN")
         other.exec_driver_sql("LOCK TABLE lapse_schema_version IN ACCESS EXCLUSIVE MODE")
         with start(postgres_url) as process:
-            time.sleep(1)
+            until_waited_for_a_lock(database)
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=20) == ("", "lapse: interrupted\n")
         assert process.returncode == 130
@@ -179,7 +180,7 @@ def test_a_batch_that_waits_for_another_programs_lock_is_given_up_for_a_stop(pos
         insert_closed(database, range(3), ended_ago=40 * DAY)
         connection.execute(sa.text("LOCK TABLE conversation_events IN EXCLUSIVE MODE"))
         with start(postgres_url) as process:
-            time.sleep(2)
+            until_waited_for_a_lock(database)
             process.send_signal(signal.SIGTERM)
             begin = time.monotonic()
             out, err = process.communicate(timeout=20)

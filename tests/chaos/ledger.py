@@ -18,8 +18,8 @@ from tests.chaos.writer import EXTENSION_MINUTES
 from tests.chaos.writers import FIRST_PAIR, Call
 from tests.sql import run_sql
 
-ALLOWED_ERRORS = ("DatabaseUnavailableError",)
-"""What may reach a caller, once the library's own retries have run out."""
+ALLOWED_ERRORS = ("DatabaseUnavailableError", "CallTimeoutError")
+"""What may reach a caller, once the library's own retries, or the call's time, have run out."""
 LEAST_PATIENCE_SECONDS = 3.1
 """What the pauses of a call's retries add up to, where chance adds nothing."""
 SHOWN = 5

@@ -36,7 +36,8 @@ def connector(url: sa.URL) -> Callable[[], Any]:
 
     _require_files(url)
     _, arguments = sa.create_engine(url).dialect.create_connect_args(url)
-    return partial(postgresql.connect, arguments, json_text)
+    # Not `partial`, whose representation shows the password.
+    return lambda: postgresql.connect(arguments, json_text)
 
 
 def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:

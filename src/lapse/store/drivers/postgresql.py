@@ -206,15 +206,13 @@ def connect(arguments: Mapping[str, Any], json_text: Callable[[Any], str]) -> Po
         json_text: writes JSON.
 
     Raises:
-        OverdueError: too little time is left.
+        OverdueError: the time of the call was up.
         psycopg.Error: it cannot be done.
     """
     parameters = {**_DEFAULTS, **arguments}
     remaining = limits.current().remaining
     if remaining is not None:
         hosts = str(parameters.get("host", "")).count(",") + 1
-        if remaining < MIN_CONNECT_SECONDS:
-            raise OverdueError("no connection could be made")
         given = float(parameters["connect_timeout"])
         parameters["connect_timeout"] = int(
             max(min(given if given > 0 else remaining, remaining / hosts), MIN_CONNECT_SECONDS)
