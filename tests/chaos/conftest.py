@@ -48,6 +48,17 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
         found.append(time.monotonic() - begin)
 
 
+@pytest.fixture(scope="module")
+def outcome_of_all(request: pytest.FixtureRequest) -> Iterator[Outcome]:
+    """Collect one outcome of all tests of a module; a full run that has passed is appended to the results."""
+    begin, failed_before = time.monotonic(), request.session.testsfailed
+    found = Outcome(request.module.__name__.rpartition("test_")[2])
+    yield found
+    sys.stdout.write(f"{found.fault}: {found.counts}\n")
+    if scale.is_full() and request.session.testsfailed == failed_before:
+        found.append(time.monotonic() - begin)
+
+
 PASSED = pytest.StashKey[bool]()
 
 

@@ -30,6 +30,15 @@ class Outcome:
     def add(self, database: Database | None = None, **counts: float) -> None:
         """Note what was counted, and the database that it was counted on."""
         self.counts |= counts
+        self._see(database)
+
+    def count(self, database: Database, **more: float) -> None:
+        """Add to what was counted so far, on this kind of database."""
+        for name, number in more.items():
+            self.counts[name] = self.counts.get(name, 0) + number
+        self._see(database)
+
+    def _see(self, database: Database | None) -> None:
         if database is not None and database.dialect == "postgresql":
             version = run_sql(database, "SELECT current_setting('server_version')")[0][0]
             self.server = f"PostgreSQL {version.partition(' ')[0]}"

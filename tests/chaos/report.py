@@ -50,6 +50,40 @@ ROWS = (
         f"{{events}} transitions, none doubled, none lost; {_CALLERS}",
     ),
     Row(
+        "interrupted_calls",
+        "Interrupted calls",
+        "{calls sqlite} calls on SQLite and {calls postgresql} on PostgreSQL, of 16 operations: at a random moment a "
+        "signal handler raises an `Exception` or a `BaseException`, or another thread injects one",
+        "{interrupted sqlite} and {interrupted postgresql} of them interrupted; each time the next message's answer "
+        "was there for another connection, and no transaction, statement or lock was left",
+    ),
+    Row(
+        "waiting_calls",
+        "Waits for a row that end",
+        "{terminations} backends ended while they waited, {restarts} fast restarts, a `lock_timeout` of 100 ms",
+        "{calls} calls, no error to a caller",
+    ),
+    Row(
+        "isolation_by_default",
+        "Repeatable read and serializable by default",
+        "{messages} messages of 24 threads on one pair, {closes} closes; sweeps of {swept} due conversations, whose "
+        "sessions were ended {sessions_ended} times",
+        "one open conversation; each due one ended once, no error to a caller",
+    ),
+    Row(
+        "server_settings",
+        "Settings of role, database and server",
+        "{kept} settings, one after the other, through the calls, the commands and the worker; {schemas} schemas made "
+        "under one; {refused} that forbid to write or leave no time",
+        "the same as without them; what they forbid, refused in one line",
+    ),
+    Row(
+        "encodings",
+        "Encodings of the database",
+        "{encodings} databases, addresses and notes such as `joão€` and `日本`",
+        "what an encoding holds is kept; what it does not is refused for that call alone",
+    ),
+    Row(
         "message_against_sweep",
         "A message against a sweep",
         "{interleavings} interleavings in 7 orders of their locks",

@@ -13,11 +13,12 @@ from sqlalchemy import make_url
 
 from lapse import ConversationService, Database
 from tests.backlog import BUSINESS, customer, insert_conversations
+from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
+from tests.chaos.server_settings import given_to
 from tests.conftest import SERVERS, NewDatabase
 from tests.invariants import check_invariants
 from tests.postgres import Server
-from tests.server_settings import given_to
 from tests.sql import count, run_sql
 from tests.workers import counts
 
@@ -55,7 +56,7 @@ def in_threads(number: int, work: Callable[[int], object]) -> None:
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("is_roles", [True, False], ids=["role", "database"])
 def test_threads_on_one_pair_meet_no_error_whatever_the_default_isolation_is(
-    server: Server, url: str, isolation: str, *, is_roles: bool
+    server: Server, url: str, isolation: str, outcome_of_all: Outcome, *, is_roles: bool
 ) -> None:
     role = make_url(url).username if is_roles else None
     with (
@@ -76,10 +77,13 @@ def test_threads_on_one_pair_meet_no_error_whatever_the_default_isolation_is(
         assert len(ids) == 1
         assert counts(service.database) == {"progress": 1}
         check_invariants(service.database)
+        outcome_of_all.count(service.database, messages=THREADS * MESSAGES)
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
-def test_threads_that_close_and_open_one_pair_leave_at_most_one_open(server: Server, url: str, isolation: str) -> None:
+def test_threads_that_close_and_open_one_pair_leave_at_most_one_open(
+    server: Server, url: str, isolation: str, outcome_of_all: Outcome
+) -> None:
     with (
         given_to(server, url, {"default_transaction_isolation": isolation}),
         closing(ConversationService(url)) as service,
@@ -97,6 +101,7 @@ def test_threads_that_close_and_open_one_pair_leave_at_most_one_open(server: Ser
         assert len(set(closed)) == len(closed) == MESSAGES // 4
         assert count(service.database, "conversations") == len(closed) + 1
         check_invariants(service.database)
+        outcome_of_all.count(service.database, messages=THREADS * (MESSAGES // 4), closes=len(closed))
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def backends_ended_again_and_again(server: Server, url: str) -> Iterator[list[in
 @pytest.mark.parametrize("isolation", ["read committed", "serializable"])
 @pytest.mark.parametrize("kind", ["idle", "expired"])
 def test_sweeps_whose_sessions_are_ended_try_again_and_end_each_conversation_once(
-    server: Server, url: str, kind: str, isolation: str
+    server: Server, url: str, kind: str, isolation: str, outcome_of_all: Outcome
 ) -> None:
     with closing(Database(url)) as database:
         if kind == "idle":
@@ -154,3 +159,4 @@ def test_sweeps_whose_sessions_are_ended_try_again_and_end_each_conversation_onc
         [row] = run_sql(database, "SELECT count(*) AS events, count(DISTINCT conv_id) AS ids FROM conversation_events")
         assert (row.events, row.ids) == (DUE, DUE)
         check_invariants(database)
+        outcome_of_all.count(database, swept=DUE, sessions_ended=sum(ended))

@@ -24,7 +24,8 @@ SOON = timedelta(seconds=4)
 """When the first deadline is: workers have started by then, and wait for it."""
 SPREAD = timedelta(seconds=scaled(small=3, full=30))
 LATEST_SECONDS = scaled(small=10, full=3)
-"""A wait computed with a wrong clock would be an hour off; what is left is for a busy machine, and the quick run has all others beside it."""
+"""A wait computed with a wrong clock would be an hour off; the rest is for a busy machine. The quick run
+has all other tests beside it."""
 IDLE_SECONDS = round(IDLE_TIMEOUT.total_seconds())
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 

@@ -25,6 +25,7 @@ from lapse.adoption.duplicates import (
 from lapse.adoption.facts import Facts, read_facts
 from lapse.adoption.lookout import looking
 from lapse.adoption.plan import Step, plan
+from lapse.adoption.pooling import require_own_session
 from lapse.adoption.refusing import check_adoptable
 from lapse.adoption.waiting_for_locks import PATIENCE_SECONDS, in_short_transaction
 from lapse.errors import AdoptionError, InvalidInputError
@@ -95,11 +96,13 @@ class Adoption:
             Interrupted: a stop signal came; what was done stays done.
             DatabaseError: the database refused, or was lost.
         """
-        check_adoptable(self.store)
-        self._check_keep(self.facts())
+        require_own_session(self.connection)  # for the settings and the lock
         done: set[str] = set()
         with alone(self.connection, self.wait, watcher):
+            # Only now: of another adoption's work this one would see a part.
+            check_adoptable(self.store)
             facts = self.facts()
+            self._check_keep(facts)
             if facts.record is not None and facts.record.completed_at is None:
                 watcher.tell(f"going on with the adoption that began at {facts.record.began_at:%Y-%m-%d %H:%M:%S %Z}")
             while step := next((step for step in plan(facts) if step.key not in done), None):

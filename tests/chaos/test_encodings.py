@@ -11,12 +11,13 @@ from lapse import BackgroundWorker, ConversationService, Database
 from lapse.errors import ConversationRefusedError
 from lapse.store import migrate
 from tests.chaos import scale
+from tests.chaos.outcome import Outcome
+from tests.chaos.whole_life import BUSINESS, Lives, check_same
 from tests.commands import run_here
 from tests.conftest import SERVERS
 from tests.invariants import check_invariants
 from tests.postgres import Server
 from tests.sql import run_sql
-from tests.whole_life import BUSINESS, Lives, check_same
 
 # PostgreSQL's names, and Python's of what can be written in them.
 ENCODINGS = {
@@ -73,7 +74,7 @@ def can_hold(encoding: str, text: str) -> bool:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_the_encoding_cannot_hold_is_refused_for_that_call_alone(
-    encoded: Callable[[str], str], encoding: str
+    encoded: Callable[[str], str], encoding: str, outcome_of_all: Outcome
 ) -> None:
     url = encoded(encoding)
     with closing(ConversationService(url)) as service:
@@ -107,6 +108,7 @@ def test_what_the_encoding_cannot_hold_is_refused_for_that_call_alone(
                 with pytest.raises(ConversationRefusedError):
                     service.close_conversation(found.conv_id, "agent_closed", "não quer", "joão")
         check_invariants(service.database)
+        outcome_of_all.count(service.database, encodings=1)
 
 
 @pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name not in ("UTF8", "SQL_ASCII")])

@@ -17,13 +17,14 @@ from sqlalchemy import make_url
 from lapse import ConversationService, Database, DatabaseError, LapseError, load_settings
 from lapse.store import migrate
 from tests.chaos import scale
+from tests.chaos.outcome import Outcome
+from tests.chaos.server_settings import BEFORE_THE_SCHEMA, FAILS, WORKS, Case, given_to
+from tests.chaos.whole_life import BUSINESS, CUSTOMER, Life, Lives, check_same, run_commands, run_doctor
 from tests.commands import run_here
 from tests.conftest import SERVERS
 from tests.invariants import check_invariants
 from tests.postgres import Server
-from tests.server_settings import BEFORE_THE_SCHEMA, FAILS, WORKS, Case, given_to
 from tests.sql import run_sql, transaction
-from tests.whole_life import BUSINESS, CUSTOMER, Life, Lives, check_same, run_commands, run_doctor
 
 CASES = {case.name: case for case in WORKS}
 _numbers = count(1)
@@ -90,7 +91,7 @@ def _all_of(lives: Lives) -> list[Life]:
 
 
 @pytest.mark.parametrize("case", WORKS, ids=lambda case: case.name)
-def test_a_setting_changes_nothing_that_lapse_does(settled: Settled, case: Case) -> None:
+def test_a_setting_changes_nothing_that_lapse_does(settled: Settled, case: Case, outcome_of_all: Outcome) -> None:
     server, lives, expected = settled
     lives.empty()
     with given_to(server, lives.url, case.settings) as known:
@@ -102,11 +103,14 @@ def test_a_setting_changes_nothing_that_lapse_does(settled: Settled, case: Case)
         lives.close()
     check_same(found, expected)
     assert CUSTOMER not in said
+    outcome_of_all.count(lives.database, kept=1)
 
 
 @pytest.mark.parametrize("name", scale.scaled(small=BEFORE_THE_SCHEMA, full=tuple(CASES)))
-def test_a_schema_is_made_whatever_is_set(settled: Settled, new_url: Callable[..., str], name: str) -> None:
-    server, _, (expected, *_) = settled
+def test_a_schema_is_made_whatever_is_set(
+    settled: Settled, new_url: Callable[..., str], name: str, outcome_of_all: Outcome
+) -> None:
+    server, lives, (expected, *_) = settled
     url = new_url(server, migrated=False)
     with given_to(server, url, CASES[name].settings):
         made = run_here("migrate", "--database-url", url)
@@ -116,6 +120,7 @@ def test_a_schema_is_made_whatever_is_set(settled: Settled, new_url: Callable[..
         if scale.is_full():
             run_commands(url)
             run_doctor(url)
+    outcome_of_all.count(lives.database, schemas=1)
 
 
 def test_settings_of_the_role_are_as_good_as_those_of_the_database(settled: Settled) -> None:
@@ -153,7 +158,7 @@ def test_sessions_that_the_server_ends_between_two_calls_are_replaced(settled: S
 
 
 @pytest.mark.parametrize("case", FAILS, ids=lambda case: case.name)
-def test_what_a_setting_forbids_is_refused_in_one_line(settled: Settled, case: Case) -> None:
+def test_what_a_setting_forbids_is_refused_in_one_line(settled: Settled, case: Case, outcome_of_all: Outcome) -> None:
     server, lives, _ = settled
     lives.empty()
     settings = load_settings(call_timeout_seconds=3)
@@ -180,6 +185,7 @@ def test_what_a_setting_forbids_is_refused_in_one_line(settled: Settled, case: C
             assert CUSTOMER not in result.stderr
         run_doctor_or_line(lives.url)
     check_invariants(lives.database)
+    outcome_of_all.count(lives.database, refused=1)
 
 
 def run_doctor_or_line(url: str) -> None:
