@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.machine import ROOT
@@ -101,9 +102,9 @@ class Process:
 
 
 @contextmanager
-def running(*command: str, url: str) -> Iterator[Process]:
-    """Run a Python module with lapse's default settings on this database; it is gone afterwards."""
-    environment = {**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+def running(*command: str, url: str, source: Path = ROOT / "src") -> Iterator[Process]:
+    """Run a Python module with the lapse of this source and its default settings on this database, then stop it."""
+    environment = {**os.environ, "DATABASE_URL": url, "PYTHONPATH": f"{source}{os.pathsep}{ROOT}"}
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(

@@ -30,6 +30,7 @@ NAMES = (
     "active",
     "threads",
     "deadlines",
+    "before",
     "replay",
 )
 

@@ -14,7 +14,7 @@ from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, 
 from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
-from lapse.store.limits import limited, unlimited
+from lapse.store.limits import limited
 from lapse.store.transitions import NewConversation
 
 
@@ -218,7 +218,6 @@ class ConversationService:
         """Return open conversations that are past their expiry, the longest first."""
         return self._repository.find_expired_conversations(check_limit(limit))
 
-    @unlimited
     def process_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> int:
         """Pause conversations that are idle: at most `limit`, the longest overdue first. Returns how many were paused.
 
@@ -226,7 +225,6 @@ class ConversationService:
         """
         return self._repository.sweeper.pause_idle(self.idle_timeout(idle_minutes), check_limit(limit))
 
-    @unlimited
     def process_expired_conversations(self, limit: int = 100) -> int:
         """End conversations that are past their expiry: one batch of at most `limit`. Returns how many were ended.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from functools import wraps
 from time import monotonic
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -51,42 +50,25 @@ def current() -> Limits:
 
 
 def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Make a method one call, which may take `self.call_timeout_seconds` altogether.
-
-    Always from its own beginning: what an interrupted call may have left behind limits no later one.
-    """
+    """Make a method one call, which may take `self.call_timeout_seconds` altogether."""
 
     @wraps(call)
     def limited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
         seconds = self.call_timeout_seconds
-        token = _current.set(Limits(seconds, monotonic() + seconds, _current.get().is_stopping))
-        try:
-            return call(self, *arguments, **options)
-        finally:
-            _current.reset(token)
+        limits = Limits(seconds, monotonic() + seconds, _current.get().is_stopping)
+        return _within(limits, call, self, *arguments, **options)
 
     return limited_call
 
 
-def unlimited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Make a method work that may take long: whatever an interrupted call has left behind in this thread."""
-
-    @wraps(call)
-    def unlimited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
-        token = _current.set(Limits(is_stopping=_current.get().is_stopping))
-        try:
-            return call(self, *arguments, **options)
-        finally:
-            _current.reset(token)
-
-    return unlimited_call
+def ended_by(is_stopping: Callable[[], bool], work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Do work whose waits a stop ends; of this thread's calls alone, whoever else uses the same database."""
+    return _within(Limits(is_stopping=is_stopping), work, *arguments, **options)
 
 
-@contextmanager
-def ended_by(is_stopping: Callable[[], bool]) -> Iterator[None]:
-    """Let a stop end the waits inside; of this thread's calls alone, whoever else uses the same database."""
-    token = _current.set(Limits(is_stopping=is_stopping))
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def _within(limits: Limits, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    # In a context of its own, which ends with it: an interruption may come between any two instructions of Python's, so
+    # also before one that would take the limits back, and they would be those of the thread's next call.
+    context = copy_context()
+    context.run(_current.set, limits)
+    return context.run(work, *arguments, **options)

@@ -75,8 +75,8 @@ class Purger:
         while not stop_flag.is_set():
             begin = time.monotonic()
             try:
-                with stop_flag.interruptible(STOP_PATIENCE_SECONDS), ended_by(stop_flag.is_set):
-                    batch = self._delete(done.closed_before, after, limit)
+                with stop_flag.interruptible(STOP_PATIENCE_SECONDS):
+                    batch = ended_by(stop_flag.is_set, self._delete, done.closed_before, after, limit)
             except Interrupted:
                 break
             if batch.claimed == limit and not batch.conversations:

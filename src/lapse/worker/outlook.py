@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
 
 from lapse.errors import DatabaseError, DatabaseUnavailableError
 from lapse.logs import EventLogger
@@ -19,6 +20,8 @@ from lapse.worker.pauses import Backoff
 from lapse.worker.progress import Progress
 from lapse.worker.runner import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
 from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
+
+T = TypeVar("T")
 
 COUNT_ACTIVE_EVERY_SECONDS = 15.0
 """Prometheus asks no more often, as a rule."""
@@ -70,9 +73,7 @@ class Outlook:
                 return True
             try:
                 # A server that says nothing would hold up a stop for as long as a connection may take.
-                with self._asking_database():
-                    ensure_schema(self._service.database, retry=False)
-                    self._gate.pass_through()
+                self._ask_database(self._check_schema)
             except Interrupted:
                 return False
             except DatabaseError as error:
@@ -86,13 +87,7 @@ class Outlook:
     def next_deadlines(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines | None:
         """Return what is due next, not counting what each task has set aside; None when the database doesn't say."""
         try:
-            with self._asking_database():
-                try:
-                    deadlines = self._ask(set_aside)
-                except DatabaseUnavailableError as error:
-                    # A server or a pooler that closes idle connections is not away.
-                    log.info("connection lost", error=str(error))
-                    deadlines = self._ask(set_aside)
+            deadlines = self._ask_database(lambda: self._ask_twice(set_aside))
         except Interrupted:
             return None
         except DatabaseUnavailableError as error:
@@ -112,13 +107,24 @@ class Outlook:
             return
         self._count_active_at = time.monotonic() + COUNT_ACTIVE_EVERY_SECONDS
         # Where this fails, the next look at the deadlines says why.
-        with suppress(Interrupted, DatabaseError), self._asking_database():
-            self._observer.set_active(self._service.conversation_repo.count_active())
+        with suppress(Interrupted, DatabaseError):
+            self._observer.set_active(self._ask_database(self._service.conversation_repo.count_active))
 
-    @contextmanager
-    def _asking_database(self) -> Iterator[None]:
-        with self._stop_flag.interruptible(), ended_by(self._stop_flag.is_set), self._progress.asking_database():
-            yield
+    def _ask_database(self, question: Callable[[], T]) -> T:
+        with self._stop_flag.interruptible(), self._progress.asking_database():
+            return ended_by(self._stop_flag.is_set, question)
+
+    def _check_schema(self) -> None:
+        ensure_schema(self._service.database, retry=False)
+        self._gate.pass_through()
+
+    def _ask_twice(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:
+        try:
+            return self._ask(set_aside)
+        except DatabaseUnavailableError as error:
+            # A server or a pooler that closes idle connections is not away.
+            log.info("connection lost", error=str(error))
+            return self._ask(set_aside)
 
     def _ask(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:
         return self._service.conversation_repo.next_deadlines(

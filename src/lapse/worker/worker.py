@@ -140,9 +140,8 @@ class BackgroundWorker:
         """
         self.started_at, self.running = datetime.now(UTC), True
         try:
-            with self.stop_flag.interruptible(), ended_by(self.stop_flag.is_set):
-                ensure_schema(self.conversation_service.database, retry=False)
-                self._gate.pass_through()
+            with self.stop_flag.interruptible():
+                ended_by(self.stop_flag.is_set, self._prepare)
             for task in self.tasks.values():
                 task.wake()
             return all(run.error is None and not run.refused for run in self.run_cycle())
@@ -195,8 +194,8 @@ class BackgroundWorker:
             return self.stop_flag.is_set() or time.monotonic() - begin >= self.interval_seconds
 
         try:
-            with self.stop_flag.interruptible(STOP_PATIENCE_SECONDS), ended_by(self.stop_flag.is_set):
-                run = self.tasks[name].run(self.cycle_count, deadlines, is_over)
+            with self.stop_flag.interruptible(STOP_PATIENCE_SECONDS):
+                run = ended_by(self.stop_flag.is_set, self.tasks[name].run, self.cycle_count, deadlines, is_over)
         except Interrupted:
             log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)
         if isinstance(run.error, (DatabaseError, SchemaError)):
@@ -219,6 +218,10 @@ class BackgroundWorker:
         }
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        ensure_schema(self.conversation_service.database, retry=False)
+        self._gate.pass_through()
 
     def _health(self) -> str:
         if not self.running:

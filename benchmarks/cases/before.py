@@ -1,0 +1,132 @@
+"""The same work by this version of lapse and by 52276e8, from before calls had limits and lapse a pool of its own.
+
+Each version runs in a process of its own, on a database of its own on the same server: messages on existing
+conversations, 10,000 of them in turn, for half a second at a time, and sweeps that end 10,000 due ones in batches of
+100. The two take turns, the one that begins changes from round to round, and a figure is the median over rounds of this
+version's time divided by the other's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.bench import Bench
+from benchmarks.machine import ROOT
+from benchmarks.processes import Process, running
+from benchmarks.results import Figure, Goal, Outcome, median
+
+TITLE = "Beside the version before"
+BEFORE = "52276e8"
+CONVERSATIONS = 10_000
+SLICE_SECONDS = 0.5
+SLICES, SWEEPS = 60, 8
+LONGEST = 1.03
+HELPER = ("benchmarks.helpers.path",)
+MAKE_DUE = {
+    "postgresql": "UPDATE conversations SET expires_at = now() - interval '1 minute' WHERE status = 'pending'",
+    "sqlite": "UPDATE conversations SET expires_at = datetime('now', '-1 minute') WHERE status = 'pending'",
+}
+
+Turn = Callable[[], float]
+
+
+def run(bench: Bench) -> Outcome:
+    """Let the two versions take turns."""
+    before = bench.folder / BEFORE
+    unpack(BEFORE, before)
+    versions = {"before": before / "src", "now": ROOT / "src"}
+    number = bench.rows(CONVERSATIONS)
+    seconds = bench.seconds(SLICE_SECONDS, least=0.05)
+    found: dict[str, dict[str, list[float]]] = {}
+    for dialect in ("postgresql", "sqlite"):
+        with ExitStack() as stack:
+            urls = {name: stack.enter_context(database(bench, dialect, name)) for name in versions}
+            processes = {
+                name: stack.enter_context(
+                    running("benchmarks.helpers.path", str(number), url=urls[name], source=source)
+                )
+                for name, source in versions.items()
+            }
+            for process in processes.values():
+                process.hear()
+            messages = {name: message_turn(process, seconds) for name, process in processes.items()}
+            found[f"a message on {dialect}"] = take_turns(bench, messages, SLICES)
+            sweeps = {name: sweep_turn(process, urls[name]) for name, process in processes.items()}
+            found[f"a sweep on {dialect}"] = take_turns(bench, sweeps, SWEEPS)
+    figures = []
+    for what, seconds_of in found.items():
+        ratio = median(now / then for now, then in zip(seconds_of["now"], seconds_of["before"], strict=True))
+        now, then = (1e6 * median(seconds_of[name]) for name in ("now", "before"))
+        bench.say(f"{what}: {now:.0f} µs, before {then:.0f} µs: {ratio:.3f}")
+        figures += [
+            Figure(f"{what}, against {BEFORE}", ratio, "times", Goal(LONGEST, at_most=True)),
+            Figure(f"{what}", now, "µs"),
+            Figure(f"{what}, {BEFORE}", then, "µs"),
+        ]
+    return Outcome(figures=figures, parameters={"conversations": number, "slice_seconds": seconds}, raw=found)
+
+
+def unpack(revision: str, folder: Path) -> None:
+    """Put the source of another revision into this folder."""
+    archive = subprocess.run(["git", "archive", revision, "src"], cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+
+
+@contextmanager
+def database(bench: Bench, dialect: str, name: str) -> Iterator[str]:
+    """Hand out the URL of an empty database."""
+    if dialect == "sqlite":
+        yield f"sqlite:///{bench.folder / f'{name}.db'}"
+    else:
+        with bench.server.copy_of("template0", is_warm=False) as url:
+            yield url
+
+
+def message_turn(process: Process, seconds: float) -> Turn:
+    """Return what lets a version send messages for so long, and tells the seconds for each."""
+
+    def turn() -> float:
+        process.tell(f"messages {seconds}")
+        return float(process.hear()["seconds"])
+
+    return turn
+
+
+def sweep_turn(process: Process, url: str) -> Turn:
+    """Return what lets a version end all of its conversations, and tells the seconds for each."""
+
+    def turn() -> float:
+        make_due(url)
+        process.tell("sweep")
+        return float(process.hear()["seconds"])
+
+    return turn
+
+
+def make_due(url: str) -> None:
+    """Let all conversations be past their expiry."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file, file:
+            file.execute(MAKE_DUE["sqlite"])
+    else:
+        with psycopg.connect(url, autocommit=True) as server:
+            server.execute(MAKE_DUE["postgresql"].encode())
+            server.execute("VACUUM conversations")
+
+
+def take_turns(bench: Bench, turns: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
+    """Let each have its turn in each round, and return what they found."""
+    found: dict[str, list[float]] = {name: [] for name in turns}
+    for number in bench.rounds(rounds):
+        for name in sorted(turns, reverse=number % 2 == 0):
+            found[name].append(turns[name]())
+    return found

@@ -1,0 +1,73 @@
+"""The limits of a call end with it, whatever instruction it is interrupted at."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from lapse.store.limits import Limits, current, ended_by, limited
+
+
+class SoftLimitError(Exception):
+    """The time limit of a task queue."""
+
+
+class Caller:
+    """Something with a limited call."""
+
+    call_timeout_seconds = 60.0
+
+    @limited
+    def call(self) -> Limits:
+        """Return the limits inside."""
+        return current()
+
+    def stopped(self) -> Limits:
+        """Return the limits inside work that a stop ends."""
+        return ended_by(lambda: True, current)
+
+
+def interrupted_at(step: int, call: Callable[[], object]) -> bool:
+    """Raise before the call or return of this number, of Python's or of C's; tell whether there was one."""
+    seen, is_inside = 0, True
+
+    def strike(_frame: FrameType, _event: str, _argument: Any) -> None:
+        nonlocal seen
+        if is_inside and seen == step:
+            raise SoftLimitError
+        seen += is_inside
+
+    sys.setprofile(strike)
+    try:
+        call()
+    except SoftLimitError:
+        return True
+    finally:
+        is_inside = False
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize("name", ["call", "stopped"])
+def test_an_interrupted_call_leaves_no_limits_to_the_next_one(name: str) -> None:
+    caller, struck = Caller(), 0
+    for step in range(200):
+        if not interrupted_at(step, getattr(caller, name)):
+            break
+        struck += 1
+        assert current() == Limits()
+    assert struck >= 6
+
+
+def test_a_call_has_its_own_time_and_is_ended_by_the_stop_around_it() -> None:
+    inside = ended_by(lambda: True, Caller().call)
+    assert inside.seconds == 60
+    assert inside.remaining is not None
+    assert 59 < inside.remaining <= 60
+    assert inside.is_stopping()
+    assert current() == Limits()
+    assert not current().is_stopping()
