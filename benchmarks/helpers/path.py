@@ -30,8 +30,9 @@ def main() -> None:
                 case ["messages", seconds]:
                     answer({"seconds": messages(service, customers, order, float(seconds))})
                 case _:
-                    answer({"seconds": sweep(service)})
+                    taken = sweep(service)
                     open_all(service, customers)
+                    answer({"seconds": taken})
 
 
 def open_all(service: ConversationService, customers: list[str]) -> None:
