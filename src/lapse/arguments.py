@@ -166,7 +166,7 @@ def parse_log_level(value: object) -> str:
     Raises:
         InvalidInputError: it means none.
     """
-    word = str(value).strip().upper()
+    word = str(value).strip().upper() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if re.fullmatch(r"[0-9]{1,9}", word):
         return next((name for name, number in _LEVELS.items() if number >= int(word)), "CRITICAL")
     name = _LEVEL_OF_WORD.get(word, word)

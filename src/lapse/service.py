@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from lapse.addresses import WHATSAPP, address_pair, masked
+from lapse.addresses import WHATSAPP, address_pair, masked, shown
 from lapse.arguments import check_id, check_limit, check_text
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
 from lapse.json_objects import check_json_object
@@ -36,9 +36,11 @@ class ConversationService:
             clock: returns aware datetimes in place of the database's clock; for tests and replay.
 
         Raises:
-            SettingsError: a setting, or the URL, is not usable.
+            SettingsError: a setting, or the URL, is not usable; InvalidInputError: another argument is not.
         """
-        self.settings = settings or load_settings()
+        if settings is not None and not isinstance(settings, Settings):
+            raise InvalidInputError(f"settings must be a Settings, not {shown(settings)}")
+        self.settings = load_settings() if settings is None else settings
         if isinstance(database, Database):
             self.database = database
         else:

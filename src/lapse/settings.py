@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         try:
             return parse_log_level(value)
         except InvalidInputError:
-            return str(value)
+            return "" if value is None else str(value)  # not the word "none", which is one of a level
 
     @field_validator("http")
     @classmethod

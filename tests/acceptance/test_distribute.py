@@ -19,8 +19,8 @@ from lapse import Database
 from lapse.errors import DistributionError
 from lapse.store.distribute import check_distributable, distribute
 from lapse.store.driver_errors import UnsupportedStatementError
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.repository import ConversationRepository
-from lapse.store.schema_version import VERSION_TABLE
 from tests.backlog import insert_conversations
 from tests.citus_stand_in import install_stand_in
 from tests.commands import error_line, run_here, run_program

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from lapse import ConversationService, Database, SchemaVersionError
-from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.layout import VERSION_TABLE
 from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.commands import error_line, run_lapse, running_lapse
 from tests.sql import run_sql

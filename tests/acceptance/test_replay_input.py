@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,16 @@ def test_skip_bad_leaves_bad_lines_out_and_counts_them() -> None:
 def test_wrong_use_is_said_in_one_line(arguments: list[str], code: int, reason: str) -> None:
     write_log(HEADER + GOOD)
     assert reason.lower() in error_line(run_here(*arguments), code).lower()
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_the_log_itself_is_not_overwritten_by_its_events(make: Callable[[Path, str], None]) -> None:
+    write_log(HEADER + GOOD)
+    make(Path("link.csv"), "log.csv")
+    before = Path("log.csv").read_bytes()
+    for name in ("log.csv", "./log.csv", "link.csv"):
+        assert "is the log itself" in error_line(run_here("replay", "log.csv", "--events", name), 2)
+    assert Path("log.csv").read_bytes() == before
 
 
 def test_a_file_that_cannot_be_written_is_said_in_one_line() -> None:

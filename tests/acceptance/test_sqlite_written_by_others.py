@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from lapse import Database, DatabaseError
+from lapse import ConversationService, Database, DatabaseError
+from lapse.models import LONG_BEFORE, NEVER
 from lapse.store.types import utc_text
 from tests.backlog import insert_conversations
+from tests.commands import run_here
 from tests.invariants import check_invariants
 from tests.sql import count, run_sql
 from tests.workers import EXPIRED, IDLE, counts, worker_on
@@ -45,6 +49,47 @@ def test_an_idle_timeout_that_is_none_stops_nobody(file: Database, url: str, val
         deadlines = worker.conversation_service.conversation_repo.next_deadlines()
         assert worker.run_task(IDLE, deadlines).error is None
         assert counts(file)["idle_timeout"] == 5
+
+
+@pytest.mark.parametrize(("word", "moment"), [("infinity", NEVER), ("-infinity", LONG_BEFORE)])
+def test_postgresqls_words_for_times_are_read_as_there(file: Database, word: str, moment: datetime) -> None:
+    (far, _) = insert_conversations(file, range(2))
+    run_sql(file, f"UPDATE conversations SET expires_at = '{word}' WHERE conv_id = '{far}'")
+    with closing(ConversationService(file)) as service:
+        assert service.get_conversation_by_id(far).expires_at == moment
+        assert len(service.get_active_conversations(1)) == 2
+        if moment == NEVER:
+            assert service.process_expired_conversations() == 0
+            assert service.extend_expiration(far, 5).expires_at == NEVER
+            assert service.close_conversation(far, "user_closed").expires_at == NEVER
+    check_invariants(file)
+
+
+@pytest.mark.parametrize("command", [["status"], ["migrate"], ["worker", "--once"], ["doctor"], ["preview"]])
+@pytest.mark.parametrize("kind", ["foreign", "empty"])
+def test_a_file_that_is_not_lapses_stays_as_it_is(tmp_path: Path, command: list[str], kind: str) -> None:
+    path = tmp_path / "chat.db"
+    with closing(sqlite3.connect(path)) as other, other:
+        if kind == "foreign":
+            other.execute("CREATE TABLE conversations (id integer)")
+    path.touch()
+    before = path.read_bytes()
+    result = run_here(*command, "--database-url", f"sqlite:///{path}")
+    is_made = kind == "empty" and command[0] in ("migrate", "worker")
+    assert (result.returncode == 0) is is_made, result
+    assert (path.read_bytes() == before) is not is_made
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal" if is_made else "delete",)
+
+
+def test_a_copy_without_a_write_ahead_log_gets_one_again(file: Database, url: str) -> None:
+    file.close()
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+        assert other.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    with closing(ConversationService(url)) as service:
+        service.next_deadlines()
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_value_that_cannot_be_read_is_a_clear_error(file: Database, url: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 from sqlalchemy import make_url
 
-from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.layout import VERSION_TABLE
 from tests.adoption.old_table import connect
 from tests.adoption.roles import Roles
 

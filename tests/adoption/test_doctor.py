@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 
 from lapse import ConversationService
 from lapse.adoption import looks
-from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.layout import VERSION_TABLE
 from tests.acceptance.test_partitions import block
 from tests.adoption.examining import codes, look, rolled_back, with_fault
 from tests.adoption.old_table import FORMS, Form, connect, create_old_table, fill

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.layout import VERSION_TABLE
 from tests.adoption.examining import codes, with_fault
 from tests.adoption.old_table import FORMS, GUARDED, Form, connect, create_old_table, fill
 from tests.commands import run_here

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.layout import VERSION_TABLE
 from tests.acceptance.test_partitions import block
 from tests.adoption.examining import look, rolled_back
 from tests.adoption.old_table import PLAIN, connect, create_old_table

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from lapse import ConversationService
-from lapse.store.schema_version import VERSION_TABLE, head_version
+from lapse.store.layout import VERSION_TABLE
+from lapse.store.schema_version import head_version
 from tests import documents
 from tests.adoption.old_table import Form, connect, create_old_table, fill
 from tests.adoption.roles import SCRIPT, Roles, own_roles

@@ -127,6 +127,14 @@ def test_in_any_encoding_what_can_be_written_lives_as_in_utf8(encoded: Callable[
     assert result.stdout.startswith("{"), result
 
 
+@pytest.mark.parametrize("encoding", ["latin1", "sql_ascii", "nosuch"])
+def test_an_encoding_that_the_url_asks_for_changes_nothing(encoded: Callable[[str], str], encoding: str) -> None:
+    with closing(ConversationService(f"{encoded('UTF8')}?client_encoding={encoding}")) as service:
+        opened = service.record_message(1, "joão€", BUSINESS, "webchat", metadata={"name": "日本"})
+        assert (opened.from_number, opened.metadata) == ("joão€", {"name": "日本"})
+        assert service.get_conversation_history(1, "joão€", BUSINESS, "webchat") == [opened]
+
+
 def test_in_sql_ascii_everything_lives_as_in_utf8(encoded: Callable[[str], str]) -> None:
     with closing(Lives(encoded("UTF8"))) as lives:
         expected = [lives.live(), lives.look()]

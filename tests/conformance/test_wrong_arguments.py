@@ -211,6 +211,17 @@ def test_an_argument_of_a_worker_of_any_type_is_used_or_refused(service: Convers
     assert problems == {}
 
 
+@pytest.mark.parametrize(("argument", "kind"), [("settings", "a Settings"), ("clock", "a function")])
+def test_an_argument_of_a_service_of_any_other_type_is_refused(
+    service: ConversationService, argument: str, kind: str
+) -> None:
+    url = service.database.engine.url.render_as_string(hide_password=False)
+    for value in VALUES.values():
+        if value is not None and not callable(value):
+            with pytest.raises(InvalidInputError, match=f"^{argument} must be {kind}, not "):
+                ConversationService(url, **{argument: value})
+
+
 def test_a_worker_names_no_task_that_is_none(service: ConversationService) -> None:
     worker = BackgroundWorker(service=service)
     for value in VALUES.values():

@@ -12,8 +12,9 @@ from alembic.script import ScriptDirectory
 
 from lapse import ConversationService, Database, ForeignTableError, SchemaMissingError, SchemaVersionError, migrate
 from lapse.store import check_schema, ensure_schema
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.migrate import alembic_config
-from lapse.store.schema_version import VERSION_TABLE, head_version, known_versions, schema_version
+from lapse.store.schema_version import head_version, known_versions, schema_version
 from tests.sql import run_sql
 
 TABLES = {"conversations", "conversation_events", VERSION_TABLE}

@@ -13,8 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from lapse import Database
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.schema import metadata
-from lapse.store.schema_version import VERSION_TABLE
 from tests.sql import run_sql
 
 POSTGRESQL_CATALOG = {

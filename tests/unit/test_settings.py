@@ -155,6 +155,12 @@ def test_an_unusable_keyword_is_one_line_that_names_it_as_it_was_given() -> None
             load_settings(**{name: -1})
     with pytest.raises(SettingsError, match=r"^log_level='LOUD' is not usable: use DEBUG, INFO"):
         Settings(log_level="LOUD")
+
+
+@pytest.mark.parametrize("level", [None, True, 1.5, ["INFO"]])
+def test_a_log_level_is_a_word_or_a_number(level: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^log_level=.* is not usable: use DEBUG, INFO"):
+        Settings(log_level=level)
     with pytest.raises(SettingsError, match=r"^database_url is not usable") as caught:
         Settings(database_url=["postgresql://me:hunter2@db/chat"])
     assert "hunter2" not in str(caught.value)

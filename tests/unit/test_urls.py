@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from lapse import Database, SettingsError
 from lapse.store.urls import parse_url, safe_url
@@ -222,3 +224,30 @@ def test_a_parameter_that_cannot_work_is_named_without_a_secret(query: str, said
 )
 def test_a_parameter_that_the_driver_understands_is_taken(query: str) -> None:
     assert parse_url(f"postgresql://me:pw@/chat?{query}").query
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("host=one&port=x", "write one port for each host, a whole number"),
+        ("host=one,other&port=5432", "write one port for each host"),
+        ("host=one,other&port=1,2,3", "write one port for each host"),
+        ("port=99999", "a port in the database URL is none: use 1 to 65535"),
+        ("host=one&port=0", "a port in the database URL is none"),
+        ("host=one:5432,other:y", "a host in the database URL is none"),
+    ],
+)
+def test_servers_that_cannot_be_are_refused_at_once(query: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_url(f"postgresql://me:pw@/chat?{query}")
+
+
+@pytest.mark.parametrize("query", ["host=::1&port=5432", "host=fe80::1%25eth0", "host=one,other&port=5432,5433"])
+def test_servers_that_can_be_are_taken(query: str) -> None:
+    assert parse_url(f"postgresql://me:pw@/chat?{query}").query
+
+
+@pytest.mark.parametrize("url", [None, 5, b"sqlite:///lapse.db", Path("lapse.db"), make_url("sqlite:///lapse.db")])
+def test_what_is_no_text_is_refused(url: Any) -> None:
+    with pytest.raises(SettingsError, match=r"^a database is named by its URL as text, not by a \w+; use sqlite"):
+        Database(url)

@@ -19,8 +19,8 @@ from lapse.adoption.session_key_sql import session_key_function
 from lapse.adoption.updated_at_triggers import is_narrowed, touches_updated_at
 from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
 from lapse.errors import AdoptionError
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.schema import open_session
-from lapse.store.schema_version import VERSION_TABLE
 
 _SCHEMA = """
     SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"""

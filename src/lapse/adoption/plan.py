@@ -13,8 +13,8 @@ from lapse.adoption.names import HELPER_INDEX, KEY_CONSTRAINT, quoted
 from lapse.adoption.preparing import prepare_statements, repair_statements
 from lapse.adoption.row_triggers import row_functions
 from lapse.adoption.wanted_indexes import WantedIndex
-from lapse.store.layout import ADOPTION_TABLE
-from lapse.store.schema_version import VERSION_TABLE, head_version
+from lapse.store.layout import ADOPTION_TABLE, VERSION_TABLE
+from lapse.store.schema_version import head_version
 from lapse.store.table_access import close_statement
 from lapse.store.table_locks import LOCK_TIMEOUT_MS, taking
 

@@ -15,9 +15,9 @@ from lapse.adoption.names import Names
 from lapse.adoption.required_columns import obstacles
 from lapse.store import citus
 from lapse.store.connection import Connection
-from lapse.store.layout import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX
+from lapse.store.layout import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX, VERSION_TABLE
 from lapse.store.schema import conversation_events, conversations
-from lapse.store.schema_version import VERSION_TABLE, head_version, known_versions
+from lapse.store.schema_version import head_version, known_versions
 
 SETTINGS = (
     "client_encoding",

@@ -21,8 +21,7 @@ from lapse.adoption.updated_at_triggers import insert_part, is_narrowed, restore
 from lapse.adoption.waiting_for_locks import in_short_transaction
 from lapse.errors import AdoptionError
 from lapse.stopping import STOP_PATIENCE_SECONDS
-from lapse.store.layout import ADOPTION_TABLE
-from lapse.store.schema_version import VERSION_TABLE
+from lapse.store.layout import ADOPTION_TABLE, VERSION_TABLE
 from lapse.store.table_locks import taking
 
 _WORKERS = """

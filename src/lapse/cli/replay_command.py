@@ -70,6 +70,8 @@ def replay(
     """
     if events is not None and not events.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
+    if events is not None and events.exists() and events.samefile(file):
+        raise typer.BadParameter(f"{events} is the log itself, which it would overwrite", param_hint="--events")
     from lapse.replay import draw_open_conversations, read_message_log, summarise
     from lapse.store.chronicle import Chronicle
 

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 import tenacity
 from sqlalchemy.exc import DBAPIError
 
-from lapse.errors import CallTimeoutError, DatabaseUnavailableError
+from lapse.addresses import shown
+from lapse.errors import CallTimeoutError, DatabaseUnavailableError, InvalidInputError
 from lapse.lifecycle import require_utc
 from lapse.store import citus, limits, statements
 from lapse.store.connection import Connection, Statements
@@ -55,7 +56,10 @@ class Database:
 
         Raises:
             SettingsError: the URL is not usable.
+            InvalidInputError: the clock is no function.
         """
+        if clock is not None and not callable(clock):
+            raise InvalidInputError(f"clock must be a function, not {shown(clock)}")
         parsed = parse_url(url)
         self.dialect = parsed.get_backend_name()
         self.safe_url = safe_url(parsed)

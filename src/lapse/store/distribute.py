@@ -6,9 +6,9 @@ from lapse.errors import DistributionError
 from lapse.store import citus
 from lapse.store.connection import Connection, Row
 from lapse.store.database import Database
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.migrate import LOCK_SCHEMA
 from lapse.store.schema import metadata
-from lapse.store.schema_version import VERSION_TABLE
 
 TABLES = tuple(metadata.tables)
 """Colocated: the shards that hold an owner's rows of each are on one node."""

@@ -15,6 +15,9 @@ PREFIX = "lapse_"
 ADOPTION_TABLE = "lapse_adoption"
 """There since an adoption has begun: how far it is, and what the table was like before."""
 
+VERSION_TABLE = "lapse_schema_version"
+"""Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
+
 
 class IdKind(StrEnum):
     """What the ids of a column are: lapse's own tables have UUIDs and whole numbers."""

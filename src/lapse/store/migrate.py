@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from lapse.errors import DatabaseUnavailableError, ForeignTableError, SchemaVersionError
 from lapse.store.database import Database
-from lapse.store.layout import ADOPTION_TABLE
+from lapse.store.drivers.sqlite import WRITE_AHEAD
+from lapse.store.layout import ADOPTION_TABLE, VERSION_TABLE
 from lapse.store.schema import conversations, metadata
 from lapse.store.schema_version import (
-    VERSION_TABLE,
     check_schema,
     current_version,
     head_version,
@@ -84,10 +84,14 @@ def migrate(database: Database) -> MigrationResult:
     give_up_at = time.monotonic() + LOCK_PATIENCE_SECONDS
     while True:
         try:
-            return database.schema_transaction(upgrade)
+            result = database.schema_transaction(upgrade)
         except _LockedError:
             if time.monotonic() > give_up_at:
                 raise DatabaseUnavailableError(_locked(database)) from None
+        else:
+            if database.dialect == "sqlite":  # outside a transaction, and only now: no file of another program's
+                database.inspect(lambda connection: connection.exec_driver_sql(WRITE_AHEAD).close())
+            return result
         time.sleep(_PAUSE_SECONDS)
 
 

@@ -10,7 +10,7 @@ from lapse.errors import AdoptionError, SchemaMissingError
 from lapse.models import Preview
 from lapse.store.connection import Connection, Rows
 from lapse.store.database import Database
-from lapse.store.layout import IdKind
+from lapse.store.layout import VERSION_TABLE, IdKind
 from lapse.store.preview_statements import (
     AGES,
     COLUMNS,
@@ -24,7 +24,6 @@ from lapse.store.preview_statements import (
     PreviewStatements,
 )
 from lapse.store.schema import conversations
-from lapse.store.schema_version import VERSION_TABLE
 from lapse.store.sqlite_reading import read_only
 
 MOST_OWNERS = 10

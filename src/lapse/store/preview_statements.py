@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from lapse.lifecycle import ConversationStatus
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.schema import conversations, is_active, is_open
-from lapse.store.schema_version import VERSION_TABLE
 from lapse.store.statements import BOUND_NOW, IDLE_TIMEOUT, LIMIT
 from lapse.store.sweep_statements import is_looked_at
 from lapse.store.tolerance import latest_activity

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 
 from lapse.errors import SchemaMissingError, SchemaVersionError
 from lapse.store.database import Database
+from lapse.store.layout import VERSION_TABLE
 
-VERSION_TABLE = "lapse_schema_version"
-"""Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
 # Not Alembic's: that one makes a table anew for each look, and SQLAlchemy keeps what it compiles for it.
 _VERSION: sa.Select[str] = sa.select(sa.column("version_num", sa.Text)).select_from(sa.table(VERSION_TABLE))
 

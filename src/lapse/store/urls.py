@@ -7,6 +7,7 @@ by libpq as well. So whatever can be read in two ways is refused, by a message t
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -41,9 +42,11 @@ def parse_url(text: str) -> URL:
 
     Raises:
         SettingsError: it is no URL, of another database, of a SQLite database that only lives in memory, can be read in
-            more than one way, or has a parameter that the driver does not know. The message never holds the URL: it may
+            more than one way, or has a parameter, host or port that cannot be. The message never holds the URL: it may
             hold a password.
     """
+    if not isinstance(text, str):
+        raise SettingsError(f"a database is named by its URL as text, not by a {type(text).__name__}; {_EXAMPLES}")
     text = text.lstrip().rstrip("\r\n")  # what a file of secrets ends with; a space may be a part of one
     try:
         text.encode()  # as UTF-8: half a surrogate pair stands for a byte that is no text
@@ -90,9 +93,38 @@ def _of_postgresql(text: str, url: URL) -> URL:
     password = query.pop("password", None)  # libpq takes that one first, too
     if isinstance(password, str):
         url = url.set(password=password)
-    return _SafeUrl.create(
+    found = _SafeUrl.create(
         "postgresql+psycopg", url.username, url.password, url.host, url.port, url.database, query=query
     )
+    _check_servers(found)
+    return found
+
+
+def _check_servers(url: URL) -> None:
+    """Let a URL pass whose hosts and ports are such; libpq would look for others as if they were away."""
+    try:
+        arguments = url.get_dialect()().create_connect_args(url)[1]
+    except ArgumentError:
+        raise SettingsError(
+            "the hosts and the ports in the database URL do not fit together: write one port for each host, a whole "
+            f"number; {_EXAMPLES}"
+        ) from None
+    for port in str(arguments.get("port") or "").split(","):
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT):
+            raise SettingsError(f"a port in the database URL is none: use 1 to {_MAX_PORT}; {_EXAMPLES}")
+    for host in str(arguments.get("host") or "").split(","):
+        if ":" in host and not _is_folder_or_ipv6(host):
+            raise SettingsError(f"a host in the database URL is none; {_EXAMPLES}")
+
+
+def _is_folder_or_ipv6(host: str) -> bool:
+    if host.startswith(("/", "@")):
+        return True
+    try:
+        IPv6Address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _of_sqlite(text: str, url: URL) -> URL:

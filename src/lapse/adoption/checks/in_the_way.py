@@ -20,9 +20,8 @@ from lapse.adoption.names import (
     quoted,
 )
 from lapse.adoption.subject import Kind, Subject
-from lapse.store.layout import ADOPTION_TABLE, PREFIX
+from lapse.store.layout import ADOPTION_TABLE, PREFIX, VERSION_TABLE
 from lapse.store.schema import conversations
-from lapse.store.schema_version import VERSION_TABLE
 
 
 def check_way(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:

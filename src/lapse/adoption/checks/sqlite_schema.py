@@ -13,8 +13,9 @@ from sqlalchemy.dialects import sqlite
 
 from lapse.adoption.findings import Finding, note, trouble
 from lapse.adoption.subject import Kind
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.schema import conversation_events, conversations, metadata
-from lapse.store.schema_version import VERSION_TABLE, head_version, known_versions
+from lapse.store.schema_version import head_version, known_versions
 
 _COLUMNS = 'SELECT name, "notnull", dflt_value, pk FROM pragma_table_info(?)'
 _KEYS = """

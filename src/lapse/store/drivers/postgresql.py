@@ -15,7 +15,7 @@ from psycopg.errors import OperationalError, QueryCanceled
 from psycopg.pq import Format, TransactionStatus
 from psycopg.types.json import set_json_dumps
 
-from lapse.models import NEVER
+from lapse.models import LONG_BEFORE, NEVER
 from lapse.store import limits
 from lapse.store.drivers import ROWS_OF_A_PAGE
 
@@ -33,16 +33,15 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 _OTHER_TYPES = 0
 """The number under which psycopg keeps what reads types that it does not know."""
-LONG_BEFORE = datetime.min.replace(tzinfo=UTC)
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
     "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
     "keepalives_idle": KEEPALIVE_SECONDS,
     "keepalives_interval": KEEPALIVE_SECONDS,
     "application_name": "lapse",
-    # Otherwise the role's or the database's, in which not every address can be written.
-    "client_encoding": "utf8",
 }
+# Whatever the URL, the role or the database says: in another one not every address can be written.
+_ALWAYS = {"client_encoding": "utf8"}
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _FIRST_MOMENT, _LAST_MOMENT = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (LONG_BEFORE, NEVER))
 
@@ -202,14 +201,14 @@ def connect(arguments: Mapping[str, Any], json_text: Callable[[Any], str]) -> Po
     """Connect, within the time that the call has left.
 
     Args:
-        arguments: libpq's parameters, which go before lapse's own.
+        arguments: libpq's parameters, which go before lapse's own, but for the encoding.
         json_text: writes JSON.
 
     Raises:
         OverdueError: the time of the call was up.
         psycopg.Error: it cannot be done.
     """
-    parameters = {**_DEFAULTS, **arguments}
+    parameters = {**_DEFAULTS, **arguments, **_ALWAYS}
     remaining = limits.current().remaining
     if remaining is not None:
         hosts = str(parameters.get("host", "")).count(",") + 1

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lapse.store.drivers import ROWS_OF_A_PAGE
+from lapse.store.layout import VERSION_TABLE
 
 BUSY_LOOK_SECONDS = 0.2
 """How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
+WRITE_AHEAD = "PRAGMA journal_mode = WAL"
+"""Stays with the file."""
+_IS_LAPSES = f"SELECT 1 FROM sqlite_master WHERE name = '{VERSION_TABLE}'"  # noqa: S608 - of a constant
 
 
 class SqliteConnection(sqlite3.Connection):
@@ -73,7 +77,7 @@ class SqliteConnection(sqlite3.Connection):
 
 
 def connect(path: Path | str) -> SqliteConnection:
-    """Open the file, which is made where there is none.
+    """Open the file, which is made where there is none, and is left as it is where it has no schema of lapse's.
 
     Raises:
         sqlite3.Error: it cannot be opened.
@@ -86,7 +90,8 @@ def connect(path: Path | str) -> SqliteConnection:
         factory=SqliteConnection,
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        if connection.execute(_IS_LAPSES).fetchall():
+            connection.execute(WRITE_AHEAD)  # a copy that somebody made may be without
         connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         connection.close()

@@ -2,8 +2,8 @@
 
 from alembic import context
 
+from lapse.store.layout import VERSION_TABLE
 from lapse.store.schema import metadata
-from lapse.store.schema_version import VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],
