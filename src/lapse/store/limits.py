@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
-from functools import wraps
+from functools import partial, wraps
 from time import monotonic
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -40,13 +40,18 @@ class Limits(NamedTuple):
         return None if self.deadline is None else max(self.deadline - monotonic(), 0.0)
 
 
+# A call runs in a context of its own, with which its limits end, in one step: an interruption may come between any two
+# instructions of Python's, so also before one that would take them back, and they would be the thread's next call's.
 _UNLIMITED = Limits()
 _current: ContextVar[Limits] = ContextVar("lapse_limits", default=_UNLIMITED)
+_get, _set = _current.get, _current.set
+# Half the time of a call of the class, and in every message's way.
+_limits: Callable[[tuple[float, float, Callable[[], bool]]], Limits] = partial(tuple.__new__, Limits)
 
 
 def current() -> Limits:
     """Return the limits of the call that this thread makes."""
-    return _current.get()
+    return _get()
 
 
 def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -54,21 +59,15 @@ def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P],
 
     @wraps(call)
     def limited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
-        seconds = self.call_timeout_seconds
-        limits = Limits(seconds, monotonic() + seconds, _current.get().is_stopping)
-        return _within(limits, call, self, *arguments, **options)
+        seconds, context = self.call_timeout_seconds, copy_context()
+        context.run(_set, _limits((seconds, monotonic() + seconds, _get().is_stopping)))
+        return context.run(call, self, *arguments, **options)
 
     return limited_call
 
 
 def ended_by(is_stopping: Callable[[], bool], work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """Do work whose waits a stop ends; of this thread's calls alone, whoever else uses the same database."""
-    return _within(Limits(is_stopping=is_stopping), work, *arguments, **options)
-
-
-def _within(limits: Limits, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    # In a context of its own, which ends with it: an interruption may come between any two instructions of Python's, so
-    # also before one that would take the limits back, and they would be those of the thread's next call.
     context = copy_context()
-    context.run(_current.set, limits)
+    context.run(_set, Limits(is_stopping=is_stopping))
     return context.run(work, *arguments, **options)

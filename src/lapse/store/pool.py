@@ -57,9 +57,6 @@ class _Slot(Generic[C]):
     def __init__(self) -> None:
         self.connection: C | None = None
 
-    def is_idle(self) -> bool:
-        return self.connection is not None and self.connection.is_idle()
-
 
 class _Waiter:
     """One caller in the queue."""
@@ -161,11 +158,13 @@ class Pool(Generic[C]):
 
     def _give_back(self, held: list[_Slot[C]]) -> None:
         """Take back what a caller held; may be called again after an interruption."""
-        if held and held[0].is_idle():
-            self._idle.append(held.pop())
-        elif held:
-            self._drop(held[0])
-            held.clear()
+        if held:
+            connection = held[0].connection
+            if connection is not None and connection.is_idle():
+                self._idle.append(held.pop())
+            else:
+                self._drop(held[0])
+                held.clear()
         if self._queue:
             with self._lock:
                 self._wake_first()
