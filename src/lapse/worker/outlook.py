@@ -73,7 +73,7 @@ class Outlook:
                 return True
             try:
                 # A server that says nothing would hold up a stop for as long as a connection may take.
-                self._ask_database(self._check_schema)
+                self._ask_database(self.check_schema)
             except Interrupted:
                 return False
             except DatabaseError as error:
@@ -83,6 +83,17 @@ class Outlook:
             else:
                 self.has_schema = True
         return False
+
+    def check_schema(self) -> None:
+        """Let a database pass with the right schema, and without a backlog that nobody has allowed.
+
+        Raises:
+            SchemaError: it has another schema.
+            BacklogError: more is due than a first cycle may end without a word.
+            DatabaseError: it cannot be reached, or refused.
+        """
+        ensure_schema(self._service.database, retry=False)
+        self._gate.pass_through()
 
     def next_deadlines(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines | None:
         """Return what is due next, not counting what each task has set aside; None when the database doesn't say."""
@@ -113,10 +124,6 @@ class Outlook:
     def _ask_database(self, question: Callable[[], T]) -> T:
         with self._stop_flag.interruptible(), self._progress.asking_database():
             return ended_by(self._stop_flag.is_set, question)
-
-    def _check_schema(self) -> None:
-        ensure_schema(self._service.database, retry=False)
-        self._gate.pass_through()
 
     def _ask_twice(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:
         try:

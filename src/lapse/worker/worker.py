@@ -14,7 +14,6 @@ from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
 from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
-from lapse.store import ensure_schema
 from lapse.store.limits import ended_by
 from lapse.worker.backlog import BacklogGate
 from lapse.worker.drain import TaskRun
@@ -94,7 +93,6 @@ class BackgroundWorker:
         self.metrics = {name: task.metrics for name, task in self.tasks.items()}
         self.started_at: datetime | None = None
         self.running, self.cycle_count, self._report = False, 0, report
-        self._gate = BacklogGate(self.conversation_service, self.options)
         self._outlook = self._make_outlook()
 
     def run(self) -> None:
@@ -141,7 +139,7 @@ class BackgroundWorker:
         self.started_at, self.running = datetime.now(UTC), True
         try:
             with self.stop_flag.interruptible():
-                ended_by(self.stop_flag.is_set, self._prepare)
+                ended_by(self.stop_flag.is_set, self._outlook.check_schema)
             for task in self.tasks.values():
                 task.wake()
             return all(run.error is None and not run.refused for run in self.run_cycle())
@@ -219,10 +217,6 @@ class BackgroundWorker:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        ensure_schema(self.conversation_service.database, retry=False)
-        self._gate.pass_through()
-
     def _health(self) -> str:
         if not self.running:
             return "stopped" if self.started_at else "not_started"
@@ -245,7 +239,8 @@ class BackgroundWorker:
 
     def _make_outlook(self) -> Outlook:
         service, failed = self.conversation_service, self._note_failed_look
-        return Outlook(service, self._gate, self.stop_flag, self.progress, self.observer, self._wait, failed)
+        gate = BacklogGate(service, self.options)
+        return Outlook(service, gate, self.stop_flag, self.progress, self.observer, self._wait, failed)
 
     def _wait(self, seconds: float) -> None:
         self.progress.note("waiting", seconds)
