@@ -33,6 +33,8 @@ MOST_CONNECTIONS = 100
 """Probes and scrapes need a handful. Beyond, an old connection is closed for each new one."""
 ACCEPTED_AT_ONCE = 20
 """Between two looks at all connections: in a crowd, who comes waits for as many looks as there are before it."""
+SECONDS_TO_ASK = 1.0
+"""In a crowd, who has not asked for so long is the first to go."""
 MOST_SECONDS = 10
 """So long a connection may take for its request, and then for its answer."""
 MOST_REQUEST_BYTES = 16 * 1024
@@ -88,6 +90,7 @@ class _Server(TcpWSGIServer):
         self._for_liveness, self._for_readiness = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
         for dispatcher in (self._for_liveness, self._for_readiness):
             dispatcher.set_thread_count(1)
+        self._closing, self._is_closed = threading.Lock(), False
         of_process, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         is_limited = of_process != resource.RLIM_INFINITY
         # The database needs some as well.
@@ -140,17 +143,35 @@ class _Server(TcpWSGIServer):
         for dispatcher in (self.task_dispatcher, self._for_liveness, self._for_readiness):
             dispatcher.set_thread_count(0)
 
-    def _close_one(self) -> bool:
-        """Close the oldest connection that has not asked, else one whose answer takes time; return False for none.
+    def pull_trigger(self) -> None:
+        """Wake the server's thread, as a thread does that has an answer; not once all is closed.
 
-        Who has just come has not had the time to ask: only the older half is looked at.
+        What is written to wake it goes to a bare file number, which may be another file's by then.
+        """
+        with self._closing:
+            if not self._is_closed:
+                super().pull_trigger()
+
+    def close_all(self, channels: dict[int, Any]) -> None:
+        """Close every connection and the trigger, in the server's own thread."""
+        with self._closing:
+            self._is_closed = True
+            wasyncore.close_all(channels)
+
+    def _close_one(self) -> bool:
+        """Close one that has not asked in a second, or whose answer takes time, or that has not asked; False: none.
+
+        The oldest of its kind. Who has just come has not had the time to ask: last only the older half is looked at.
         """
         channels = list(self.active_channels.values())
-        found = next((one for one in channels[: (len(channels) + 1) // 2] if not one.requests), None)
+        silent = next((one for one in channels if not one.requests), None)
+        found = silent if silent is not None and silent.creation_time < time.time() - SECONDS_TO_ASK else None
         for dispatcher in (self.task_dispatcher, self._for_readiness):
             with dispatcher.lock:
                 if found is None and dispatcher.queue:
                     found = dispatcher.queue.popleft()
+        if found is None and silent in channels[: (len(channels) + 1) // 2]:
+            found = silent
         if found is not None:
             found.handle_close()
         return found is not None
@@ -191,7 +212,7 @@ def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
             # In the server's own thread: nobody else may close what it polls. Under the lock of the trigger: awake by
             # itself, the server would close it before it is pulled.
             with server.trigger.lock:
-                server.trigger.thunks.append(partial(wasyncore.close_all, channels))
+                server.trigger.thunks.append(partial(server.close_all, channels))
                 server.pull_trigger()
             server.stop()
 
