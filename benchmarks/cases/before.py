@@ -3,8 +3,8 @@
 Each version runs in a process of its own, on a database of its own on the same server: messages on existing
 conversations, 5,000 of them in turn, for half a second at a time, and sweeps that end 5,000 due ones in batches of 100.
 The two take turns, the one that begins changes from round to round, and a figure is the median over rounds of this
-version's time divided by the other's. After every twelve rounds both processes begin anew: one that has its memory laid
-out by good luck is two hundredths faster for all its life.
+version's time divided by the other's. After every twelve rounds both processes begin anew: a process is some hundredths
+faster or slower than the next one of the same code, for all its life.
 """
 
 from __future__ import annotations
