@@ -32,7 +32,7 @@ CONVERSATIONS = 5_000
 SLICE_SECONDS = 0.5
 LIVES, SLICES, SWEEPS = 6, 12, 2
 LONGEST = 1.03
-HELPER = ("benchmarks.helpers.path",)
+HELPER = "benchmarks.helpers.one_version"
 MAKE_DUE = {
     "postgresql": "UPDATE conversations SET expires_at = now() - interval '1 minute' WHERE status = 'pending'",
     "sqlite": "UPDATE conversations SET expires_at = datetime('now', '-1 minute') WHERE status = 'pending'",
@@ -53,7 +53,7 @@ def run(bench: Bench) -> Outcome:
         with ExitStack() as stack:
             urls = {name: stack.enter_context(database(bench, dialect, f"{name}-{life}")) for name in versions}
             processes = {
-                name: stack.enter_context(running(*HELPER, str(number), url=urls[name], source=source))
+                name: stack.enter_context(running(HELPER, str(number), url=urls[name], source=source))
                 for name, source in versions.items()
             }
             for process in processes.values():
