@@ -29,7 +29,8 @@ QUICK_ONES = (
     "replay",
 )
 """The others use the same parts, and take longer."""
-MAY_SINK = {"slope of the resident memory over 10,000 cycles"}
+MAY_SINK = {"slope of the resident memory over 10,000 cycles", "lapse's own time for a message"}
+"""Differences: of two short slices of a busy machine the bare driver's may be the slower one."""
 
 
 def test_the_benchmarks_run_and_what_they_find_can_be_reported(tmp_path: Path) -> None:
