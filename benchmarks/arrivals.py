@@ -10,7 +10,7 @@ import psycopg
 from benchmarks.background import Background
 from benchmarks.backlogs import CHANNEL, IDLE_TIMEOUT_SECONDS
 from benchmarks.bench import connect
-from tests.backlog import BUSINESS
+from tests.support.backlog import BUSINESS
 
 STEP_SECONDS = 0.1
 _INSERT = f"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psycopg
 
 from lapse.store import Database, migrate
-from tests.backlog import BUSINESS
+from tests.support.backlog import BUSINESS
 
 OWNERS = 100
 CHANNEL = "sms"

@@ -14,7 +14,7 @@ from benchmarks.profiles import profile_of
 from benchmarks.results import Figure, Goal, Outcome, median
 from benchmarks.statements import Sent, statements_of
 from lapse import ConversationService
-from tests.backlog import BUSINESS, customer
+from tests.support.backlog import BUSINESS, customer
 
 SLICE_SECONDS = 0.5
 SLICES = 40

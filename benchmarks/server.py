@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import psycopg
 
 from benchmarks.backlogs import Backlog, fill
-from tests.postgres import Server
-from tests.postgres_process import NoServerError, running_server, servers_found
+from tests.support.postgres import Server
+from tests.support.postgres_process import NoServerError, running_server, servers_found
 
 PREFERRED_MAJOR = 15
 SETTINGS = {

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from tests import citus
 from tests.chaos import scale
-from tests.clock import ManualClock
-from tests.pgbouncer import PROGRAM, running_pgbouncer, through_pooler
-from tests.postgres import Server, Servers
-from tests.postgres_process import NoServerError
+from tests.support import citus
+from tests.support.clock import ManualClock
+from tests.support.pgbouncer import PROGRAM, running_pgbouncer, through_pooler
+from tests.support.postgres import Server, Servers
+from tests.support.postgres_process import NoServerError
 
 if TYPE_CHECKING:
     from lapse import ConversationService

@@ -20,7 +20,7 @@ from lapse import ConversationService
 from lapse.lifecycle import Sender
 from lapse.replay import LoggedMessage, VirtualClock, replay
 from lapse.store import migrate
-from tests.backlog import BUSINESS, customer
+from tests.support.backlog import BUSINESS, customer
 
 TITLE = "Replay"
 PROFILED = 5_000

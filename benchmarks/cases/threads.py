@@ -17,7 +17,7 @@ from benchmarks.messages import record
 from benchmarks.results import Figure, Goal, Outcome, quantile, quantiles
 from lapse import ConversationService
 from lapse.store import migrate
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 TITLE = "Fifty threads on one service"
 THREADS, MESSAGES = 50, 130_000

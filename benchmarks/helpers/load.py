@@ -10,7 +10,7 @@ import time
 from benchmarks.backlogs import CHANNEL, owner_of
 from benchmarks.helpers import answer, database_url, wait_for_go
 from lapse import ConversationService
-from tests.backlog import BUSINESS, customer
+from tests.support.backlog import BUSINESS, customer
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
-from tests.commands import environment
-from tests.postgres_process import servers_found
+from tests.support.commands import environment
+from tests.support.postgres_process import servers_found
 
 # Since August 2025 a dump is fenced by a word drawn for it.
 _FENCE = re.compile(r"(?m)^\\(?:un)?restrict .*\n")

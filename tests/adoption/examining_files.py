@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lapse import ConversationService
-from tests.backlog import BUSINESS, customer
-from tests.commands import environment, run_here
-from tests.missing import missing
+from tests.support.backlog import BUSINESS, customer
+from tests.support.commands import environment, run_here
+from tests.support.require_program import missing
 
 FILE = Path("lapse.db")
 URL = f"sqlite:///{FILE}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from tests.commands import LAPSE, environment
+from tests.support.commands import LAPSE, environment
 
 STEPS = ("prepare", "backfill", "check", "indexes", "duplicates", "unique index", "end", "done")
 PATIENCE_SECONDS = 120

@@ -13,9 +13,9 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from tests.adoption.old_table import connect
-from tests.commands import run_program
-from tests.missing import missing
-from tests.postgres_process import servers_found
+from tests.support.commands import run_program
+from tests.support.postgres_process import servers_found
+from tests.support.require_program import missing
 
 SCRIPT = Path(__file__).parents[2] / "deploy/postgres/roles.sql"
 

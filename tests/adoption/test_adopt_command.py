@@ -17,10 +17,10 @@ from tests.adoption.adopting import ENDED, OldConnection, adopt, adopt_until, fi
 from tests.adoption.dumps import dump_program, schema_of
 from tests.adoption.old_table import FORMS, Form, connect
 from tests.adoption.roles import psql
-from tests.commands import LAPSE, environment, error_line, run_here
 from tests.conftest import SERVERS, NewDatabase
-from tests.missing import missing
-from tests.waiting import until
+from tests.support.commands import LAPSE, environment, error_line, run_here
+from tests.support.require_program import missing
+from tests.support.waiting import until
 
 
 @pytest.fixture

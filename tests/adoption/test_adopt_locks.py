@@ -24,7 +24,7 @@ from tests.adoption.adopting import (
     values,
 )
 from tests.adoption.old_table import connect
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

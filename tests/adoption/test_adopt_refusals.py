@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from tests.adoption.adopting import adopt
 from tests.adoption.old_table import connect, create_old_table
-from tests.commands import error_line, run_here
+from tests.support.commands import error_line, run_here
 
 # Whatever an adoption could leave behind, in any schema: tables, columns, indexes, functions, triggers, constraints.
 CATALOG = """

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from tests import documents
 from tests.adoption.old_table import Form, connect, create_old_table, fill
 from tests.adoption.roles import SCRIPT, Roles, own_roles, psql
-from tests.commands import environment, run_here
 from tests.conftest import SERVERS, NewDatabase
-from tests.missing import missing
-from tests.postgres_process import servers_found
+from tests.support import documents
+from tests.support.commands import environment, run_here
+from tests.support.postgres_process import servers_found
+from tests.support.require_program import missing
 
 ENGLISH = "adoption.md"
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.adoption.adopting import adopt
 from tests.adoption.old_table import GUARDED, PLAIN, Form, connect, create_old_table, fill
-from tests.waiting import until
+from tests.support.waiting import until
 
 STATUSES = "SELECT array_agg(status ORDER BY conv_id) FROM conversations"
 

@@ -12,12 +12,12 @@ from lapse import BackgroundWorker, ConversationService, Database, InvalidInputE
 from lapse.errors import BacklogError
 from lapse.models import Preview
 from tests.adoption.old_table import connect, create_old_table
-from tests.backlog import insert_conversations
-from tests.commands import run_here, run_lapse, running_lapse
-from tests.logs import captured_events
-from tests.proxy import Proxy
-from tests.sql import run_sql
-from tests.workers import counts
+from tests.support.backlog import insert_conversations
+from tests.support.commands import run_here, run_lapse, running_lapse
+from tests.support.logs import captured_events
+from tests.support.proxy import Proxy
+from tests.support.sql import run_sql
+from tests.support.workers import counts
 
 IDLE, EXPIRED = 7, 5
 DUE = IDLE + EXPIRED

@@ -13,14 +13,14 @@ from sqlalchemy import make_url
 from lapse import ConversationService
 from lapse.adoption import looks
 from lapse.store.layout import VERSION_TABLE
-from tests.acceptance.test_partitions import block
 from tests.adoption.examining import codes, look, rolled_back, with_fault
 from tests.adoption.old_table import FORMS, Form, connect, create_old_table, fill
-from tests.backlog import BUSINESS, customer
-from tests.citus_stand_in import install_stand_in
-from tests.commands import error_line, run_here, run_lapse
-from tests.missing import missing
-from tests.pgbouncer import require_pgbouncer, running_pgbouncer, through_pooler
+from tests.database.test_partitions import block
+from tests.support.backlog import BUSINESS, customer
+from tests.support.citus_stand_in import install_stand_in
+from tests.support.commands import error_line, run_here, run_lapse
+from tests.support.pgbouncer import require_pgbouncer, running_pgbouncer, through_pooler
+from tests.support.require_program import missing
 
 ROWS = 300
 NO_TRIGGER = Form(updated_at_trigger=False)

@@ -9,7 +9,7 @@ import pytest
 from lapse.store.layout import VERSION_TABLE
 from tests.adoption.examining import codes, with_fault
 from tests.adoption.old_table import FORMS, GUARDED, Form, connect, create_old_table, fill
-from tests.commands import run_here
+from tests.support.commands import run_here
 
 ROW = """INSERT INTO conversations (owner_id, from_number, to_number, lapse_session_key, expires_at, status, channel)
     SELECT 1, 'a', 'b', 'a::b', NULL, 'pending', NULL FROM generate_series(1, {});"""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tests.adoption.examining import look, rolled_back
 from tests.adoption.old_table import GUARDED, connect, create_old_table
 from tests.adoption.routines_installed import Connection
-from tests.commands import run_here
+from tests.support.commands import run_here
 
 WORKER = """CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
     GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;

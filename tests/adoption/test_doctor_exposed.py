@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from lapse.store.layout import VERSION_TABLE
-from tests.acceptance.test_partitions import block
 from tests.adoption.examining import look, rolled_back
 from tests.adoption.old_table import PLAIN, connect, create_old_table
 from tests.adoption.supabase import supabase_roles
-from tests.commands import run_here
+from tests.database.test_partitions import block
+from tests.support.commands import run_here
 
 OFF = "ALTER TABLE {} DISABLE ROW LEVEL SECURITY"
 ON = "ALTER TABLE conversations ENABLE ROW LEVEL SECURITY"

@@ -17,8 +17,8 @@ from lapse.adoption import sqlite_doctor
 from lapse.adoption.checks.sqlite_file import NETWORKED, file_system_of
 from lapse.store.schema_version import head_version
 from tests.adoption.examining_files import FILE, URL, codes, converse, examined, run_in_shell, run_sql
-from tests.backlog import customer, insert_conversations
-from tests.commands import error_line, run_here, run_lapse, run_powerless
+from tests.support.backlog import customer, insert_conversations
+from tests.support.commands import error_line, run_here, run_lapse, run_powerless
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from lapse import (
 from lapse.models import NEVER
 from tests.adoption.adopting import adopt
 from tests.adoption.old_table import FORMS, Form, connect, create_old_table
-from tests.commands import error_line, run_lapse
+from tests.support.commands import error_line, run_lapse
 
 BUSINESS, CUSTOMER = "+14155238886", "+5511999990001"
 OWNERS: dict[str, Any] = {"bigint": 7, "uuid": UUID("0198c5ac-9f00-7b3e-8a51-6f1d2c3b4a59")}

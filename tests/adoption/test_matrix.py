@@ -34,9 +34,9 @@ from tests.adoption.snapshots import (
     version_column,
 )
 from tests.chaos import scale
-from tests.commands import run_here
 from tests.conftest import SERVERS, NewDatabase
-from tests.missing import missing
+from tests.support.commands import run_here
+from tests.support.require_program import missing
 
 ROWS = 50_000
 

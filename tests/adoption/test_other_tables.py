@@ -14,9 +14,9 @@ from tests.adoption.old_application import BUSINESS
 from tests.adoption.old_table import connect
 from tests.adoption.snapshots import check_events
 from tests.chaos.scale import is_full
-from tests.commands import run_here
 from tests.conftest import SERVERS, NewDatabase
-from tests.missing import missing
+from tests.support.commands import run_here
+from tests.support.require_program import missing
 
 PAIRS = 50
 

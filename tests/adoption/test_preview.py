@@ -14,9 +14,9 @@ import pytest
 from lapse import BackgroundWorker, ConversationService, Database
 from lapse.store.preview import preview
 from tests.adoption.old_table import FORMS, Form, connect, create_old_table, fill
-from tests.backlog import insert_conversations
-from tests.commands import error_line, run_here, run_lapse
-from tests.workers import counts
+from tests.support.backlog import insert_conversations
+from tests.support.commands import error_line, run_here, run_lapse
+from tests.support.workers import counts
 
 HALF_AN_HOUR = timedelta(minutes=30)
 ROWS = 500

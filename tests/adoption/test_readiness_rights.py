@@ -11,9 +11,9 @@ from lapse import ConversationService
 from lapse.http import WorkerApp
 from tests.adoption.old_table import Form, connect, create_old_table
 from tests.adoption.roles import Roles, own_roles
-from tests.commands import run_here, run_lapse
-from tests.http_client import ask
-from tests.workers import worker_on
+from tests.support.commands import run_here, run_lapse
+from tests.support.http_client import ask
+from tests.support.workers import worker_on
 
 # A column of the application's has the name of one of lapse's, which is `lapse_version` then.
 FORM = Form(row_security=True, extra_columns=("version text", "secret text"))

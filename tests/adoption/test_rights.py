@@ -14,13 +14,13 @@ import pytest
 from lapse import ConversationService
 from lapse.store.layout import VERSION_TABLE
 from lapse.store.schema_version import head_version
-from tests import documents
 from tests.adoption.old_table import Form, connect, create_old_table, fill
 from tests.adoption.roles import SCRIPT, Roles, own_roles
-from tests.commands import error_line, run_here, running_lapse
-from tests.http_client import request
-from tests.waiting import until
-from tests.workers import EXPIRED, IDLE
+from tests.support import documents
+from tests.support.commands import error_line, run_here, running_lapse
+from tests.support.http_client import request
+from tests.support.waiting import until
+from tests.support.workers import EXPIRED, IDLE
 
 FORM = Form(row_security=True)
 ROWS = 200

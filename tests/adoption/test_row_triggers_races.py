@@ -17,8 +17,8 @@ from lapse.adoption.names import Names
 from tests.adoption.inserting import AGENT, ANA, DUPLICATE, events, found, insert
 from tests.adoption.old_table import GUARDED, connect
 from tests.adoption.routines_installed import Connection, install, run
-from tests.together import at_once
-from tests.waiting import until
+from tests.support.concurrency import at_once
+from tests.support.waiting import until
 
 OPEN = "('pending', 'progress', 'idle_timeout')"
 STRESS_SECONDS = 1.0

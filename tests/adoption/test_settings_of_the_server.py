@@ -17,7 +17,7 @@ from lapse.adoption.findings import Finding
 from tests.adoption.adopting import filled_table, values
 from tests.adoption.examining import codes, look, rolled_back
 from tests.adoption.old_table import Form, connect, create_old_table
-from tests.commands import run_here
+from tests.support.commands import run_here
 
 # None of these changes what lapse does; most change how the server prints or reads an expression, a name or a value.
 HARMLESS: Mapping[str, Mapping[str, str]] = {

@@ -18,9 +18,9 @@ import pytest
 
 from tests.adoption.old_table import PLAIN, connect, create_old_table
 from tests.chaos.scale import scaled
-from tests.commands import run_lapse, running_lapse
 from tests.conftest import SERVERS, NewDatabase
-from tests.waiting import until
+from tests.support.commands import run_lapse, running_lapse
+from tests.support.waiting import until
 
 ROWS = 3_000
 """Half of them are idle, half past their expiry; none is both, and so none ends in two steps."""

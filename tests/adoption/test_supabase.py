@@ -16,8 +16,8 @@ from tests.adoption.old_table import Form, connect, create_old_table, fill
 from tests.adoption.roles import Roles, own_roles
 from tests.adoption.supabase import API, ATTEMPTS, BESIDE_ADOPTED, OWN, SERVICE, give_by_default, may, supabase_roles
 from tests.adoption.test_rights import look, make_due, succeeds, troubles, use_the_whole_library, values
-from tests.commands import error_line, run_here
-from tests.missing import missing
+from tests.support.commands import error_line, run_here
+from tests.support.require_program import missing
 
 ALL = set(ATTEMPTS)
 

@@ -8,9 +8,9 @@ import pytest
 
 from lapse import ConversationService
 from tests.adoption.old_table import connect, create_old_table, fill
-from tests.commands import error_line, run_here
 from tests.conftest import SERVERS, NewDatabase
-from tests.pgbouncer import require_pgbouncer, running_pgbouncer, through_pooler
+from tests.support.commands import error_line, run_here
+from tests.support.pgbouncer import require_pgbouncer, running_pgbouncer, through_pooler
 
 ROWS = 200
 

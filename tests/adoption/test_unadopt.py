@@ -19,8 +19,8 @@ from lapse.store.connection import Connection
 from tests.adoption.adopting import ENDED, Killed, OldConnection, Silent, adopt, filled_table, troubles, values
 from tests.adoption.dumps import dump_program, schema_of
 from tests.adoption.old_table import GUARDED, connect, create_old_table
-from tests.commands import error_line, run_here
-from tests.missing import missing
+from tests.support.commands import error_line, run_here
+from tests.support.require_program import missing
 
 FILE = Path("events.csv")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from lapse import Database
-from tests.backlog import insert_conversations
+from tests.support.backlog import insert_conversations
 
 CHUNK = 10_000
 

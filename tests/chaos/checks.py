@@ -8,12 +8,12 @@ from datetime import UTC
 from typing import Any
 
 from lapse import Database
-from tests.backlog import present
 from tests.chaos.fleet import RECOVERY_SECONDS, Fleet
 from tests.chaos.ledger import History, check_calls
 from tests.chaos.writers import Call
-from tests.invariants import ACTIVE, check_invariants
-from tests.sql import run_sql
+from tests.support.backlog import present
+from tests.support.invariants import ACTIVE, check_invariants
+from tests.support.sql import run_sql
 
 
 def count_unfinished(database: Database) -> int:

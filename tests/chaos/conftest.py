@@ -17,8 +17,8 @@ from lapse.store import migrate
 from tests.chaos import scale
 from tests.chaos.outcome import Outcome
 from tests.conftest import SERVERS, NewDatabase
-from tests.postgres import Server
-from tests.postgres_process import NoServerError, ServerProcess, running_server
+from tests.support.postgres import Server
+from tests.support.postgres_process import NoServerError, ServerProcess, running_server
 
 DURABLE = {
     "listen_addresses": "127.0.0.1",

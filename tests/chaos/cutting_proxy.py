@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import make_url
 
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 TRANSACTION, STATEMENT = "transaction", "statement"
 PLACES = ("unsent", "sent", "unanswered", "half answered")

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
-from tests.commands import RunningLapse, running_lapse
+from tests.support.commands import RunningLapse, running_lapse
 
 RECOVERY_SECONDS = 10
 """So long after a fault, workers work again."""

@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 
 from lapse import ConversationService, LapseError
-from tests.backlog import BUSINESS, customer
+from tests.support.backlog import BUSINESS, customer
 
 OWN_PAIRS = 20
 WITNESS_PAIR = 999

@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lapse import Database
-from tests.backlog import BUSINESS, customer
 from tests.chaos.writer import EXTENSION_MINUTES
 from tests.chaos.writers import FIRST_PAIR, Call
-from tests.sql import run_sql
+from tests.support.backlog import BUSINESS, customer
+from tests.support.sql import run_sql
 
 ALLOWED_ERRORS = ("DatabaseUnavailableError", "CallTimeoutError")
 """What may reach a caller, once the library's own retries, or the call's time, have run out."""

@@ -13,7 +13,7 @@ from typing import Any
 import lapse
 from lapse import Database
 from tests.chaos import scale
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 RESULTS = Path(__file__).with_name("results")
 

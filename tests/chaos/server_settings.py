@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import make_url
 
-from tests.postgres import Server
+from tests.support.postgres import Server
 
 
 class Case(NamedTuple):

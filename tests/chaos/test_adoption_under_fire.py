@@ -20,7 +20,7 @@ from tests.adoption.old_writer import ENDING, Ledger, Row, read_all, running_app
 from tests.adoption.snapshots import SHOWN, check_events, expected_duplicates
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
-from tests.commands import run_lapse
+from tests.support.commands import run_lapse
 
 ROWS = scaled(small=20_000, full=200_000)
 KILLS = scaled(small=10, full=50)

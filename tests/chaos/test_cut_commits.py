@@ -8,7 +8,6 @@ from contextlib import closing
 from datetime import timedelta
 
 from lapse import Database
-from tests.backlog import insert_conversations
 from tests.chaos.checks import check_all, wait_until_finished
 from tests.chaos.cutting_proxy import PLACES, CuttingProxy
 from tests.chaos.fleet import running_fleet
@@ -16,6 +15,7 @@ from tests.chaos.ledger import check_errors
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.writers import running_writers
+from tests.support.backlog import insert_conversations
 
 CUTS_OF_CALLERS = scaled(small=40, full=850)
 CUTS_OF_WORKERS = scaled(small=10, full=150)

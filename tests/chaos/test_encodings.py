@@ -13,11 +13,11 @@ from lapse.store import migrate
 from tests.chaos import scale
 from tests.chaos.outcome import Outcome
 from tests.chaos.whole_life import BUSINESS, Lives, check_same
-from tests.commands import run_here
 from tests.conftest import SERVERS
-from tests.invariants import check_invariants
-from tests.postgres import Server
-from tests.sql import run_sql
+from tests.support.commands import run_here
+from tests.support.invariants import check_invariants
+from tests.support.postgres import Server
+from tests.support.sql import run_sql
 
 # PostgreSQL's names, and Python's of what can be written in them.
 ENCODINGS = {

@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError
 
 from lapse import ConversationService, Database, DatabaseUnavailableError
 from lapse.store import migrate
-from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.chaos.backlog import insert_backlog
 from tests.chaos.checks import check_all, check_recovery, check_retries, wait_until_finished
 from tests.chaos.conftest import migrated, own_server, wait_for_server
@@ -22,8 +21,9 @@ from tests.chaos.disks import SmallDisk, small_disk
 from tests.chaos.fleet import RECOVERY_SECONDS, recovery_seconds, running_fleet
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import is_full, scaled
-from tests.postgres import Server
-from tests.postgres_process import ServerProcess, give_to_server_user
+from tests.support.backlog import BUSINESS, customer, insert_conversations
+from tests.support.postgres import Server
+from tests.support.postgres_process import ServerProcess, give_to_server_user
 
 SECONDS = scaled(small=2, full=40)
 BACKLOG = 2_000

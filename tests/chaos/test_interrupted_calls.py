@@ -15,9 +15,9 @@ from tests.chaos.interrupted import KINDS
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.writers import ROOT
-from tests.commands import environment
 from tests.conftest import SERVERS, SQLITE, NewDatabase
-from tests.invariants import check_invariants
+from tests.support.commands import environment
+from tests.support.invariants import check_invariants
 
 TIMES = scaled(small=15, full=300)
 """How often each of sixteen operations is interrupted."""

@@ -12,15 +12,15 @@ import pytest
 from sqlalchemy import make_url
 
 from lapse import ConversationService, Database
-from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.server_settings import given_to
 from tests.conftest import SERVERS, NewDatabase
-from tests.invariants import check_invariants
-from tests.postgres import Server
-from tests.sql import count, run_sql
-from tests.workers import counts
+from tests.support.backlog import BUSINESS, customer, insert_conversations
+from tests.support.invariants import check_invariants
+from tests.support.postgres import Server
+from tests.support.sql import count, run_sql
+from tests.support.workers import counts
 
 THREADS = 24
 MESSAGES = scaled(small=8, full=200)

@@ -9,10 +9,10 @@ from contextlib import closing
 import pytest
 
 from lapse import Conversation, ConversationService, Database
-from tests.backlog import BUSINESS, customer
 from tests.chaos.cutting_proxy import CuttingProxy
-from tests.invariants import check_invariants
-from tests.sql import count, run_sql
+from tests.support.backlog import BUSINESS, customer
+from tests.support.invariants import check_invariants
+from tests.support.sql import count, run_sql
 
 CALLS: dict[str, Callable[[ConversationService], Conversation]] = {
     "record_message": lambda service: service.record_message(1, customer(1), BUSINESS),

@@ -18,8 +18,8 @@ from tests.chaos.ledger import check_errors
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.writers import running_writers
-from tests.postgres import Server
-from tests.postgres_process import ServerProcess
+from tests.support.postgres import Server
+from tests.support.postgres_process import ServerProcess
 
 TERMINATIONS = scaled(small=4, full=100)
 KILLS = scaled(small=1, full=20)

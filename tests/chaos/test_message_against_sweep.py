@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from lapse import Conversation, ConversationService, Database
-from tests.backlog import BUSINESS, customer, insert_conversations
 from tests.chaos.holding import PATIENCE_SECONDS, Hold, HoldingDatabase
 from tests.chaos.ledger import History, moment
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import is_full, scaled
-from tests.invariants import check_invariants
-from tests.sql import run_sql, transaction
+from tests.support.backlog import BUSINESS, customer, insert_conversations
+from tests.support.invariants import check_invariants
+from tests.support.sql import run_sql, transaction
 
 T = TypeVar("T")
 INTERLEAVINGS = scaled(small=300, full=10_000)

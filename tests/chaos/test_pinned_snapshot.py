@@ -13,11 +13,11 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from lapse import BackgroundWorker, ConversationService, Database, SweepResult
-from tests.backlog import insert_conversations
 from tests.chaos.ledger import History
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
-from tests.invariants import check_invariants
+from tests.support.backlog import insert_conversations
+from tests.support.invariants import check_invariants
 
 T = TypeVar("T")
 ROUNDS = scaled(small=1, full=4)

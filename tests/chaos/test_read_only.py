@@ -12,15 +12,15 @@ from sqlalchemy import make_url
 
 from lapse import ConversationService, Database, DatabaseUnavailableError
 from lapse.store import migrate
-from tests.backlog import BUSINESS, customer
 from tests.chaos.backlog import insert_backlog
 from tests.chaos.checks import check_all, check_recovery, check_retries, wait_until_finished
 from tests.chaos.disks import read_only, small_disk
 from tests.chaos.fleet import recovery_seconds, running_fleet
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
-from tests.commands import error_line, run_lapse
-from tests.postgres import Server
+from tests.support.backlog import BUSINESS, customer
+from tests.support.commands import error_line, run_lapse
+from tests.support.postgres import Server
 
 SECONDS = scaled(small=2, full=40)
 BACKLOG = scaled(small=200, full=5_000)

@@ -20,11 +20,11 @@ from tests.chaos import scale
 from tests.chaos.outcome import Outcome
 from tests.chaos.server_settings import BEFORE_THE_SCHEMA, FAILS, WORKS, Case, given_to
 from tests.chaos.whole_life import BUSINESS, CUSTOMER, Life, Lives, check_same, run_commands, run_doctor
-from tests.commands import run_here
 from tests.conftest import SERVERS
-from tests.invariants import check_invariants
-from tests.postgres import Server
-from tests.sql import run_sql, transaction
+from tests.support.commands import run_here
+from tests.support.invariants import check_invariants
+from tests.support.postgres import Server
+from tests.support.sql import run_sql, transaction
 
 CASES = {case.name: case for case in WORKS}
 _numbers = count(1)

@@ -12,7 +12,6 @@ from lapse import Database
 from lapse.store.database import BUSY_TIMEOUT_SECONDS, RETRY_TIMEOUT_SECONDS
 from lapse.store.drivers.postgresql import CONNECT_TIMEOUT_SECONDS, TCP_USER_TIMEOUT_MS
 from lapse.worker.runner import MAX_PAUSE_SECONDS
-from tests.backlog import insert_conversations
 from tests.chaos.backlog import insert_backlog
 from tests.chaos.checks import check_all, check_recovery, wait_until_finished
 from tests.chaos.fleet import RECOVERY_SECONDS, Fleet, recovery_seconds, running_fleet
@@ -20,7 +19,8 @@ from tests.chaos.ledger import check_errors
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import is_full, scaled
 from tests.chaos.writers import running_writers
-from tests.sql import run_sql
+from tests.support.backlog import insert_conversations
+from tests.support.sql import run_sql
 
 SHORT_STOPS = scaled(small=4, full=60)
 LONG_STOP_SECONDS = scaled(small=2.5, full=40)

@@ -13,13 +13,13 @@ from itertools import count
 import psycopg
 
 from lapse import ConversationService, DatabaseUnavailableError, InvalidTransitionError
-from tests.backlog import BUSINESS, customer
 from tests.chaos.conftest import migrated, wait_for_server
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
-from tests.invariants import check_invariants
-from tests.postgres_process import ServerProcess
-from tests.sql import run_sql
+from tests.support.backlog import BUSINESS, customer
+from tests.support.invariants import check_invariants
+from tests.support.postgres_process import ServerProcess
+from tests.support.sql import run_sql
 
 PAIRS, CALLERS = 6, 12
 TERMINATIONS = scaled(small=15, full=400)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from lapse import Database
-from tests.backlog import IDLE_TIMEOUT, insert_conversations
 from tests.chaos.checks import check_all, wait_until_finished
 from tests.chaos.fleet import Fleet, running_fleet
 from tests.chaos.ledger import History, moment
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.conftest import SERVERS, NewDatabase
-from tests.missing import missing
+from tests.support.backlog import IDLE_TIMEOUT, insert_conversations
+from tests.support.require_program import missing
 
 CLOCKS = {"fast": timedelta(hours=1), "slow": -timedelta(hours=1), "right": timedelta(0)}
 CONVERSATIONS = scaled(small=40, full=2_000)

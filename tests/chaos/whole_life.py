@@ -18,9 +18,9 @@ from lapse.models import ConversationEvent
 from lapse.store import Database
 from lapse.store.chronicle import Chronicle
 from lapse.store.preview import preview
-from tests.clock import START, ManualClock
-from tests.commands import run_here
-from tests.sql import run_sql
+from tests.support.clock import START, ManualClock
+from tests.support.commands import run_here
+from tests.support.sql import run_sql
 
 BUSINESS, CUSTOMER = "+14155238886", "+5511990000001"
 SILENT, LATE = "+5511990000002", "+5511990000003"

@@ -24,7 +24,7 @@ from lapse import (
     LapseError,
     load_settings,
 )
-from tests.backlog import BUSINESS, customer
+from tests.support.backlog import BUSINESS, customer
 
 EXTENSION_MINUTES = 0.05
 # What may meet a conversation that another writer, or a worker, has ended meanwhile.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.writer import Orders, spelled
-from tests.commands import environment
+from tests.support.commands import environment
 
 ROOT = Path(__file__).parents[2]
 FIRST_PAIR = 1_000_000

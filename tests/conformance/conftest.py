@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from lapse import ConversationRepository, Database
 from lapse.store.connection import CompiledStatement
-from tests.citus_rules import RULES, broken_by, statements_of
-from tests.clock import ManualClock
+from tests.support.citus_rules import RULES, broken_by, statements_of
+from tests.support.clock import ManualClock
 
 Problems = dict[str, list[str]]
 

@@ -29,9 +29,9 @@ from lapse.models import AnyId
 from lapse.store.connection import Connection
 from lapse.store.rows import conversation_of, event_of
 from lapse.store.schema import conversation_events, conversations
-from tests.clock import START, ManualClock
-from tests.conversation_model import OPEN, ConversationModel, ModelConversation
-from tests.sql import transaction
+from tests.support.clock import START, ManualClock
+from tests.support.conversation_model import OPEN, ConversationModel, ModelConversation
+from tests.support.sql import transaction
 
 IDLE_MINUTES, EXPIRATION_MINUTES = 30, 120
 TICK = timedelta(microseconds=1)

@@ -8,9 +8,9 @@ import pytest
 
 from lapse import ConversationService, Database
 from lapse.store import ConversationRepository, repository
-from tests.backlog import insert_conversations
-from tests.clock import ManualClock
-from tests.sql import run_sql
+from tests.support.backlog import insert_conversations
+from tests.support.clock import ManualClock
+from tests.support.sql import run_sql
 
 
 @pytest.fixture

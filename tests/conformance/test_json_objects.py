@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from lapse import ConversationService, DatabaseError, InvalidInputError
-from tests.backlog import BUSINESS, customer
-from tests.sql import run_sql
+from tests.support.backlog import BUSINESS, customer
+from tests.support.sql import run_sql
 
 
 def nested(levels: int, *, of_lists: bool = False) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from lapse import ConversationService, InvalidInputError
-from tests.clock import ManualClock
+from tests.support.clock import ManualClock
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
 

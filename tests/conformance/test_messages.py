@@ -15,8 +15,8 @@ from lapse import (
     SameAddressError,
     load_settings,
 )
-from tests.clock import ManualClock
-from tests.sql import count
+from tests.support.clock import ManualClock
+from tests.support.sql import count
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
 SIDES = ["user", "agent", "support", "system"]

@@ -18,8 +18,8 @@ from lapse import (
     InvalidTransitionError,
     NaiveDatetimeError,
 )
-from tests.clock import ManualClock
-from tests.sql import count
+from tests.support.clock import ManualClock
+from tests.support.sql import count
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
 CLOSED = ["agent_closed", "support_closed", "user_closed", "expired", "failed"]

@@ -11,10 +11,10 @@ import pytest
 from lapse import ConversationService, ConversationStatus, InvalidInputError, PurgeResult
 from lapse.stopping import StopFlag
 from lapse.store.purge import Purger
-from tests.clock import ManualClock
-from tests.closed import insert_closed
-from tests.invariants import check_invariants
-from tests.sql import count, run_sql
+from tests.support.clock import ManualClock
+from tests.support.closed_conversations import insert_closed
+from tests.support.invariants import check_invariants
+from tests.support.sql import count, run_sql
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
 TICK = timedelta(microseconds=1)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from lapse import BackgroundWorker, ConversationService, Database
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
 OLD_TIMES = ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2020-01-01 00:00:00", "2019-12-31T21:00:00-03:00"]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from lapse import BackgroundWorker, ConversationRepository, ConversationService, TaskMetrics
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 
 @pytest.fixture

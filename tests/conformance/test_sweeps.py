@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from lapse import Conversation, ConversationService, SettingsError
-from tests.clock import ManualClock
-from tests.sql import count
+from tests.support.clock import ManualClock
+from tests.support.sql import count
 
 BUSINESS = "+14155238886"
 TICK = timedelta(microseconds=1)

@@ -16,9 +16,9 @@ from lapse.http import WorkerApp
 from lapse.models import NEVER
 from lapse.store.chronicle import Chronicle
 from tests.chaos import scale
-from tests.commands import run_here
-from tests.http_client import ask
-from tests.sql import run_sql
+from tests.support.commands import run_here
+from tests.support.http_client import ask
+from tests.support.sql import run_sql
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
 LONG_AGO = datetime.min.replace(tzinfo=UTC)

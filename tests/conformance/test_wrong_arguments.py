@@ -14,8 +14,8 @@ import pytest
 import structlog
 
 from lapse import BackgroundWorker, ConversationService, InvalidInputError, LapseError
-from tests.clock import ManualClock
-from tests.sql import run_sql
+from tests.support.clock import ManualClock
+from tests.support.sql import run_sql
 
 CUSTOMER, BUSINESS = "+5511990000001", "+14155238886"
 

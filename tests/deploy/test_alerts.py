@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.promql import ALERT_CASES, ALERTS, alerts, metric_names
-from tests.promtool import promtool, said
+from tests.support.promql import ALERT_CASES, ALERTS, alerts, metric_names
+from tests.support.promtool import promtool, said
 
 RUNBOOKS = ALERTS.parents[2] / "docs/operations.md"
 NAMES = list(dict.fromkeys(alert["alert"] for alert in alerts()))

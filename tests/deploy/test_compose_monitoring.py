@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.containers import (
+from tests.support.containers import (
     DEPLOY,
     argument_of,
     environment,

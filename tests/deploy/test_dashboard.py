@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.promql import alerts, dashboard, dashboard_queries, metrics_asked_for
-from tests.promtool import promtool, said
+from tests.support.promql import alerts, dashboard, dashboard_queries, metrics_asked_for
+from tests.support.promtool import promtool, said
 
 COLUMNS = 24
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}

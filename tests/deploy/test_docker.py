@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from lapse import Settings, __version__
 from lapse.cli.health_command import TIMEOUT_SECONDS
 from lapse.tracing import ENDPOINT_VARIABLES
-from tests.containers import (
+from tests.support.containers import (
     COMPOSE_FILE,
     DOCKERFILE,
     IGNORE_FILE,

@@ -17,9 +17,9 @@ from lapse import Settings
 from lapse.http import ROUTES
 from lapse.http.readiness import LIMIT_SECONDS
 from lapse.settings import load_settings
-from tests.commands import run_here, run_lapse, running_lapse
-from tests.http_client import request
-from tests.manifests import (
+from tests.support.commands import run_here, run_lapse, running_lapse
+from tests.support.http_client import request
+from tests.support.manifests import (
     FOLDER,
     ROOT,
     Object,
@@ -31,9 +31,9 @@ from tests.manifests import (
     pods,
     selects,
 )
-from tests.pod_security import violations
-from tests.promql import ALERTS
-from tests.promtool import promtool, said
+from tests.support.pod_security import violations
+from tests.support.promql import ALERTS
+from tests.support.promtool import promtool, said
 
 PRODUCTION = "overlays/production"
 BUILDS = ["base", PRODUCTION]

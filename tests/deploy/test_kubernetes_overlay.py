@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lapse import __version__
-from tests.documents import commands
-from tests.manifests import FOLDER, Object, build, container, is_of_kubernetes, labels, one, pods
+from tests.support.documents import commands
+from tests.support.manifests import FOLDER, Object, build, container, is_of_kubernetes, labels, one, pods
 
 PRODUCTION = "overlays/production"
 VERSION = "app.kubernetes.io/version"

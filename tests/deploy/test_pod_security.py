@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.manifests import build, pods
-from tests.pod_security import CONTROLS, Object, violations
+from tests.support.manifests import build, pods
+from tests.support.pod_security import CONTROLS, Object, violations
 
 FIRST = ("containers", 0)
 CONTEXT = ("securityContext",)

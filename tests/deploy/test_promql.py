@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.promql import QueryError, metric_names
+from tests.support.promql import QueryError, metric_names
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import pytest
 
 from lapse.settings import Settings, load_settings
 from lapse.store import Database
-from tests import system_calls
-from tests.commands import LAPSE, RunningLapse, environment, run_lapse, run_program
-from tests.missing import missing
+from tests.support import system_calls
+from tests.support.commands import LAPSE, RunningLapse, environment, run_lapse, run_program
+from tests.support.require_program import missing
 
 FOLDER = Path(__file__).parents[2] / "deploy/systemd"
 UNITS = ["lapse-worker.service", "lapse-migrate.service"]
@@ -173,7 +173,7 @@ def allowed_calls(values: list[str]) -> set[str]:
 
 @pytest.fixture
 def filter_file(tmp_path: Path) -> Path:
-    """Return the filter of the worker's unit for `tests/system_calls.py`."""
+    """Return the filter of the worker's unit for `tests/support/system_calls.py`."""
     if system_calls.LIBRARY is None:
         missing(system_calls.MISSING)
     unit = directives("lapse-worker.service")

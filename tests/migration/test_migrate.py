@@ -15,7 +15,7 @@ from lapse.store import check_schema, ensure_schema
 from lapse.store.layout import VERSION_TABLE
 from lapse.store.migrate import alembic_config
 from lapse.store.schema_version import head_version, known_versions, schema_version
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 TABLES = {"conversations", "conversation_events", VERSION_TABLE}
 

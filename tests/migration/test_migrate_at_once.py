@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from lapse import Database, migrate
 from lapse.store import check_schema
 from lapse.store.schema_version import head_version
-from tests.commands import run_program
-from tests.together import at_once
+from tests.support.commands import run_program
+from tests.support.concurrency import at_once
 
 ROUNDS = 3
 THREADS = 4

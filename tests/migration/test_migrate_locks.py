@@ -15,7 +15,7 @@ from lapse import Database, DatabaseUnavailableError, migrate
 from lapse.store.migrate import alembic_config
 from lapse.store.schema_version import schema_version
 from tests.adoption.old_table import connect
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 
 @pytest.fixture

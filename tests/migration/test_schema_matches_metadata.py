@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from lapse import Database
 from lapse.store.layout import VERSION_TABLE
 from lapse.store.schema import metadata
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 POSTGRESQL_CATALOG = {
     "columns": """

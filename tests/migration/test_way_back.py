@@ -15,7 +15,7 @@ from lapse import ConversationService, Database, migrate
 from lapse.store.migrate import alembic_config
 from lapse.store.schema_version import head_version, schema_version
 from tests.migration.test_schema_matches_metadata import catalog
-from tests.sql import run_sql
+from tests.support.sql import run_sql
 
 DOCS = Path(__file__).parents[2] / "docs"
 _BLOCK = re.compile(r"^( *)```sql\n *-- from (\d+) to (\d+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)

@@ -12,8 +12,8 @@ from lapse import ConversationRepository, Database
 from lapse.store.schema import conversation_events as events
 from lapse.store.schema import conversations
 from lapse.store.statements import OF_ID, OF_OWNER
-from tests import citus_rules
-from tests.citus_rules import RULES, Rule, broken_by, broken_by_tables, statements_of
+from tests.support import citus_rules
+from tests.support.citus_rules import RULES, Rule, broken_by, broken_by_tables, statements_of
 
 c = conversations.c
 NOW = sa.func.now()

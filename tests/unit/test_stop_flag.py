@@ -12,7 +12,7 @@ import time
 import pytest
 
 from lapse.stopping import STOP_SIGNALS, Interrupted, StopFlag, exit_on_signals, stop_on_signals
-from tests.commands import run_program
+from tests.support.commands import run_program
 
 
 def test_a_wait_ends_after_its_time_and_says_that_nothing_came() -> None:

@@ -1,0 +1,125 @@
+"""Real races of sweeps in the form for distributed tables, which has no row locks: the update's recheck must do.
+
+On one PostgreSQL, told that its tables are distributed. Citus sends the same statement to each shard.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from lapse import ConversationService, Database, DatabaseUnavailableError
+from lapse.store.connection import CompiledStatement
+from tests.support.backlog import BUSINESS, customer, insert_conversations
+from tests.support.concurrency import at_once, services
+from tests.support.invariants import check_invariants
+from tests.support.sql import run_sql
+
+WORKERS = 4
+BACKLOG = 1_500
+MOST_BACKLOGS = 5
+BATCH = 50
+DAY = timedelta(days=1)
+SEED = 20260105
+
+
+@pytest.fixture(autouse=True)
+def sweeps_sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let every database take its tables for distributed, and return the sweeps that it was sent."""
+    sent: list[str] = []
+    values_of = CompiledStatement.values
+
+    def note(compiled: CompiledStatement, parameters: Any) -> dict[str, Any]:
+        if "UPDATE conversations" in compiled.sql and "claimed" in compiled.sql:
+            sent.append(compiled.sql)
+        return values_of(compiled, parameters)
+
+    monkeypatch.setattr(Database, "is_distributed", lambda _database, **_options: True)
+    monkeypatch.setattr(CompiledStatement, "values", note)
+    return sent
+
+
+@pytest.fixture
+def observer(postgres_url: str) -> Iterator[Database]:
+    with closing(Database(postgres_url)) as database:
+        yield database
+
+
+Contended = dict[str, int]
+
+
+def drain(service: ConversationService, task: str, contended: Contended) -> int:
+    """Sweep until a look finds nothing, as a worker does: a deadlock is a reason to try again."""
+    sweeper = service.conversation_repo.sweeper
+    sweep = sweeper.expired() if task == "expired" else sweeper.idle(service.idle_timeout())
+    ended = 0
+    while True:
+        try:
+            result = sweep.sweep(BATCH)
+        except DatabaseUnavailableError:
+            continue
+        ended += result.ended
+        contended[task] = contended.get(task, 0) + result.contended
+        if not result.claimed:
+            return ended
+
+
+@pytest.mark.parametrize("task", ["idle", "expired"])
+def test_workers_end_each_of_a_backlog_once(
+    postgres_url: str, observer: Database, sweeps_sent: list[str], task: str
+) -> None:
+    ids: list[UUID] = []
+    contended: Contended = {}
+    due_in = -DAY if task == "expired" else DAY
+    with services(postgres_url, WORKERS) as workers:
+        # On a machine that is busy they may happen to take turns.
+        while not contended.get(task) and len(ids) < MOST_BACKLOGS * BACKLOG:
+            numbers = range(len(ids), len(ids) + BACKLOG)
+            ids += insert_conversations(observer, numbers, silent_for=2 * DAY, expires_in=due_in)
+            shares = at_once([partial(drain, worker, task, contended) for worker in workers])
+            assert sum(shares) == BACKLOG
+    events = run_sql(observer, "SELECT conv_id, version, to_status FROM conversation_events")
+    assert sorted(event.conv_id for event in events) == sorted(ids)
+    assert {(event.version, event.to_status) for event in events} == {(1, "idle_timeout" if task == "idle" else task)}
+    check_invariants(observer)
+    assert contended[task] > 0, "no two workers ever claimed the same conversation: no race"
+    assert sweeps_sent
+    assert not [statement for statement in sweeps_sent if "FOR NO KEY UPDATE" in statement or "now()" in statement]
+
+
+def test_messages_and_both_sweeps_together_keep_every_rule(postgres_url: str, observer: Database) -> None:
+    rounds, pairs = 12, 20
+    chance = random.Random(SEED)
+    contended: Contended = {}
+
+    def send(service: ConversationService, sender: str, numbers: list[int]) -> int:
+        for number in numbers:
+            addresses = (customer(number), BUSINESS) if sender == "user" else (BUSINESS, customer(number))
+            service.record_message(1, *addresses, "sms", sender)
+        return 0
+
+    ended = 0
+    with services(postgres_url, 5) as (customers, agents, *workers):
+        for number in range(rounds):
+            numbers = range(number * pairs, (number + 1) * pairs)
+            due = timedelta(minutes=-1) if number % 2 else DAY
+            insert_conversations(observer, numbers, silent_for=timedelta(minutes=31), expires_in=due)
+            calls: list[Callable[[], int]] = [
+                partial(send, customers, "user", chance.sample(numbers, pairs)),
+                partial(send, agents, "agent", chance.sample(numbers, pairs)),
+                partial(drain, workers[0], "idle", contended),
+                partial(drain, workers[1], "idle", contended),
+                partial(drain, workers[2], "expired", contended),
+            ]
+            ended += sum(at_once(calls))
+    (by_worker,) = run_sql(observer, "SELECT count(*) AS events FROM conversation_events WHERE actor = 'worker'")
+    assert ended == by_worker.events
+    assert 0 < ended < rounds * pairs, "one side always came first: no race"
+    check_invariants(observer)
