@@ -14,7 +14,7 @@ from lapse.lifecycle import ConversationStatus, EventType
 AnyId = UUID | int | str
 """An id: in lapse's own tables a conversation's is a UUID and an owner's a whole number; an adopted table keeps its."""
 
-LONG_BEFORE = datetime.min.replace(tzinfo=UTC)
+MIN_DATETIME = datetime.min.replace(tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
 """The last moment of the calendar."""
 

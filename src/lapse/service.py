@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lapse.addresses import WHATSAPP, address_pair, masked, shown
-from lapse.arguments import check_id, check_limit, check_text
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
 from lapse.json_objects import check_json_object
 from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
@@ -16,6 +15,7 @@ from lapse.store import ConversationRepository, Database, ensure_schema
 from lapse.store.database import Clock
 from lapse.store.limits import limited
 from lapse.store.transitions import NewConversation
+from lapse.validation import check_id, check_limit, check_text
 
 
 class ConversationService:

@@ -13,8 +13,8 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lapse.addresses import masked, shown
-from lapse.arguments import MAX_BACKLOG, MAX_LIMIT, parse_listen_address, parse_log_level, real_number
 from lapse.errors import InvalidIdleTimeoutError, InvalidInputError, SettingsError
+from lapse.validation import MAX_BACKLOG, MAX_LIMIT, parse_listen_address, parse_log_level, real_number
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
 OWN_URL_VARIABLE, URL_VARIABLE = "LAPSE_DATABASE_URL", "DATABASE_URL"

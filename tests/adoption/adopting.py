@@ -13,7 +13,7 @@ from lapse import Database
 from lapse.adoption.adopt import Adoption
 from lapse.adoption.doctor import examine
 from lapse.adoption.plan import Step
-from lapse.stopping import StopFlag
+from lapse.shutdown import StopEvent
 from lapse.store.connection import Connection
 from tests.adoption.old_table import PLAIN, Form, create_old_table, fill
 
@@ -67,13 +67,13 @@ def adopt(
     keep: str | None = None,
     idle_timeout_seconds: int = 1_800,
     watcher: Silent | None = None,
-    stop_flag: StopFlag | None = None,
+    stop_event: StopEvent | None = None,
 ) -> Silent:
     """Adopt the table of this database, whole; return who watched."""
-    watcher, stop_flag = watcher or Silent(), stop_flag or StopFlag()
+    watcher, stop_event = watcher or Silent(), stop_event or StopEvent()
 
     def work(connection: Connection) -> None:
-        Adoption(store=connection, keep=keep, idle_timeout_seconds=idle_timeout_seconds, stop_flag=stop_flag).run(
+        Adoption(store=connection, keep=keep, idle_timeout_seconds=idle_timeout_seconds, stop_event=stop_event).run(
             watcher
         )
 

@@ -12,7 +12,7 @@ import pytest
 
 from lapse.adoption import lookout
 from lapse.adoption.plan import PREPARE, VALIDATE
-from lapse.stopping import StopFlag
+from lapse.shutdown import StopEvent
 from tests.adoption.adopting import (
     ENDED,
     OldConnection,
@@ -36,13 +36,13 @@ def filled(empty_postgres_url: str) -> Iterator[OldConnection]:
 @contextmanager
 def in_background(url: str) -> Iterator[Silent]:
     """Adopt meanwhile, and wait for the end afterwards; where the test has failed, end it."""
-    watcher, stop_flag = Silent(), StopFlag()
+    watcher, stop_event = Silent(), StopEvent()
     with ThreadPoolExecutor(1) as executor:
-        adopting = executor.submit(adopt, url, watcher=watcher, stop_flag=stop_flag)
+        adopting = executor.submit(adopt, url, watcher=watcher, stop_event=stop_event)
         try:
             yield watcher
         except BaseException:
-            stop_flag.set()
+            stop_event.set()
             raise
         adopting.result(timeout=60)
 

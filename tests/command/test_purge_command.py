@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import ConversationService, Database
-from lapse.stopping import STOP_PATIENCE_SECONDS
+from lapse.shutdown import STOP_GRACE_SECONDS
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.closed_conversations import insert_closed
 from tests.support.commands import LAPSE, environment, error_line, run_here, run_lapse, run_program
@@ -184,7 +184,7 @@ def test_a_batch_that_waits_for_another_programs_lock_is_given_up_for_a_stop(pos
             process.send_signal(signal.SIGTERM)
             begin = time.monotonic()
             out, err = process.communicate(timeout=20)
-            assert STOP_PATIENCE_SECONDS - 0.1 <= time.monotonic() - begin < STOP_PATIENCE_SECONDS + 1
+            assert STOP_GRACE_SECONDS - 0.1 <= time.monotonic() - begin < STOP_GRACE_SECONDS + 1
         assert (process.returncode, err) == (130, "lapse: interrupted\n")
         assert out.startswith("deleted 0 conversations and 0 events")
         connection.rollback()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lapse import ConversationService, Database, DatabaseError
-from lapse.models import LONG_BEFORE, NEVER
+from lapse.models import MIN_DATETIME, NEVER
 from lapse.store.types import utc_text
 from tests.support.backlog import insert_conversations
 from tests.support.commands import run_here
@@ -51,7 +51,7 @@ def test_an_idle_timeout_that_is_none_stops_nobody(file: Database, url: str, val
         assert counts(file)["idle_timeout"] == 5
 
 
-@pytest.mark.parametrize(("word", "moment"), [("infinity", NEVER), ("-infinity", LONG_BEFORE)])
+@pytest.mark.parametrize(("word", "moment"), [("infinity", NEVER), ("-infinity", MIN_DATETIME)])
 def test_postgresqls_words_for_times_are_read_as_there(file: Database, word: str, moment: datetime) -> None:
     (far, _) = insert_conversations(file, range(2))
     run_sql(file, f"UPDATE conversations SET expires_at = '{word}' WHERE conv_id = '{far}'")

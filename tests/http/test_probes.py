@@ -195,7 +195,7 @@ def test_a_loop_that_died_is_not_alive_however_long_it_wanted_to_wait(
         raise OSError("no file descriptor left to wait with")
 
     with worker_on(database_url, interval_seconds=86_400) as worker:
-        monkeypatch.setattr(worker.stop_flag, "wait", fail)
+        monkeypatch.setattr(worker.stop_event, "wait", fail)
         app = WorkerApp(worker)
         assert ask(app, "/livez")[0] == 200
         with pytest.raises(OSError, match="no file descriptor"):

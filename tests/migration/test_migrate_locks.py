@@ -35,7 +35,7 @@ def url_of(database: Database) -> str:
 def test_who_holds_a_lock_is_named_messages_go_on_and_nothing_is_changed(
     older: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["lapse.store.migrate"], "LOCK_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(sys.modules["lapse.store.migrate"], "LOCK_WAIT_SECONDS", 1.0)
     refused: list[str] = []
 
     def upgrade() -> None:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import Database
-from lapse.stopping import STOP_PATIENCE_SECONDS
+from lapse.shutdown import STOP_GRACE_SECONDS
 from tests.support.backlog import insert_conversations
 from tests.support.commands import LAPSE, environment, running_lapse
 from tests.support.invariants import check_invariants
@@ -92,7 +92,7 @@ def test_a_batch_that_waits_for_another_programs_lock_is_given_up_for_a_stop(pos
         with running_lapse("worker", "--database-url", postgres_url) as worker:
             worker.wait_for("worker started")
             until_waited_for_a_lock(database)
-            assert STOP_PATIENCE_SECONDS <= worker.stop(signal.SIGTERM) < STOP_PATIENCE_SECONDS + SLOWEST_STOP_SECONDS
+            assert STOP_GRACE_SECONDS <= worker.stop(signal.SIGTERM) < STOP_GRACE_SECONDS + SLOWEST_STOP_SECONDS
             assert worker.process.returncode == 0
             assert [line["event"] for line in worker.log[-2:]] == ["batch given up for the stop", "worker stopped"]
         connection.rollback()

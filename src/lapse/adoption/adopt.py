@@ -29,7 +29,7 @@ from lapse.adoption.pooling import require_own_session
 from lapse.adoption.refusing import check_adoptable
 from lapse.adoption.waiting_for_locks import PATIENCE_SECONDS, in_short_transaction
 from lapse.errors import AdoptionError, InvalidInputError
-from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
+from lapse.shutdown import STOP_GRACE_SECONDS, Interrupted, StopEvent
 from lapse.store.connection import Connection as StoreConnection
 
 _ONE_AT_A_TIME = 0x6C61707361  # "lapsa": next to the lock of migrations
@@ -64,7 +64,7 @@ class Adoption:
     keep: str | None = None
     """`newest` or `oldest`; None for the newest, or what an adoption that has begun goes by."""
     idle_timeout_seconds: int
-    stop_flag: StopFlag = field(default_factory=StopFlag)
+    stop_event: StopEvent = field(default_factory=StopEvent)
 
     @property
     def connection(self) -> Connection[Any]:
@@ -132,7 +132,7 @@ class Adoption:
         Raises:
             Interrupted: no.
         """
-        if self.stop_flag.wait(seconds) if seconds else self.stop_flag.is_set():
+        if self.stop_event.wait(seconds) if seconds else self.stop_event.is_set():
             raise Interrupted
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -154,10 +154,10 @@ class Adoption:
 
     def _do(self, step: Step, facts: Facts, watcher: Watcher) -> None:
         if step.kind in (steps.BACKFILL, steps.DUPLICATES):
-            with self.interruptible(STOP_PATIENCE_SECONDS), _refusals_explained(facts.names.conversations):
+            with self.interruptible(STOP_GRACE_SECONDS), _refusals_explained(facts.names.conversations):
                 self._write_rows(step, facts, watcher)
         elif step.is_transaction:
-            with self.interruptible(STOP_PATIENCE_SECONDS):
+            with self.interruptible(STOP_GRACE_SECONDS):
                 table = facts.names.conversations
                 in_short_transaction(self.connection, table, step.statements, wait=self.wait, tell=watcher.tell)
         else:
@@ -187,19 +187,19 @@ class Adoption:
             self.connection.execute(statement.encode())
 
     @contextmanager
-    def interruptible(self, patience_seconds: float = 0.0) -> Iterator[None]:
+    def interruptible(self, grace_seconds: float = 0.0) -> Iterator[None]:
         """Let a stop signal end what is inside, in the database as well, after so many seconds of patience.
 
         Raises:
             Interrupted: a stop signal came.
         """
         try:
-            with self.stop_flag.interruptible(patience_seconds):
+            with self.stop_event.interruptible(grace_seconds):
                 yield
         except Interrupted:
             if _is_at_work(self.connection):
                 with suppress(Error):
-                    self.connection.cancel_safe(timeout=STOP_PATIENCE_SECONDS)
+                    self.connection.cancel_safe(timeout=STOP_GRACE_SECONDS)
             raise
 
 

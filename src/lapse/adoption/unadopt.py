@@ -20,7 +20,7 @@ from lapse.adoption.row_triggers import drop_routines, row_functions
 from lapse.adoption.updated_at_triggers import insert_part, is_narrowed, restored
 from lapse.adoption.waiting_for_locks import in_short_transaction
 from lapse.errors import AdoptionError
-from lapse.stopping import STOP_PATIENCE_SECONDS
+from lapse.shutdown import STOP_GRACE_SECONDS
 from lapse.store.layout import ADOPTION_TABLE, VERSION_TABLE
 from lapse.store.table_locks import taking
 
@@ -118,7 +118,7 @@ class Return:
         self, watcher: Watcher, title: str, lock: str, facts: Facts, work: Callable[[], None] | Sequence[str]
     ) -> None:
         adoption = self.adoption
-        with self._doing(watcher, title, lock), adoption.interruptible(STOP_PATIENCE_SECONDS):
+        with self._doing(watcher, title, lock), adoption.interruptible(STOP_GRACE_SECONDS):
             in_short_transaction(
                 adoption.connection, facts.names.conversations, work, wait=adoption.wait, tell=watcher.tell
             )
@@ -153,7 +153,7 @@ class Return:
     def _export(self, names: Names, watcher: Watcher) -> Digest:
         with (
             self._doing(watcher, f"the history goes into {self.file}", NO_LOCK),
-            self.adoption.interruptible(STOP_PATIENCE_SECONDS),
+            self.adoption.interruptible(STOP_GRACE_SECONDS),
         ):
             return export_events(self.adoption.connection, names, self.file)
 

@@ -18,7 +18,7 @@ from lapse.cli.databases import open_database
 from lapse.cli.options import DatabaseUrl
 from lapse.cli.streams import tell
 from lapse.errors import InvalidInputError
-from lapse.stopping import Interrupted, StopFlag, stop_on_signals
+from lapse.shutdown import Interrupted, StopEvent, stop_on_signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -102,7 +102,7 @@ def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[A
     from lapse.adoption.adopt import Adoption
     from lapse.settings import idle_timeout_seconds
 
-    flag = StopFlag()
+    flag = StopEvent()
     with stop_on_signals(flag):
         database, settings = open_database(database_url)
         seconds = idle_timeout_seconds(settings.idle_timeout_minutes)
@@ -110,7 +110,7 @@ def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[A
             require_postgresql(database)
             database.autocommit(
                 lambda connection: work(
-                    Adoption(store=connection, keep=keep, idle_timeout_seconds=seconds, stop_flag=flag)
+                    Adoption(store=connection, keep=keep, idle_timeout_seconds=seconds, stop_event=flag)
                 ),
                 retry=False,
             )

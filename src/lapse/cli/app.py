@@ -12,7 +12,6 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
-from lapse.arguments import parse_log_level
 from lapse.cli import (
     adopt_command,
     doctor_command,
@@ -25,6 +24,7 @@ from lapse.cli import (
 )
 from lapse.cli.streams import discard_unwritten, open_closed_streams, tell
 from lapse.errors import BacklogError, InvalidInputError, LapseError, ListenError, SettingsError
+from lapse.validation import parse_log_level
 
 FAILURE = 1
 WRONG_USE = 2

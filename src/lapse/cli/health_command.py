@@ -45,7 +45,7 @@ def _default_url() -> str:
     # Not `Settings`, which would take longer than the answer.
     from dotenv import dotenv_values
 
-    from lapse.arguments import parse_listen_address
+    from lapse.validation import parse_listen_address
 
     listen = os.environ.get("LAPSE_HTTP") or dotenv_values(".env").get("LAPSE_HTTP") or f"127.0.0.1:{DEFAULT_PORT}"
     try:

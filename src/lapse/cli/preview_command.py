@@ -100,7 +100,7 @@ def preview_text(found: Preview, *, is_unicode: bool) -> str:
 
 
 def _picture(found: Preview, *, is_unicode: bool) -> str:
-    from lapse.replay.picture import draw_columns
+    from lapse.replay.chart import draw_columns
 
     first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (found.histogram_begin, found.histogram_end))
     if found.oldest is not None and found.oldest < found.histogram_begin:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lapse.arguments import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
 from lapse.cli.databases import open_database, require_file
 from lapse.cli.options import AsJson, DatabaseUrl, check_option
 from lapse.errors import DatabaseError
-from lapse.stopping import Interrupted, StopFlag, stop_on_signals
+from lapse.shutdown import Interrupted, StopEvent, stop_on_signals
+from lapse.validation import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -50,7 +50,7 @@ def purge(
     check_purge_days(closed_before)
     check_option("--batch-size", batch_size, check_purge_batch)
     check_option("--max-rate", max_rate, check_purge_rate)
-    flag = StopFlag()
+    flag = StopEvent()
     with stop_on_signals(flag):
         database, _ = open_database(database_url)
         try:
@@ -73,7 +73,7 @@ def _purger(database: Database) -> Purger:
     return ConversationRepository(database).purger
 
 
-def _preview(database: Database, closed_before: float, flag: StopFlag, *, as_json: bool) -> None:
+def _preview(database: Database, closed_before: float, flag: StopEvent, *, as_json: bool) -> None:
     begin = time.monotonic()
     with flag.interruptible():
         found = _purger(database).preview(closed_before)
@@ -83,7 +83,7 @@ def _preview(database: Database, closed_before: float, flag: StopFlag, *, as_jso
         typer.echo(f"would delete {_as_text(found)}; nothing was changed")
 
 
-def _purge(database: Database, closed_before: float, flag: StopFlag, *, as_json: bool, **options: Any) -> None:
+def _purge(database: Database, closed_before: float, flag: StopEvent, *, as_json: bool, **options: Any) -> None:
     with flag.interruptible():
         purger = _purger(database)
     begin = time.monotonic()
@@ -95,7 +95,7 @@ def _purge(database: Database, closed_before: float, flag: StopFlag, *, as_json:
                 so_far[:] = [done]
                 show(done)
 
-            result = purger.purge(closed_before, stop_flag=flag, on_batch=note, **options)
+            result = purger.purge(closed_before, stop_event=flag, on_batch=note, **options)
     except DatabaseError as error:
         if not so_far:
             raise

@@ -15,7 +15,7 @@ from lapse.cli.options import DatabaseUrl, help_with_variable
 from lapse.cli.preview_command import is_unicode, preview_text
 from lapse.cli.streams import tell
 from lapse.errors import BacklogError, InvalidInputError
-from lapse.stopping import StopFlag, exit_on_signals, ignore_stop_signals, stop_on_signals
+from lapse.shutdown import StopEvent, exit_on_signals, ignore_stop_signals, stop_on_signals
 from lapse.systemd import Systemd
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def worker(
     """
     if once and http is not None:
         raise InvalidInputError("--http does not go with --once: a single cycle is over before anybody asks")
-    flag = StopFlag()
+    flag = StopEvent()
     # Before the heavy imports: a stop that comes while the worker starts is a clean stop, too.
     with exit_on_signals():
         settings = configure(
@@ -137,7 +137,7 @@ def worker(
         with naming_url(is_option=database_url is not None):
             worker = BackgroundWorker(
                 settings=settings,
-                stop_flag=flag,
+                stop_event=flag,
                 accept_backlog=accept_backlog,
                 expire_silently=expire_silently,
                 report=systemd.report,
@@ -160,7 +160,7 @@ def _forget_other_processes_metrics() -> None:
         os.environ.pop(name, None)
 
 
-def _run_once(worker: BackgroundWorker, flag: StopFlag) -> None:
+def _run_once(worker: BackgroundWorker, flag: StopEvent) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
 
@@ -169,7 +169,7 @@ def _run_once(worker: BackgroundWorker, flag: StopFlag) -> None:
             raise typer.Exit(1)
 
 
-def _run(worker: BackgroundWorker, flag: StopFlag, systemd: Systemd) -> None:
+def _run(worker: BackgroundWorker, flag: StopEvent, systemd: Systemd) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
 

@@ -68,7 +68,7 @@ class WorkerApp:
 
     def readyz(self, asked_at: float | None = None) -> Reply:
         """Answer whether the worker can do its work now; `asked_at` as of `Readiness.ask`."""
-        if self._worker.stop_flag.is_set():
+        if self._worker.stop_event.is_set():
             return Reply(UNAVAILABLE, "stopping\n")
         is_ready, reason = self._readiness.ask(asked_at)
         return Reply(OK, f"ready: {reason}\n") if is_ready else Reply(UNAVAILABLE, f"not ready: {reason}\n")

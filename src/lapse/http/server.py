@@ -20,10 +20,10 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
-from lapse.arguments import parse_listen_address
 from lapse.errors import ListenError
 from lapse.http.app import ASKED_AT, LIVENESS, READINESS, WsgiApp
 from lapse.logs import EventLogger
+from lapse.validation import parse_listen_address
 
 THREADS = 1
 """For all paths but those of the probes, which have a thread each: however many ask for the rest, a probe waits for

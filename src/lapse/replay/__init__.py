@@ -1,7 +1,7 @@
 """Replay: a message log through the real service, store and tasks in virtual time."""
 
+from lapse.replay.chart import draw_open_conversations
 from lapse.replay.message_log import LoggedMessage, MessageLog, read_message_log
-from lapse.replay.picture import draw_open_conversations
 from lapse.replay.report import ReplaySummary, summarise, write_events
 from lapse.replay.simulation import VirtualClock, replay
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from lapse.addresses import normalise_channel, session_key, shown
-from lapse.arguments import check_bigint
 from lapse.errors import InvalidInputError, NaiveDatetimeError, ReplayError
 from lapse.lifecycle import Sender, parse_sender, require_utc
 from lapse.replay.csv_records import CsvRecords
+from lapse.validation import check_bigint
 
 REQUIRED_COLUMNS = ("at", "owner_id", "from_number", "to_number", "channel", "sender")
 OPTIONAL_COLUMNS = ("message_id",)

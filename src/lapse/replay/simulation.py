@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-from lapse.arguments import MAX_LIMIT
 from lapse.replay.message_log import FIRST_YEAR, LoggedMessage
 from lapse.service import ConversationService
+from lapse.validation import MAX_LIMIT
 from lapse.worker.batch_size import BatchSize
 from lapse.worker.drain import Drain
 from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks

@@ -30,7 +30,7 @@ LOCK_SCHEMA = sa.select(sa.func.pg_advisory_xact_lock(0x6C61707365))  # "lapse" 
 """PostgreSQL: one change of the schema at a time. Of a transaction: a session's would be lost in a pooler."""
 _alembic_lock = threading.Lock()
 """Alembic keeps the running migration in its modules' globals: one at a time in a process."""
-LOCK_PATIENCE_SECONDS = 30.0
+LOCK_WAIT_SECONDS = 30.0
 """For how long a migration tries to lock the tables; each try waits for a moment only, and messages behind it."""
 _PAUSE_SECONDS = 0.5
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -81,7 +81,7 @@ def migrate(database: Database) -> MigrationResult:
         shut_out = _run_migrations(connection, is_new=before is None) if before != head else []
         return MigrationResult(before, head, tuple(shut_out))
 
-    give_up_at = time.monotonic() + LOCK_PATIENCE_SECONDS
+    give_up_at = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         try:
             result = database.schema_transaction(upgrade)
@@ -147,7 +147,7 @@ def _locked(database: Database) -> str:
     query = sa.text(holders_query(*metadata.tables, VERSION_TABLE))
     holders = database.inspect(lambda connection: [f"pid {pid} ({name})" for pid, name in connection.execute(query)])
     return (
-        f"the tables stayed locked for {LOCK_PATIENCE_SECONDS:.0f} seconds, by {', '.join(holders) or 'somebody'}: "
+        f"the tables stayed locked for {LOCK_WAIT_SECONDS:.0f} seconds, by {', '.join(holders) or 'somebody'}: "
         "nothing was changed; end those transactions and run it again"
     )
 

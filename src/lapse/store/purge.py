@@ -8,15 +8,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from lapse.arguments import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
 from lapse.errors import ConversationUnchangedError, InvalidInputError
 from lapse.models import PurgeResult
-from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
+from lapse.shutdown import STOP_GRACE_SECONDS, Interrupted, StopEvent
 from lapse.store import purge_statements
 from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
 from lapse.store.limits import ended_by
 from lapse.store.statements import BEGINNING_OF_TIME
+from lapse.validation import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
 
 
 class Batch(NamedTuple):
@@ -45,7 +45,7 @@ class Purger:
         *,
         batch_size: int = MAX_PURGE_BATCH,
         max_rate: float | None = None,
-        stop_flag: StopFlag | None = None,
+        stop_event: StopEvent | None = None,
         on_batch: Callable[[PurgeResult], None] = lambda _done: None,
     ) -> PurgeResult:
         """Delete conversations that ended more than so many days ago, with their events; open ones never.
@@ -54,7 +54,7 @@ class Purger:
             closed_before_days: by the clock of the database, read once.
             batch_size: conversations per transaction, 1 to 1,000.
             max_rate: conversations per second at most; default is no limit.
-            stop_flag: ends the purge after the batch in hand, which a stop signal waits five seconds for.
+            stop_event: ends the purge after the batch in hand, which a stop signal waits five seconds for.
             on_batch: called after each batch with all that was done so far.
 
         Returns:
@@ -66,17 +66,17 @@ class Purger:
             DatabaseError: the database refused, or stayed out of reach; the batches before that stay done.
         """
         limit, max_rate = check_purge_batch(batch_size), check_purge_rate(max_rate)
-        stop_flag = StopFlag() if stop_flag is None else stop_flag
-        if not isinstance(stop_flag, StopFlag) or not callable(on_batch):
-            raise InvalidInputError("a purge takes a StopFlag as stop_flag, and a function as on_batch")
+        stop_event = StopEvent() if stop_event is None else stop_event
+        if not isinstance(stop_event, StopEvent) or not callable(on_batch):
+            raise InvalidInputError("a purge takes a StopEvent as stop_event, and a function as on_batch")
         if max_rate is not None:
             limit = min(limit, int(max_rate))  # a batch a second or more, so that it goes evenly
         done, after = PurgeResult(closed_before=self._moment(closed_before_days)), BEGINNING_OF_TIME
-        while not stop_flag.is_set():
+        while not stop_event.is_set():
             begin = time.monotonic()
             try:
-                with stop_flag.interruptible(STOP_PATIENCE_SECONDS):
-                    batch = ended_by(stop_flag.is_set, self._delete, done.closed_before, after, limit)
+                with stop_event.interruptible(STOP_GRACE_SECONDS):
+                    batch = ended_by(stop_event.is_set, self._delete, done.closed_before, after, limit)
             except Interrupted:
                 break
             if batch.claimed == limit and not batch.conversations:
@@ -88,7 +88,7 @@ class Purger:
             # From the last one on: what was deleted before it still stands in the index, as dead entries.
             after = batch.newest or after
             if max_rate is not None:
-                stop_flag.wait(begin + batch.claimed / max_rate - time.monotonic())
+                stop_event.wait(begin + batch.claimed / max_rate - time.monotonic())
         return replace(done, is_complete=False)
 
     def preview(self, closed_before_days: float) -> PurgeResult:

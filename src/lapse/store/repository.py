@@ -12,8 +12,8 @@ from lapse.lifecycle import ConversationStatus, Sender
 from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
 from lapse.store import statements, sweep_statements
 from lapse.store.connection import Connection, Row, Rows
-from lapse.store.conv_ids import new_conv_id
 from lapse.store.database import Database
+from lapse.store.id_generation import new_conv_id
 from lapse.store.purge import Purger
 from lapse.store.rows import conversation_of, event_of, later
 from lapse.store.sweeps import Sweeper

@@ -14,7 +14,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import TypeDecorator
 
 from lapse.lifecycle import require_utc
-from lapse.models import LONG_BEFORE, NEVER, UnreadableJson
+from lapse.models import MIN_DATETIME, NEVER, UnreadableJson
 from lapse.store.layout import IdKind, layout_of
 
 _UTC_TEXT_PATTERN = "dddd-dd-dd dd:dd:dd.dddddd".replace("d", "[0-9]")
@@ -106,7 +106,7 @@ def from_utc_text(text: str | None) -> datetime | None:
         except ValueError:
             pass
     elif text in ("infinity", "-infinity"):  # PostgreSQL's
-        return NEVER if text == "infinity" else LONG_BEFORE
+        return NEVER if text == "infinity" else MIN_DATETIME
     moment = datetime.fromisoformat(text)  # written by others, as a date or with an offset
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lapse.addresses import shown
-from lapse.arguments import check_flag, real_number
 from lapse.errors import InvalidInputError
 from lapse.service import ConversationService
 from lapse.settings import Settings, check_setting
-from lapse.stopping import StopFlag
+from lapse.shutdown import StopEvent
+from lapse.validation import check_flag, real_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class WorkerOptions:
 
 
 def check_parts(
-    service: ConversationService | None, settings: Settings | None, stop_flag: StopFlag | None, report: object
+    service: ConversationService | None, settings: Settings | None, stop_event: StopEvent | None, report: object
 ) -> None:
     """Check what a worker is made of, besides its options.
 
@@ -74,7 +74,7 @@ def check_parts(
     parts: dict[str, tuple[object, type]] = {
         "service": (service, ConversationService),
         "settings": (settings, Settings),
-        "stop_flag": (stop_flag, StopFlag),
+        "stop_event": (stop_event, StopEvent),
     }
     for name, (given, kind) in parts.items():
         if given is not None and not isinstance(given, kind):

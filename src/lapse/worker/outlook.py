@@ -11,7 +11,7 @@ from lapse.errors import DatabaseError, DatabaseUnavailableError
 from lapse.logs import EventLogger
 from lapse.models import AnyId, NextDeadlines
 from lapse.service import ConversationService
-from lapse.stopping import Interrupted, StopFlag
+from lapse.shutdown import Interrupted, StopEvent
 from lapse.store import ensure_schema
 from lapse.store.limits import ended_by
 from lapse.worker.backlog import BacklogGate
@@ -36,7 +36,7 @@ class Outlook:
         self,
         service: ConversationService,
         gate: BacklogGate,
-        stop_flag: StopFlag,
+        stop_event: StopEvent,
         progress: Progress,
         observer: Observer,
         wait: Callable[[float], object],
@@ -45,7 +45,7 @@ class Outlook:
         """Prepare it; `gate` lets the first cycle begin, `wait` waits, `on_failure` is called with each error."""
         self._service = service
         self._gate = gate
-        self._stop_flag = stop_flag
+        self._stop_event = stop_event
         self._progress = progress
         self._observer = observer
         self._wait = wait
@@ -68,7 +68,7 @@ class Outlook:
             BacklogError: more is due than a first cycle may end without a word.
             DatabaseError: it refused, and `is_patient` is False: to wait would hide a wrong setting.
         """
-        while not self._stop_flag.is_set():
+        while not self._stop_event.is_set():
             if self.has_schema:
                 return True
             try:
@@ -122,8 +122,8 @@ class Outlook:
             self._observer.set_active(self._ask_database(self._service.conversation_repo.count_active))
 
     def _ask_database(self, question: Callable[[], T]) -> T:
-        with self._stop_flag.interruptible(), self._progress.asking_database():
-            return ended_by(self._stop_flag.is_set, question)
+        with self._stop_event.interruptible(), self._progress.asking_database():
+            return ended_by(self._stop_event.is_set, question)
 
     def _ask_twice(self, set_aside: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:
         try:

@@ -13,7 +13,7 @@ from lapse.logs import EventLogger
 from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
-from lapse.stopping import STOP_PATIENCE_SECONDS, Interrupted, StopFlag
+from lapse.shutdown import STOP_GRACE_SECONDS, Interrupted, StopEvent
 from lapse.store.limits import ended_by
 from lapse.worker.backlog import BacklogGate
 from lapse.worker.drain import TaskRun
@@ -43,7 +43,7 @@ class BackgroundWorker:
         expire_silently: bool = False,
         service: ConversationService | None = None,
         settings: Settings | None = None,
-        stop_flag: StopFlag | None = None,
+        stop_event: StopEvent | None = None,
         report: Callable[[str], None] = lambda status: None,
     ) -> None:
         """Prepare a worker; `run()` starts it.
@@ -60,7 +60,7 @@ class BackgroundWorker:
             expire_silently: it ends with events whose data say `silent`.
             service: the conversations to look after; default is made from the settings.
             settings: default is the service's, else the environment and `.env`.
-            stop_flag: what stops it besides `stop()`; default is one of its own.
+            stop_event: what stops it besides `stop()`; default is one of its own.
             report: called with one line that says how it is: when it begins or waits for the database, and after each
                 cycle.
 
@@ -68,7 +68,7 @@ class BackgroundWorker:
             SettingsError: a setting is not usable.
             InvalidInputError: an argument is not usable.
         """
-        check_parts(service, settings, stop_flag, report)
+        check_parts(service, settings, stop_event, report)
         self.settings = settings or (service.settings if service else load_settings())
         self.conversation_service = service or ConversationService(settings=self.settings)
         self.options = WorkerOptions.of(
@@ -84,7 +84,7 @@ class BackgroundWorker:
         )
         self.interval_seconds, self.batch_size = self.options.interval_seconds, self.options.batch_size
         self.enable_metrics = self.options.enable_metrics
-        self.stop_flag = stop_flag or StopFlag()
+        self.stop_event = stop_event or StopEvent()
         self.progress = Progress()
         self.tasks, self.observer = make_runners(self.conversation_service, self.options, self.progress, self._wait)
         self.task_config: dict[str, dict[str, Any]] = {
@@ -138,8 +138,8 @@ class BackgroundWorker:
         """
         self.started_at, self.running = datetime.now(UTC), True
         try:
-            with self.stop_flag.interruptible():
-                ended_by(self.stop_flag.is_set, self._outlook.check_schema)
+            with self.stop_event.interruptible():
+                ended_by(self.stop_event.is_set, self._outlook.check_schema)
             for task in self.tasks.values():
                 task.wake()
             return all(run.error is None and not run.refused for run in self.run_cycle())
@@ -151,7 +151,7 @@ class BackgroundWorker:
 
     def stop(self) -> None:
         """Ask the worker to stop: the batch in hand is finished, every wait ends at once. Safe from any thread."""
-        self.stop_flag.set()
+        self.stop_event.set()
 
     def run_cycle(self, deadlines: NextDeadlines | None = None) -> list[TaskRun]:
         """Run every task whose turn it is; one that fails does not stop the others.
@@ -169,7 +169,7 @@ class BackgroundWorker:
             for name in self.task_config
             if self._is_in_cycle(name, self.cycle_count)
             and not self.tasks[name].is_resting
-            and not self.stop_flag.is_set()
+            and not self.stop_event.is_set()
         ]
         if self.enable_metrics and self.cycle_count % METRICS_EVERY_CYCLES == 0:
             log.info(
@@ -189,11 +189,11 @@ class BackgroundWorker:
         begin, run = time.monotonic(), TaskRun(task=name, is_drained=False)
 
         def is_over() -> bool:
-            return self.stop_flag.is_set() or time.monotonic() - begin >= self.interval_seconds
+            return self.stop_event.is_set() or time.monotonic() - begin >= self.interval_seconds
 
         try:
-            with self.stop_flag.interruptible(STOP_PATIENCE_SECONDS):
-                run = ended_by(self.stop_flag.is_set, self.tasks[name].run, self.cycle_count, deadlines, is_over)
+            with self.stop_event.interruptible(STOP_GRACE_SECONDS):
+                run = ended_by(self.stop_event.is_set, self.tasks[name].run, self.cycle_count, deadlines, is_over)
         except Interrupted:
             log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)
         if isinstance(run.error, (DatabaseError, SchemaError)):
@@ -240,11 +240,11 @@ class BackgroundWorker:
     def _make_outlook(self) -> Outlook:
         service, failed = self.conversation_service, self._note_failed_look
         gate = BacklogGate(service, self.options)
-        return Outlook(service, gate, self.stop_flag, self.progress, self.observer, self._wait, failed)
+        return Outlook(service, gate, self.stop_event, self.progress, self.observer, self._wait, failed)
 
     def _wait(self, seconds: float) -> None:
         self.progress.note("waiting", seconds)
-        self.stop_flag.wait(seconds)
+        self.stop_event.wait(seconds)
         self.progress.note("working")
 
     def _next_deadlines(self) -> NextDeadlines | None:

@@ -15,7 +15,7 @@ from psycopg.errors import OperationalError, QueryCanceled
 from psycopg.pq import Format, TransactionStatus
 from psycopg.types.json import set_json_dumps
 
-from lapse.models import LONG_BEFORE, NEVER
+from lapse.models import MIN_DATETIME, NEVER
 from lapse.store import limits
 from lapse.store.drivers import ROWS_OF_A_PAGE
 
@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
 # Whatever the URL, the role or the database says: in another one not every address can be written.
 _ALWAYS = {"client_encoding": "utf8"}
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_FIRST_MOMENT, _LAST_MOMENT = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (LONG_BEFORE, NEVER))
+_FIRST_MOMENT, _LAST_MOMENT = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (MIN_DATETIME, NEVER))
 
 
 class OverdueError(OperationalError):
@@ -64,7 +64,7 @@ class MomentLoader(Loader):
         if microseconds > _LAST_MOMENT:
             return NEVER
         if microseconds < _FIRST_MOMENT:
-            return LONG_BEFORE
+            return MIN_DATETIME
         return _EPOCH + timedelta(microseconds=microseconds)
 
 

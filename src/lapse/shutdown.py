@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOP_PATIENCE_SECONDS = 5.0
+STOP_GRACE_SECONDS = 5.0
 """How long a stop waits for the batch in hand, which may wait for another program's lock itself."""
 _LONGEST_POLL_SECONDS = 24 * 60 * 60
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -21,7 +21,7 @@ class Interrupted(BaseException):
     """A stop signal came while interruptible work was done. No `Exception`: nothing on the way may swallow it."""
 
 
-class StopFlag:
+class StopEvent:
     """Set once, from a signal handler or any thread; every wait returns at once then.
 
     Not `threading.Event`: a handler that sets one while the same thread is inside its lock waits for ever.
@@ -32,7 +32,7 @@ class StopFlag:
         self._is_set = False
         self._wakers: list[socket.socket] = []
         self._is_interruptible = False
-        self._patience_seconds = 0.0
+        self._grace_seconds = 0.0
         self._has_alarm = False
 
     def set(self) -> None:
@@ -62,16 +62,16 @@ class StopFlag:
         return self._is_set
 
     @contextmanager
-    def interruptible(self, patience_seconds: float = 0.0) -> Iterator[None]:
+    def interruptible(self, grace_seconds: float = 0.0) -> Iterator[None]:
         """Let a stop signal end the work inside: for work that may wait long and can be left at any point.
 
         Args:
-            patience_seconds: how long after the signal the work may still come to its own end.
+            grace_seconds: how long after the signal the work may still come to its own end.
 
         Raises:
             Interrupted: the flag is up, or a signal raised it meanwhile. Only signals interrupt, not `set`.
         """
-        self._is_interruptible, self._patience_seconds = True, patience_seconds
+        self._is_interruptible, self._grace_seconds = True, grace_seconds
         try:
             if self._is_set:
                 raise Interrupted
@@ -91,11 +91,11 @@ class StopFlag:
         self.set()
         if not self._is_interruptible:
             return
-        if self._patience_seconds:
+        if self._grace_seconds:
             if self._has_alarm:
                 return  # an impatient second signal must not begin the patience anew
             self._has_alarm = True
-            signal.setitimer(signal.ITIMER_REAL, self._patience_seconds)
+            signal.setitimer(signal.ITIMER_REAL, self._grace_seconds)
         else:
             raise Interrupted
 
@@ -110,7 +110,7 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals(flag: StopFlag) -> Iterator[None]:
+def stop_on_signals(flag: StopEvent) -> Iterator[None]:
     """Raise the flag on SIGTERM and SIGINT; only for the main thread. The old handlers come back afterwards."""
 
     def handle(number: int, _frame: FrameType | None) -> None:

@@ -9,14 +9,14 @@ from uuid import UUID
 import pytest
 
 from lapse import InvalidInputError
-from lapse.arguments import (
+from lapse.json_objects import check_json_object
+from lapse.validation import (
     check_bigint,
     check_limit,
     check_text,
     check_text_id,
     check_uuid,
 )
-from lapse.json_objects import check_json_object
 
 ID = "0198c5ac-9f00-7b3e-8a51-6f1d2c3b4a59"
 CYCLE: dict[str, Any] = {}

@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from lapse.stopping import STOP_SIGNALS, Interrupted, StopFlag, exit_on_signals, stop_on_signals
+from lapse.shutdown import STOP_SIGNALS, Interrupted, StopEvent, exit_on_signals, stop_on_signals
 from tests.support.commands import run_program
 
 
 def test_a_wait_ends_after_its_time_and_says_that_nothing_came() -> None:
-    flag, begin = StopFlag(), time.monotonic()
+    flag, begin = StopEvent(), time.monotonic()
     assert not flag.wait(0.05)
     assert 0.04 < time.monotonic() - begin < 5
     assert not flag.wait(0)
@@ -25,7 +25,7 @@ def test_a_wait_ends_after_its_time_and_says_that_nothing_came() -> None:
 
 
 def test_a_flag_that_is_up_is_not_waited_for() -> None:
-    flag, begin = StopFlag(), time.monotonic()
+    flag, begin = StopEvent(), time.monotonic()
     flag.set()
     flag.set()
     assert flag.wait(60)
@@ -34,7 +34,7 @@ def test_a_flag_that_is_up_is_not_waited_for() -> None:
 
 
 def test_every_waiting_thread_is_woken() -> None:
-    flag, woken = StopFlag(), []
+    flag, woken = StopEvent(), []
     threads = [threading.Thread(target=lambda: woken.append(flag.wait(60))) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -48,7 +48,7 @@ def test_every_waiting_thread_is_woken() -> None:
 def test_each_stop_signal_wakes_the_wait_and_the_old_handlers_come_back() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     for number in (signal.SIGTERM, signal.SIGINT):
-        flag, begin = StopFlag(), time.monotonic()
+        flag, begin = StopEvent(), time.monotonic()
         with stop_on_signals(flag):
             timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
             timer.start()
@@ -59,7 +59,7 @@ def test_each_stop_signal_wakes_the_wait_and_the_old_handlers_come_back() -> Non
 
 
 def test_a_signal_interrupts_only_what_may_be_interrupted() -> None:
-    flag = StopFlag()
+    flag = StopEvent()
     with stop_on_signals(flag):
         with pytest.raises(Interrupted), flag.interruptible():
             signal.raise_signal(signal.SIGTERM)
@@ -70,20 +70,20 @@ def test_a_signal_interrupts_only_what_may_be_interrupted() -> None:
 
 
 def test_work_that_a_stop_is_patient_with_may_come_to_its_end() -> None:
-    flag = StopFlag()
+    flag = StopEvent()
     with stop_on_signals(flag):
-        with flag.interruptible(patience_seconds=30):
+        with flag.interruptible(grace_seconds=30):
             signal.raise_signal(signal.SIGTERM)
             time.sleep(0.05)
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0), "no alarm is left behind"
 
 
 def test_patience_has_an_end() -> None:
-    flag, begin = StopFlag(), time.monotonic()
+    flag, begin = StopEvent(), time.monotonic()
     with stop_on_signals(flag):
         timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
         timer.start()
-        with pytest.raises(Interrupted), flag.interruptible(patience_seconds=0.1):
+        with pytest.raises(Interrupted), flag.interruptible(grace_seconds=0.1):
             time.sleep(30)
         assert 0.1 <= time.monotonic() - begin < 5
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
@@ -91,12 +91,12 @@ def test_patience_has_an_end() -> None:
 
 
 def test_impatience_does_not_begin_the_patience_anew() -> None:
-    flag, begin = StopFlag(), time.monotonic()
+    flag, begin = StopEvent(), time.monotonic()
     with stop_on_signals(flag):
         timers = [threading.Timer(0.15 * number, os.kill, (os.getpid(), signal.SIGINT)) for number in range(1, 9)]
         for timer in timers:
             timer.start()
-        with pytest.raises(Interrupted), flag.interruptible(patience_seconds=0.3):
+        with pytest.raises(Interrupted), flag.interruptible(grace_seconds=0.3):
             time.sleep(30)
         assert time.monotonic() - begin < 1
         for timer in timers:
@@ -107,7 +107,7 @@ def test_impatience_does_not_begin_the_patience_anew() -> None:
 def test_a_stop_while_nothing_is_open_yet_ends_the_process_on_the_spot(number: signal.Signals) -> None:
     program = f"""
 import signal
-from lapse.stopping import exit_on_signals
+from lapse.shutdown import exit_on_signals
 with exit_on_signals():
     try:
         signal.raise_signal({int(number)})
@@ -120,13 +120,13 @@ with exit_on_signals():
 
 def test_the_handlers_of_before_come_back() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
-    with exit_on_signals(), stop_on_signals(StopFlag()):
+    with exit_on_signals(), stop_on_signals(StopEvent()):
         pass
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 def test_it_waits_in_a_process_with_many_open_files() -> None:
-    flag = StopFlag()
+    flag = StopEvent()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(2_000, hard), hard))
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
