@@ -139,18 +139,16 @@ class SweepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextDeadlines:
-    """The earliest moments at which a sweep finds work (None where there is none), and the moment of asking."""
+    """The earliest moments at which each task has work, and the moment of asking."""
 
-    idle: datetime | None
-    expired: datetime | None
-    longest_idle_timeout_seconds: int | None
-    """The longest idle timeout from which an idle check was computed; a shorter one of today acts at once."""
+    due_at: Mapping[str, datetime | None] = field(hash=False)
+    """By the name of the task; None where it has nothing to come."""
     now: datetime
 
     @property
     def earliest(self) -> datetime | None:
-        """Return the earlier of both."""
-        return min((moment for moment in (self.idle, self.expired) if moment), default=None)
+        """Return the earliest of them; None where nothing is to come."""
+        return min((moment for moment in self.due_at.values() if moment), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from lapse.addresses import WHATSAPP, address_pair, masked, shown
-from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError
-from lapse.json_objects import check_json_object
-from lapse.lifecycle import Sender, parse_closed_status, parse_sender, require_utc
+from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError, SchemaMissingError
+from lapse.lifecycle import Sender, parse_closed_status, require_utc
+from lapse.messages import Message
 from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, readable
 from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
-from lapse.store import ConversationRepository, Database, ensure_schema
+from lapse.store import ConversationRepository, Database, check_schema, ensure_schema
 from lapse.store.database import Clock
 from lapse.store.limits import limited
-from lapse.store.transitions import NewConversation
+from lapse.store.operations import Steps, conversations, due, messages, sweeps
+from lapse.store.operations.messages import NewConversation, OpenPairs
+from lapse.store.statements import Statements
 from lapse.validation import check_id, check_limit, check_text
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class ConversationService:
-    """Conversations of one database. One instance serves any number of threads."""
+    """Conversations of one database. One instance serves any number of threads.
+
+    Besides what its docstring names, each method raises `InvalidInputError` (`InvalidAddressError`, `SameAddressError`,
+    …) where an argument is not usable, `SchemaError` where the database has no schema that this lapse can use, and
+    `DatabaseError` where the database refused, or stayed out of reach.
+    """
 
     def __init__(
-        self,
-        database: Database | str | None = None,
-        *,
-        settings: Settings | None = None,
-        clock: Clock | None = None,
+        self, database: Database | str | None = None, *, settings: Settings | None = None, clock: Clock | None = None
     ) -> None:
         """Prepare the service; the database is first reached by the first call.
 
@@ -49,8 +56,9 @@ class ConversationService:
         self.call_timeout_seconds = self.settings.call_timeout_seconds
         """How long a call may take; sweeps may take longer."""
         self._has_schema = False
+        self._open_pairs = OpenPairs()
         self._expiration_seconds = round(self.settings.expiration.total_seconds())
-        self._idle_timeout_seconds = round(self.idle_timeout().total_seconds())
+        self._idle_timeout_seconds = self._idle_seconds()
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -69,25 +77,18 @@ class ConversationService:
         context: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Conversation:
-        """Note a message and return its conversation: opened, kept alive, answered or brought back by it.
+        """Record a message and return its conversation: opened, kept alive, answered or brought back by it.
 
-        Args:
-            owner_id: the tenant. A whole number, or whatever the application's own table has, when it was adopted.
-            from_number: the address that the message comes from.
-            to_number: the address that it goes to.
-            channel: `whatsapp`, `sms`, `webchat`, ….
-            sender: the side that wrote it: `user` (the customer), `agent`, `support` or `system`.
-            user_id: the application's own id, kept when this message opens a conversation.
-            context: a JSON object, kept when this message opens a conversation.
-            metadata: a JSON object, kept when this message opens a conversation.
-
-        Raises:
-            InvalidInputError: an argument is not usable (`InvalidAddressError`, `SameAddressError`, …).
-            SchemaError: the database has no schema that this lapse can use.
-            DatabaseError: the database refused, or stayed out of reach.
+        What the arguments are is said at `lapse.Message`.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
-        return self._repository.record_message(new)
+        message = Message(
+            owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
+        )
+        new = self._new(message)
+        pair = (new.owner_id, new.channel, new.session_key)
+        conversation = self.database.run(messages.record_message, new, pair in self._open_pairs)
+        self._open_pairs.add(pair)
+        return conversation
 
     @limited
     def create_conversation(
@@ -96,19 +97,22 @@ class ConversationService:
         from_number: str,
         to_number: str,
         channel: str = WHATSAPP,
-        user_id: AnyId | None = None,
-        metadata: dict[str, Any] | None = None,
-        context: dict[str, Any] | None = None,
         sender: str = Sender.USER,
+        *,
+        user_id: AnyId | None = None,
+        context: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> Conversation:
-        """Open a conversation; arguments and errors as `record_message`.
+        """Open a conversation; arguments as `record_message`.
 
         Raises:
             ConversationAlreadyOpenError: the pair has an open one, which was left as it is.
         """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
-        conversation, created = self._repository.open_conversation(new)
-        if not created:
+        message = Message(
+            owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
+        )
+        conversation, is_new = self.database.run(messages.open_conversation, self._new(message))
+        if not is_new:
             raise ConversationAlreadyOpenError(conversation.conv_id, masked(conversation.conv_id))
         return conversation
 
@@ -119,17 +123,17 @@ class ConversationService:
         from_number: str,
         to_number: str,
         channel: str = WHATSAPP,
-        user_id: AnyId | None = None,
-        metadata: dict[str, Any] | None = None,
-        context: dict[str, Any] | None = None,
         sender: str = Sender.USER,
+        *,
+        user_id: AnyId | None = None,
+        context: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> Conversation:
-        """Return the pair's open conversation, opening one where there is none. It does not count as activity.
-
-        Arguments and errors are those of `record_message`.
-        """
-        new = self._new(owner_id, from_number, to_number, channel, sender, user_id, context, metadata)
-        return self._repository.open_conversation(new)[0]
+        """Return the pair's open conversation, opening one where there is none: no activity. As `record_message`."""
+        message = Message(
+            owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
+        )
+        return self.database.run(messages.open_conversation, self._new(message))[0]
 
     @limited
     def close_conversation(
@@ -144,12 +148,12 @@ class ConversationService:
         """End a conversation as `agent_closed`, `support_closed`, `user_closed`, `failed` or `expired`.
 
         Raises:
-            InvalidInputError: the status is not a closed one, or the id is none.
             ConversationNotFoundError: there is no such conversation.
             InvalidTransitionError: it has ended already; nothing was changed.
         """
         closed, texts = parse_closed_status(status), (check_text("reason", reason), check_text("actor", actor))
-        return self._repository.close(*self._key(conv_id, owner_id), closed, *texts)
+        self._prepare()
+        return self.database.run(conversations.close, *self._key(conv_id, owner_id), closed, *texts)
 
     @limited
     def extend_expiration(
@@ -160,10 +164,9 @@ class ConversationService:
         until: datetime | None = None,
         owner_id: AnyId | None = None,
     ) -> Conversation:
-        """Move a conversation's expiry later: by `minutes` (default: the expiration setting), or to `until`.
+        """Move a conversation's expiry later: by `minutes` (default: the expiration setting), or to a later `until`.
 
         Raises:
-            InvalidInputError: minutes are not positive, or `until` is not later than the present expiry.
             ConversationNotFoundError: there is no such conversation.
             InvalidTransitionError: it has ended.
             ConversationExpiredError: its expiry has passed.
@@ -173,34 +176,39 @@ class ConversationService:
         until = None if until is None else require_utc(until)
         if until is None:
             minutes = check_extension(self.settings.expiration_minutes if minutes is None else minutes)
-        return self._repository.extend(*self._key(conv_id, owner_id), minutes, until)
+        self._prepare()
+        return self.database.run(conversations.extend, *self._key(conv_id, owner_id), minutes, until)
 
     @limited
     def get_conversation_by_id(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> Conversation:
         """Return a conversation.
 
         Raises:
-            InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
-            DatabaseError: its context or metadata cannot be read; or the database refused, or stayed out of reach.
+            DatabaseError: its context or metadata cannot be read, besides.
         """
-        return readable(self._find(conv_id, owner_id))
+        conversation = self._look_up(conversations.get_by_id, *self._key(conv_id, owner_id), default=None)
+        if conversation is None:
+            raise _not_found(conv_id)
+        return readable(conversation)
 
     @limited
     def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
         """Return a conversation's transitions, the first one first.
 
         Raises:
-            InvalidInputError: the id is none.
             ConversationNotFoundError: there is no such conversation.
         """
-        conversation = self._find(conv_id, owner_id)
-        return self._repository.get_events(conversation.conv_id, conversation.owner_id)
+        events = self._look_up(conversations.get_events, *self._key(conv_id, owner_id), default=None)
+        if events is None:
+            raise _not_found(conv_id)
+        return events
 
     @limited
     def get_active_conversations(self, owner_id: AnyId, limit: int = 100) -> list[Conversation]:
         """Return an owner's active conversations (pending and progress), the latest activity first."""
-        return self._repository.get_active_conversations(self._id("owner_id", owner_id), check_limit(limit))
+        owner_id = self._id("owner_id", owner_id)
+        return self._look_up(conversations.get_active, owner_id, check_limit(limit), default=[])
 
     @limited
     def get_conversation_history(
@@ -208,93 +216,83 @@ class ConversationService:
     ) -> list[Conversation]:
         """Return all conversations of a pair of addresses, in either direction, the latest first."""
         pair, owner_id = address_pair(from_number, to_number, channel), self._id("owner_id", owner_id)
-        return self._repository.get_history(owner_id, pair.channel, pair.session_key, check_limit(limit))
+        arguments = (owner_id, pair.channel, pair.session_key, check_limit(limit))
+        return self._look_up(conversations.get_history, *arguments, default=[])
 
     @limited
     def find_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> list[Conversation]:
         """Return conversations that are idle now (default: for the idle timeout setting), the longest idle first."""
-        return self._repository.find_idle_conversations(self.idle_timeout(idle_minutes), check_limit(limit))
+        return self._look_up(due.find_idle, self._idle_seconds(idle_minutes), check_limit(limit), default=[])
 
     @limited
     def find_expired_conversations(self, limit: int = 100) -> list[Conversation]:
         """Return open conversations that are past their expiry, the longest first."""
-        return self._repository.find_expired_conversations(check_limit(limit))
+        return self._look_up(due.find_expired, check_limit(limit), default=[])
 
     def process_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> int:
-        """Pause conversations that are idle: at most `limit`, the longest overdue first. Returns how many were paused.
-
-        Any number of processes may do so at once; each conversation is paused once.
-        """
-        return self._repository.sweeper.pause_idle(self.idle_timeout(idle_minutes), check_limit(limit))
+        """Pause up to `limit` idle conversations, each once, however many processes do so; return how many were."""
+        seconds, limit = self._idle_seconds(idle_minutes), check_limit(limit)
+        self._prepare()
+        return self.database.run(sweeps.pause_idle, seconds, limit)
 
     def process_expired_conversations(self, limit: int = 100) -> int:
-        """End conversations that are past their expiry: one batch of at most `limit`. Returns how many were ended.
-
-        Any number of processes may do so at once; each conversation is ended once.
-        """
-        return self._repository.sweeper.expired().sweep(check_limit(limit), retry=True).ended
+        """End up to `limit` expired conversations, each once, however many processes do so; return how many were."""
+        limit = check_limit(limit)
+        self._prepare()
+        return self.database.run(sweeps.end_expired, limit)
 
     @limited
     def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
-        """Return when the next sweep has work, by the clock of the database."""
-        return self._repository.next_deadlines(retry=retry)
+        """Return when each task of a worker has work next, by the clock of the database."""
+        nothing = NextDeadlines(due_at=dict.fromkeys(sweeps.TASKS), now=self.database.now())
+        return self._look_up(due.next_deadlines, self._idle_seconds(), {}, default=nothing, retry=retry)
 
     def idle_timeout(self, minutes: float | None = None) -> timedelta:
-        """Return the idle timeout: of so many minutes, or the setting's.
-
-        Raises:
-            InvalidIdleTimeoutError: the minutes are not usable.
-        """
-        chosen = self.settings.idle_timeout_minutes if minutes is None else minutes
-        return timedelta(seconds=idle_timeout_seconds(chosen))
+        """Return the idle timeout: of so many minutes, or the setting's; `InvalidIdleTimeoutError` as others raise."""
+        return timedelta(seconds=self._idle_seconds(minutes))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    @property
-    def _repository(self) -> ConversationRepository:
+    def _prepare(self) -> None:
+        """Make an embedded database's schema where there is none; check it everywhere, once."""
         if not self._has_schema:
             ensure_schema(self.database)
             self._has_schema = True
-        return self.conversation_repo
 
-    def _find(self, conv_id: AnyId, owner_id: AnyId | None) -> Conversation:
-        conversation = self._repository.get_conversation_by_id(*self._key(conv_id, owner_id))
-        if conversation is None:
-            raise ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")
-        return conversation
+    def _look_up(
+        self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, default: T, retry: bool = True
+    ) -> T:
+        """Return what an operation reads; `default` where nobody has written to an embedded database yet."""
+        if not self._has_schema:
+            path = self.database.path
+            try:
+                if path is not None and not path.exists():
+                    return default
+                check_schema(self.database, retry=retry)
+            except SchemaMissingError:
+                if path is None:
+                    raise
+                return default
+            self._has_schema = True
+        return self.database.run(operation, *arguments, reads_only=True, retry=retry)
+
+    def _idle_seconds(self, minutes: float | None = None) -> int:
+        return idle_timeout_seconds(self.settings.idle_timeout_minutes if minutes is None else minutes)
 
     def _key(self, conv_id: AnyId, owner_id: AnyId | None) -> tuple[AnyId, AnyId | None]:
-        return self._id("conv_id", conv_id), self._optional_id("owner_id", owner_id)
+        return self._id("conv_id", conv_id), None if owner_id is None else self._id("owner_id", owner_id)
 
     def _id(self, name: str, value: AnyId) -> AnyId:
         """Return an id for this column, checked: of which type it is, the database says."""
-        return check_id(self._repository.database.layout().kinds[name], name, value)
+        return check_id(self.database.shape().mapping.kinds[name], name, value)
 
-    def _optional_id(self, name: str, value: AnyId | None) -> AnyId | None:
-        return None if value is None else self._id(name, value)
+    def _new(self, message: Message) -> NewConversation:
+        """Return what a message would open, checked."""
+        pair = address_pair(message.from_number, message.to_number, message.channel)
+        self._prepare()
+        kinds = self.database.shape().mapping.kinds
+        return NewConversation.of(message, pair, kinds, self._expiration_seconds, self._idle_timeout_seconds)
 
-    def _new(
-        self,
-        owner_id: AnyId,
-        from_number: str,
-        to_number: str,
-        channel: str,
-        sender: str,
-        user_id: AnyId | None,
-        context: dict[str, Any] | None,
-        metadata: dict[str, Any] | None,
-    ) -> NewConversation:
-        pair = address_pair(from_number, to_number, channel)
-        return NewConversation(
-            owner_id=self._id("owner_id", owner_id),
-            channel=pair.channel,
-            session_key=pair.session_key,
-            from_number=pair.from_number,
-            to_number=pair.to_number,
-            sender=parse_sender(sender),
-            expiration_seconds=self._expiration_seconds,
-            idle_timeout_seconds=self._idle_timeout_seconds,
-            user_id=self._optional_id("user_id", user_id),
-            context=check_json_object("context", context),
-            metadata=check_json_object("metadata", metadata),
-        )
+
+def _not_found(conv_id: AnyId) -> ConversationNotFoundError:
+    return ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from lapse.replay.message_log import FIRST_YEAR, LoggedMessage
 from lapse.service import ConversationService
 from lapse.validation import MAX_LIMIT
-from lapse.worker.batch_size import BatchSize
-from lapse.worker.drain import Drain
-from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, build_tasks
+from lapse.worker import TaskResult, sweep_tasks
 
 # Deadlines are strict: the first moment at which one has passed.
 _TICK = timedelta(microseconds=1)
@@ -63,7 +62,7 @@ class _Deadlines:
     def __init__(self, service: ConversationService, clock: VirtualClock) -> None:
         self._service = service
         self._clock = clock
-        self._drains = {name: Drain(task, BatchSize(MAX_LIMIT)) for name, task in build_tasks(service).items()}
+        self._tasks = sweep_tasks(service, batch_size=MAX_LIMIT).values()
         settings = service.settings
         self._shortest = timedelta(minutes=min(settings.idle_timeout_minutes, settings.expiration_minutes))
         self._none_before = clock.now
@@ -79,11 +78,7 @@ class _Deadlines:
             if earliest is None or (moment is not None and earliest >= moment):
                 return
             self._clock.now = max(self._clock.now, earliest + _TICK)
-            for name, deadline in (
-                (IDLE_CONVERSATIONS, deadlines.idle),
-                (EXPIRED_CONVERSATIONS, deadlines.expired),
-            ):
-                if deadline is not None and deadline < self._clock.now:
-                    run = self._drains[name].run(lambda: False)
-                    if run.error is not None:
-                        raise run.error
+            for task in self._tasks:
+                if task.seconds_to_work(replace(deadlines, now=self._clock.now)) < 0:
+                    for _ in task.work(TaskResult(task=task.name)):
+                        pass  # never too late to go on

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 from lapse.models import ConversationEvent
-from lapse.store import statements
-from lapse.store.connection import Connection, Row, Rows
 from lapse.store.database import Database
-from lapse.store.rows import event_of
+from lapse.store.operations import Query, Steps
+from lapse.store.rows import row_to_event
+from lapse.store.statements import Statements, counts
 
 
 class Chronicle:
@@ -22,31 +21,35 @@ class Chronicle:
 
     def count_conversations(self) -> int:
         """Return how many conversations there are, open and closed."""
-        return int(self._rows(statements.COUNT_CONVERSATIONS).one().conversations)
+        return self._database.run(_count_conversations)
 
     def count_events_by_type(self) -> dict[str, int]:
         """Return how many events there are of each type; without zeros."""
-        return {row.type: row.events for row in self._rows(statements.COUNT_EVENTS_BY_TYPE)}
+        return self._database.run(_count_events_by_type)
 
-    def each_event(self, on_event: Callable[[ConversationEvent, str, str], object]) -> None:
-        """Call this with every event, and its conversation's channel and session key."""
-        self._stream(statements.TRANSITIONS, lambda row: on_event(event_of(row), row.channel, row.session_key))
-
-    def span(self) -> tuple[datetime, datetime] | None:
+    def lifetime(self) -> tuple[datetime, datetime] | None:
         """Return when the first conversation began and when the last one began or ended; None without any."""
-        row = self._rows(statements.SPAN_OF_LIVES).one()
-        return None if row.begin is None else (row.begin, row.end)
+        return self._database.run(_lifetime)
 
-    def each_change(self, on_change: Callable[[datetime, int], object]) -> None:
-        """Call this with every moment at which a conversation began (1) or ended (-1)."""
-        self._stream(statements.BEGINS_AND_ENDS, lambda row: on_change(row.moment, row.change))
+    def events(self) -> Iterator[tuple[ConversationEvent, str, str]]:
+        """Yield every event, with its conversation's channel and session key, in order of time."""
+        for row in self._database.stream(counts.transitions):
+            yield row_to_event(row), row.channel, row.session_key
 
-    def _stream(self, statement: Any, on_row: Callable[[Row], object]) -> None:
-        def work(connection: Connection) -> None:
-            for row in connection.stream(statement):
-                on_row(row)
+    def changes(self) -> Iterator[tuple[datetime, int]]:
+        """Yield every moment at which a conversation began (1) or ended (-1), in order of time."""
+        for row in self._database.stream(counts.begins_and_ends):
+            yield row.moment, row.change
 
-        self._database.transaction(work, retry=False)  # some rows may have been handed over before an error
 
-    def _rows(self, statement: Any) -> Rows:
-        return self._database.autocommit(lambda connection: connection.execute(statement))
+def _count_conversations(sql: Statements) -> Steps[int]:
+    return int((yield Query(sql(counts.conversations))).one().conversations)
+
+
+def _count_events_by_type(sql: Statements) -> Steps[dict[str, int]]:
+    return {row.type: row.events for row in (yield Query(sql(counts.events_by_type)))}
+
+
+def _lifetime(sql: Statements) -> Steps[tuple[datetime, datetime] | None]:
+    row = (yield Query(sql(counts.lifetimes))).one()
+    return None if row.begin is None else (row.begin, row.end)

@@ -1,51 +1,41 @@
-"""One database: its connections, its clock, its transactions, its retries, and its errors in lapse's words."""
+"""One database, for threads: does the steps of operations, with its connections, its clock and its retries."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import sqlalchemy as sa
-import tenacity
 from sqlalchemy.exc import DBAPIError
 
 from lapse.addresses import shown
-from lapse.errors import CallTimeoutError, DatabaseUnavailableError, InvalidInputError
+from lapse.errors import InvalidInputError, LapseError
 from lapse.lifecycle import require_utc
-from lapse.store import citus, limits, statements
-from lapse.store.connection import Connection, Statements
-from lapse.store.driver_errors import SqliteBusyError, is_read_only, translate
-from lapse.store.drivers.sqlite import BUSY_LOOK_SECONDS
+from lapse.store.connection import Connection, StatementCache
+from lapse.store.driver_errors import UnsupportedStatementError, is_read_only
 from lapse.store.engines import READS_ONLY, connector, make_engine
-from lapse.store.layout import OWN, Layout, read_layout, use_layout
-from lapse.store.pool import Pool, PoolTimeoutError
+from lapse.store.operations import Query, Step, Steps, Transaction
+from lapse.store.operations.schema import read_shape
+from lapse.store.pool import Pool
+from lapse.store.retries import Retries, in_lapses_words
+from lapse.store.statements import Row, Statements
+from lapse.store.statements.conversations import clock as server_clock
+from lapse.store.table_mapping import Shape
 from lapse.store.urls import parse_url, safe_url
 
 Clock = Callable[[], datetime]
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 MAX_CONNECTIONS = 15
 """Sessions of a process at a server."""
-BUSY_TIMEOUT_SECONDS = 10
-"""How long a write waits for another one on SQLite, where the call has no limit of its own."""
-RETRY_TIMEOUT_SECONDS = 10
-"""No attempt begins later than this after the first one failed; a call with a limit of its own goes by that."""
-# At once, since a connection that was cut says nothing about the next one; then with jitter, so that all callers of a
-# lost server do not come back at once.
-_RETRIES = tenacity.Retrying(
-    retry=tenacity.retry_if_exception(
-        lambda error: isinstance(error, DatabaseUnavailableError) and not isinstance(error, CallTimeoutError)
-    ),
-    wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=2, jitter=1),
-    reraise=True,
-)
 
 
 class Database:
-    """A pool of connections with lapse's ways: autocommit for single statements, BEGIN IMMEDIATE on SQLite, retries."""
+    """A pool of connections with lapse's ways: single statements in autocommit, BEGIN IMMEDIATE on SQLite, retries."""
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         """Prepare the pool; nothing is connected yet.
@@ -65,107 +55,190 @@ class Database:
         self.safe_url = safe_url(parsed)
         self.clock = clock
         self.path = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
-        connect = self._connect = connector(parsed)
-        self.engine = make_engine(parsed, connect)
-        self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
+        self.connect = connector(parsed)
+        self.engine = make_engine(parsed, self.connect)
+        self.retries = Retries((DBAPIError, self.engine.dialect.loaded_dbapi.Error))
         # SQLite has one writer at a time: two of one process would wait for each other in no order, asleep. What only
         # reads waits for no writer.
         is_sqlite = self.dialect == "sqlite"
-        self._pool: Pool[Any] = Pool(connect, 1 if is_sqlite else MAX_CONNECTIONS)
-        self._reading_pool = Pool(connect, MAX_CONNECTIONS) if is_sqlite else self._pool
-        self._url = parsed
-        self._statements = Statements(self.engine.dialect)
-        self._layout = OWN if self.dialect == "sqlite" else None
-        self._is_distributed: bool | None = None
+        self._pool: Pool[Any] = Pool(self.connect, 1 if is_sqlite else MAX_CONNECTIONS)
+        self._reading_pool = Pool(self.connect, MAX_CONNECTIONS) if is_sqlite else self._pool
+        shape = Shape(dialect=self.dialect, has_server_clock=clock is None and not is_sqlite)
+        self.default_statements = Statements(shape, self.engine.dialect)
+        """Those of lapse's own tables."""
+        self.statements = self.default_statements if is_sqlite else None
+        """None: the database has not been asked yet for its shape, or has no tables."""
+        self._session_statements = StatementCache(self.engine.dialect)
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
         self._reading_pool.close()
 
-    @property
-    def now_expression(self) -> statements.Now:
-        """Return the `now` that statements are built with: the server's clock where there is one."""
-        if self.clock is None and self.dialect == "postgresql":
-            return statements.server_now()
-        return statements.BOUND_NOW
+    def now(self) -> datetime:
+        """Return the present moment by the injected clock, or this machine's."""
+        return require_utc(self.clock()) if self.clock else datetime.now(UTC)
 
-    @property
-    def now_parameters(self) -> dict[str, datetime]:
-        """Return what `now_expression` needs to be executed."""
-        if self.clock is None and self.dialect == "postgresql":
-            return {}
-        return {"now": require_utc(self.clock()) if self.clock else datetime.now(UTC)}
-
-    def read_clock(self, connection: Connection) -> datetime:
-        """Return the present moment by the clock that rules in this database."""
-        if self.clock is not None:
-            return require_utc(self.clock())
-        if self.dialect == "postgresql":
-            moment: datetime = connection.execute(statements.SERVER_CLOCK).one()[0]
-            return moment
-        return datetime.now(UTC)
-
-    def is_distributed(self, *, look_again: bool = False, retry: bool = True) -> bool:
-        """Tell whether Citus keeps the conversations on several shards.
-
-        Asked of the database once; `look_again` asks again, for they may have been distributed since.
+    def shape(self, *, retry: bool = True) -> Shape:
+        """Return the shape of the database, which is asked for it once.
 
         Raises:
             DatabaseError: the database refused, or cannot be reached.
         """
-        if self.dialect != "postgresql":
-            return False
-        if self._is_distributed is None or look_again:
-            self._is_distributed = self.autocommit(citus.is_distributed, retry=retry)
-        return self._is_distributed
+        return (self.statements or self._read_shape(retry=retry)).shape
 
-    def layout(self) -> Layout:
-        """Return how this database keeps lapse's tables; asked of it once.
-
-        Raises:
-            DatabaseError: the database refused, or cannot be reached.
-        """
-        if self._layout is None:
-            self.autocommit(lambda connection: None)
-        return self._layout or OWN
-
-    def forget_layout(self) -> None:
-        """Ask again before the next statement: the tables may have been adopted, or given back."""
+    def invalidate(self) -> None:
+        """Ask again before the next operation: the tables may have been adopted, reverted or distributed."""
         if self.dialect != "sqlite":
-            self._layout = None
+            self.statements = None
 
-    def transaction(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
-        """Run `work` in one transaction that may write, and return what it returns.
+    def build(self, shape: Shape | None) -> Statements:
+        """Return the statements for this shape, from now on those of the database; None: there are no tables yet."""
+        if shape is None:
+            return self.default_statements
+        is_default = shape == self.default_statements.shape
+        self.statements = self.default_statements if is_default else Statements(shape, self.engine.dialect)
+        return self.statements
+
+    # --- operations -------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        operation: Callable[[Statements, *Ts], Steps[T]],
+        *arguments: *Ts,
+        reads_only: bool = False,
+        retry: bool = True,
+        statements: Statements | None = None,
+    ) -> T:
+        """Do an operation's steps and return what it returns.
 
         Args:
-            work: called again from the start after a transient failure, even one in COMMIT: it must be repeatable.
-            retry: False raises at once.
+            operation: called with the statements, and these arguments.
+            arguments: what else it takes.
+            reads_only: it writes nothing: then on SQLite it waits for no write of this process.
+            retry: a step is done again where the database was away; False raises at once.
+            statements: default is the database's own.
 
         Raises:
             DatabaseUnavailableError: transient failures went on.
             DatabaseError: the database refused.
+            LapseError: what the operation raises.
         """
+        sql = statements or self.statements or self._read_shape(retry=retry)
+        pool = self._reading_pool if reads_only else self._pool
+        problem: Exception | None = None
+        try:
+            steps = operation(sql, *arguments)
+            step = next(steps)
+            while True:
+                do = partial(self._transact, step) if isinstance(step, Transaction) else partial(self._query, step)
+                attempt = partial(pool.use, do, is_read_only)
+                result = problem = None
+                try:
+                    result = attempt()
+                except LapseError as error:
+                    problem = error
+                except self.retries.errors as error:
+                    problem = error
+                # Outside the handler: a driver's error, which may hold a row's values, must be nobody's context.
+                if problem is not None and not isinstance(problem, LapseError):
+                    try:
+                        result, problem = self.retries.attempt(attempt, retry=retry, problem=problem), None
+                    except LapseError as error:
+                        problem = error
+                step = steps.send(result) if problem is None else steps.throw(problem)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        except UnsupportedStatementError:
+            if statements is not None or self._has_shape(sql.shape, retry=retry):
+                raise
+        finally:
+            problem = None  # it knows this frame
+        # The tables were distributed while the process ran.
+        return self.run(operation, *arguments, reads_only=reads_only, retry=retry)
 
-        def attempt(driver: Any) -> T:
-            return self._connection(driver).transaction(driver.begin, work)
+    def run_on(self, driver: Any, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts) -> T:
+        """Do all of an operation in one transaction on this connection; the driver's errors come as they are."""
+        steps = Transaction(lambda: operation(self.default_statements, *arguments), is_snapshot=True)
+        result: T = self._transact(steps, driver)
+        return result
 
-        return self._run(lambda: self._pool.use(attempt, is_read_only), retry=retry)
+    def stream(self, build: Callable[[Any], Any]) -> Iterator[Row]:
+        """Run a query on a connection of its own, and yield its rows; some are in memory at once.
 
-    def autocommit(self, work: Callable[[Connection], T], *, reads_only: bool = False, retry: bool = True) -> T:
-        """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`.
+        Raises:
+            DatabaseError: the database refused, or cannot be reached.
+        """
+        statement = (self.statements or self._read_shape(retry=True))(build)
+        problem: Exception | None = None
+        driver = None
+        try:
+            driver = self.connect()
+            driver.run(driver.begin_snapshot, {})
+            for page in driver.pages(statement.sql, statement.bind({})):
+                yield from statement.rows(page)
+        except self.retries.errors as error:
+            problem = error
+        finally:
+            if driver is not None:
+                driver.discard()
+        if problem is not None:
+            raise in_lapses_words(problem)
+
+    def _transact(self, step: Transaction, driver: Any) -> Any:
+        driver.run(driver.begin_snapshot if step.is_snapshot else driver.begin, {})
+        try:
+            steps = step.work()
+            result = None
+            try:
+                while True:
+                    result = self._query(steps.send(result), driver)
+            except StopIteration as done:
+                result = done.value
+            driver.run("COMMIT", {})
+        except Exception:
+            # The connection may be gone, or the database have rolled back already: the first error is the one to tell.
+            driver.roll_back()
+            raise
+        return result
+
+    def _query(self, step: Step, driver: Any) -> Any:
+        if isinstance(step, Query):
+            statement, values = step
+        elif self.clock is not None or self.dialect == "sqlite":
+            return self.now()
+        else:
+            return (self._query(Query(self.default_statements(server_clock)), driver)).one().now
+        if statement.takes_now and "now" not in values:
+            values = {**values, "now": self.now()}
+        return statement.rows(driver.run(statement.sql, statement.bind(values)))
+
+    def _read_shape(self, *, retry: bool) -> Statements:
+        return self.build(self.run(read_shape, retry=retry, statements=self.default_statements))
+
+    def _has_shape(self, shape: Shape, *, retry: bool) -> bool:
+        self.invalidate()
+        return self._read_shape(retry=retry).shape == shape
+
+    # --- sessions, for what is no operation: adoption, migrations ---------------------------------------------------
+
+    def transaction(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
+        """Run `work` in one transaction that may write, and return what it returns; errors as `run`.
 
         Args:
-            work: as there.
-            reads_only: it writes nothing: then on SQLite it waits for no write of this process.
-            retry: as there.
+            work: called again from the start after a transient failure, even one in COMMIT: it must be repeatable.
+            retry: False raises at once.
         """
+        return self.autocommit(lambda connection: connection.transaction(connection.driver.begin, work), retry=retry)
+
+    def autocommit(self, work: Callable[[Connection], T], *, retry: bool = True) -> T:
+        """Run `work`, each statement its own transaction (one round trip); otherwise as `transaction`."""
 
         def attempt(driver: Any) -> T:
-            return work(self._connection(driver))
+            return work(Connection(driver, self._session_statements))
 
-        pool = self._reading_pool if reads_only else self._pool
-        return self._run(lambda: pool.use(attempt, is_read_only), retry=retry)
+        return self.retries.attempt(partial(self._pool.use, attempt, is_read_only), retry=retry)
 
     def schema_transaction(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction on a connection of SQLAlchemy, as migrations need it; otherwise the same."""
@@ -176,22 +249,6 @@ class Database:
         """Run `work`, which only reads, on a connection of SQLAlchemy; otherwise as `transaction`."""
         return self._with_sqlalchemy({READS_ONLY: True}, work, retry=retry)
 
-    # --- inside -------------------------------------------------------------------------------------------------
-
-    def _connection(self, driver: Any) -> Connection:
-        if self._layout is None:
-            self._look_at_layout(driver)
-        return Connection(driver, self._statements)
-
-    def _look_at_layout(self, driver: Any) -> None:
-        found = read_layout(driver)
-        dialect = self.engine.dialect
-        if found not in (None, OWN):
-            # One of its own: what a dialect has compiled it keeps for good.
-            dialect = use_layout(make_engine(self._url, self._connect).dialect, found)
-        self._statements = Statements(dialect)
-        self._layout = found  # None, where there is no table yet: looked for again next time
-
     def _with_sqlalchemy(self, options: dict[str, Any], work: Callable[[sa.Connection], T], *, retry: bool) -> T:
         engine = self.engine.execution_options(**options)
 
@@ -199,52 +256,4 @@ class Database:
             with engine.begin() as connection:
                 return work(connection)
 
-        return self._run(attempt, retry=retry)
-
-    def _run(self, attempt: Callable[[], T], *, retry: bool) -> T:
-        try:
-            return self._patient(attempt)
-        except CallTimeoutError:
-            raise
-        except DatabaseUnavailableError as error:
-            if not retry:
-                raise
-            reason = str(error)
-        remaining = limits.current().remaining
-        seconds = RETRY_TIMEOUT_SECONDS if remaining is None else remaining
-        # A copy: the state of tenacity's object is one thread's.
-        try:
-            result: T = _RETRIES.copy(stop=tenacity.stop_before_delay(seconds))(self._patient, attempt)
-        except CallTimeoutError as error:
-            # Time was up for a last attempt; why there had to be one is what helps.
-            raise CallTimeoutError(f"{error}; at first, {reason}") from None
-        return result
-
-    def _patient(self, attempt: Callable[[], T]) -> T:
-        """Translate errors, and wait for SQLite's write lock in small pieces that a stop can come between."""
-        give_up_at: float | None = None
-        while True:
-            try:
-                return attempt()
-            except PoolTimeoutError as error:
-                raise _overdue(str(error)) from None
-            except (DBAPIError, self._driver_error) as error:
-                translated = translate(error)
-            if isinstance(translated, CallTimeoutError):
-                raise _overdue(str(translated))
-            if not isinstance(translated, SqliteBusyError):
-                raise translated
-            limit, now = limits.current(), time.monotonic()
-            if give_up_at is None:
-                # Each look takes a while itself.
-                give_up_at = (limit.deadline or now + BUSY_TIMEOUT_SECONDS) - BUSY_LOOK_SECONDS
-            if limit.is_stopping() or now >= give_up_at:
-                raise translated if limit.seconds is None else _overdue("another process keeps the file locked")
-
-
-def _overdue(reason: str) -> DatabaseUnavailableError:
-    """Return the error that says for what the call's time was used up."""
-    seconds = limits.current().seconds
-    if seconds is None:
-        return DatabaseUnavailableError(f"the database is not available: {reason}")
-    return CallTimeoutError(f"not done in time (LAPSE_CALL_TIMEOUT, {seconds:g} seconds): {reason}")
+        return self.retries.attempt(attempt, retry=retry)

@@ -40,6 +40,14 @@ def connector(url: sa.URL) -> Callable[[], Any]:
     return lambda: postgresql.connect(arguments, json_text)
 
 
+def async_connector(url: sa.URL) -> Callable[[], Any]:
+    """Return what connects to PostgreSQL from an event loop; nothing is connected yet."""
+    from lapse.store.drivers import asyncio
+
+    _, arguments = sa.create_engine(url).dialect.create_connect_args(url)
+    return lambda: asyncio.connect(arguments, json_text)
+
+
 def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:
     """Return SQLAlchemy's engine, for migrations and looks at the schema: it makes a connection for each use."""
     options: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import partial, wraps
 from time import monotonic
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -66,8 +66,8 @@ def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P],
     return limited_call
 
 
-def ended_by(is_stopping: Callable[[], bool], work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Do work whose waits a stop ends; of this thread's calls alone, whoever else uses the same database."""
+def ended_by(is_stopping: Callable[[], bool]) -> Context:
+    """Return a context for work whose waits a stop ends: of that work alone, whoever else uses the same database."""
     context = copy_context()
-    context.run(_set, Limits(is_stopping=is_stopping))
-    return context.run(work, *arguments, **options)
+    context.run(_set, _get()._replace(is_stopping=is_stopping))
+    return context

@@ -9,25 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lapse.errors import DatabaseUnavailableError, ForeignTableError, SchemaVersionError
+from lapse.errors import DatabaseUnavailableError, ForeignTableError, SchemaError, SchemaVersionError
 from lapse.store.database import Database
 from lapse.store.drivers.sqlite import WRITE_AHEAD
-from lapse.store.layout import ADOPTION_TABLE, VERSION_TABLE
-from lapse.store.schema import conversations, metadata
-from lapse.store.schema_version import (
-    check_schema,
-    current_version,
-    head_version,
-    known_versions,
-    schema_version,
-)
+from lapse.store.operations import schema as operations
+from lapse.store.operations.schema import head_version, known_versions
+from lapse.store.statements import schema as statements
 from lapse.store.table_locks import holders_query
+from lapse.store.table_mapping import ADOPTION_TABLE, VERSION_TABLE
+from lapse.store.tables import OWN_TABLES
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-LOCK_SCHEMA = sa.select(sa.func.pg_advisory_xact_lock(0x6C61707365))  # "lapse" in ASCII
-"""PostgreSQL: one change of the schema at a time. Of a transaction: a session's would be lost in a pooler."""
 _alembic_lock = threading.Lock()
 """Alembic keeps the running migration in its modules' globals: one at a time in a process."""
 LOCK_WAIT_SECONDS = 30.0
@@ -70,8 +64,8 @@ def migrate(database: Database) -> MigrationResult:
 
     def upgrade(connection: sa.Connection) -> MigrationResult:
         if database.dialect == "postgresql":
-            connection.execute(LOCK_SCHEMA)
-        before, head = current_version(connection), head_version()
+            connection.execute(statements.lock(OWN_TABLES))
+        before, head = _current_version(connection), head_version()
         if before is None:
             _refuse_foreign_tables(connection)
         elif before not in known_versions():
@@ -106,15 +100,46 @@ def ensure_schema(database: Database, *, retry: bool = True) -> None:
     check_schema(database, retry=retry)
 
 
+def check_schema(database: Database, *, retry: bool = True) -> None:
+    """Check that a database has the right schema.
+
+    Raises:
+        SchemaMissingError: it has none.
+        SchemaVersionError: it has another version's.
+        DatabaseError: it refused, or cannot be reached.
+    """
+    try:
+        database.run(operations.check, database.safe_url, reads_only=True, retry=retry)
+    except SchemaError:
+        database.invalidate()
+        raise
+
+
+def schema_version(database: Database, *, retry: bool = True) -> str | None:
+    """Return the version of the database's schema, or None where there is none.
+
+    Raises:
+        DatabaseError: the database refused, or cannot be reached.
+    """
+    return database.run(operations.read_version, reads_only=True, retry=retry)
+
+
+def _current_version(connection: sa.Connection) -> str | None:
+    # Asking for a table that is not there would spoil the transaction on PostgreSQL.
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(statements.version(OWN_TABLES)).scalar_one_or_none()
+
+
 def _refuse_foreign_tables(connection: sa.Connection) -> None:
     inspector = sa.inspect(connection)
-    found = [name for name in (ADOPTION_TABLE, *metadata.tables) if inspector.has_table(name)]
+    found = [name for name in (ADOPTION_TABLE, *OWN_TABLES.metadata.tables) if inspector.has_table(name)]
     if ADOPTION_TABLE in found:
         raise ForeignTableError(
             "an adoption of the table conversations has begun and is not finished: `lapse adopt` goes on, "
             "`lapse unadopt` goes back"
         )
-    if conversations.name in found and connection.dialect.name == "postgresql":
+    if OWN_TABLES.conversations.name in found and connection.dialect.name == "postgresql":
         raise ForeignTableError(
             "the database has a table 'conversations' that lapse did not make; it was left as it is: `lapse doctor` "
             "says whether `lapse adopt` can make it lapse's; or use another database or schema"
@@ -144,7 +169,7 @@ def _run_migrations(connection: sa.Connection, *, is_new: bool) -> list[str]:
 
 
 def _locked(database: Database) -> str:
-    query = sa.text(holders_query(*metadata.tables, VERSION_TABLE))
+    query = sa.text(holders_query(*OWN_TABLES.metadata.tables, VERSION_TABLE))
     holders = database.inspect(lambda connection: [f"pid {pid} ({name})" for pid, name in connection.execute(query)])
     return (
         f"the tables stayed locked for {LOCK_WAIT_SECONDS:.0f} seconds, by {', '.join(holders) or 'somebody'}: "

@@ -94,7 +94,7 @@ class Pool(Generic[C]):
         # that is known for long would keep the slot, too.
         held: list[_Slot[C]] = []
         try:
-            self._take(held)
+            self._acquire(held)
             connection = held[0].connection
             if connection is None:
                 connection = held[0].connection = self._connect()
@@ -108,9 +108,9 @@ class Pool(Generic[C]):
                 raise
         finally:
             try:
-                self._give_back(held)
+                self._release(held)
             except BaseException:
-                self._give_back(held)  # interrupted: once more, from wherever it was
+                self._release(held)  # interrupted: once more, from wherever it was
                 raise
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class Pool(Generic[C]):
         giving it back, is gone, and its connection closed. No callbacks, in which an interruption would be lost."""
         self._queue: deque[_Waiter] = deque()
 
-    def _take(self, held: list[_Slot[C]]) -> None:
+    def _acquire(self, held: list[_Slot[C]]) -> None:
         if not self._queue:
             try:
                 held.append(self._idle.pop())
@@ -156,7 +156,7 @@ class Pool(Generic[C]):
                 self._leave_queue(waiter)
                 raise
 
-    def _give_back(self, held: list[_Slot[C]]) -> None:
+    def _release(self, held: list[_Slot[C]]) -> None:
         """Take back what a caller held; may be called again after an interruption."""
         if held:
             connection = held[0].connection
@@ -184,7 +184,7 @@ class Pool(Generic[C]):
                 if waiter not in self._queue:
                     self._queue.append(waiter)
                 if self._first_in_queue(now) is waiter:
-                    self._take_free_slot(held)
+                    self._acquire_free_slot(held)
             if held:
                 return
             if now >= give_up_at:
@@ -197,7 +197,7 @@ class Pool(Generic[C]):
                 self._queue.remove(waiter)
             self._wake_first()  # there may be room for the next one, too
 
-    def _take_free_slot(self, held: list[_Slot[C]]) -> None:
+    def _acquire_free_slot(self, held: list[_Slot[C]]) -> None:
         """Take one with an idle connection, or a new one where there is room; under the lock."""
         try:
             held.append(self._idle.pop())

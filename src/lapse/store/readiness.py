@@ -9,11 +9,16 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from lapse.errors import DatabaseError, SchemaMissingError
-from lapse.store.connection import Connection
+from lapse.errors import DatabaseError, DatabaseUnavailableError, SchemaMissingError
 from lapse.store.database import Database
-from lapse.store.schema import conversation_events, conversations
-from lapse.store.schema_version import check_schema
+from lapse.store.migrate import check_schema
+from lapse.store.operations import Query, Steps
+from lapse.store.statements import Statements
+from lapse.store.tables import OWN_TABLES, Tables
+
+
+class _ReadOnlyError(DatabaseUnavailableError):
+    """The session cannot write."""
 
 
 class _Need(NamedTuple):
@@ -30,13 +35,14 @@ class _Need(NamedTuple):
 _WRITTEN = ("status", "version", "ended_at", "idle_check_at", "idle_timeout_seconds")
 # With the place of a row, by which a sweep finds again what it has locked; no right to a column includes that one.
 _READ = ("ctid", "owner_id", "conv_id", "started_at", "updated_at", "expires_at", *_WRITTEN)
-_OF_EVENTS = tuple(conversation_events.columns.keys())
+_CONVERSATIONS, _EVENTS = OWN_TABLES.conversations, OWN_TABLES.events
+_OF_EVENTS = tuple(_EVENTS.columns.keys())
 # No more: an adopted table may be granted by the column.
 _NEEDS = (
-    _Need("reads", "SELECT", conversations, _READ, "r"),
-    _Need("ends", "UPDATE", conversations, _WRITTEN, "w"),
-    _Need("reads_events", "SELECT", conversation_events, _OF_EVENTS, "r"),
-    _Need("records", "INSERT", conversation_events, _OF_EVENTS, "a"),
+    _Need("reads", "SELECT", _CONVERSATIONS, _READ, "r"),
+    _Need("ends", "UPDATE", _CONVERSATIONS, _WRITTEN, "w"),
+    _Need("reads_events", "SELECT", _EVENTS, _OF_EVENTS, "r"),
+    _Need("records", "INSERT", _EVENTS, _OF_EVENTS, "a"),
 )
 
 _attribute = sa.table("pg_attribute", *(sa.column(name) for name in ("attrelid", "attnum", "attname")))
@@ -70,18 +76,19 @@ def _has(need: _Need) -> sa.ColumnElement[bool]:
     return sa.and_(~without, sa.or_(~is_filtered, policy))
 
 
-_POSTGRESQL: Any = sa.select(
-    sa.literal_column("current_user").label("role"),
-    (_SETTING == "on").label("reads_only"),
-    sa.func.pg_is_in_recovery(type_=sa.Boolean).label("is_standby"),
-    *(_oid(table).is_not(None).label(f"has_{table.name}") for table in (conversations, conversation_events)),
-    *(_has(need).label(need.name) for need in _NEEDS),
-)
-"""A look at the catalog, which every role may take, and which no lock of anybody's holds up."""
+def _session(_tables: Tables) -> Any:
+    """Look at the catalog, which every role may do, and which no lock of anybody's holds up."""
+    return sa.select(
+        sa.literal_column("current_user").label("role"),
+        (_SETTING == "on").label("reads_only"),
+        sa.func.pg_is_in_recovery(type_=sa.Boolean).label("is_standby"),
+        *(_oid(table).is_not(None).label(f"has_{table.name}") for table in (_CONVERSATIONS, _EVENTS)),
+        *(_has(need).label(need.name) for need in _NEEDS),
+    )
 
 
 def check_ready(database: Database) -> None:
-    """Let a database pass in which a worker could do its work: the right schema, and no reason that it cannot write.
+    """Check that a worker could do its work in a database: the right schema, and no reason that it cannot write.
 
     It is asked once, without another try.
 
@@ -95,9 +102,11 @@ def check_ready(database: Database) -> None:
         _check_file(database.path)
     check_schema(database, retry=False)
     if database.dialect == "postgresql":
-        names = database.layout().renamed
-        columns = {need.name: [names.get(column, column) for column in need.columns] for need in _NEEDS}
-        database.autocommit(lambda connection: _check_session(connection, columns), retry=False)
+        try:
+            database.run(_check_session, retry=False)
+        except _ReadOnlyError:
+            database.close()
+            raise
 
 
 def _check_file(path: Path) -> None:
@@ -111,16 +120,16 @@ def _check_file(path: Path) -> None:
         raise DatabaseError("the folder of the SQLite file cannot be written: SQLite keeps files beside it")
 
 
-def _check_session(connection: Connection, columns: dict[str, list[str]]) -> None:
-    found = connection.execute(_POSTGRESQL, columns).one()
-    if found.reads_only:
-        from psycopg.errors import ReadOnlySqlTransaction  # what a statement would have raised that writes
-
-        kind = "this server is a standby, which only reads" if found.is_standby else "this session only reads"
-        raise ReadOnlySqlTransaction(kind)
-    for table in (conversations, conversation_events):
-        if not getattr(found, f"has_{table.name}"):
+def _check_session(sql: Statements) -> Steps[None]:
+    names = sql.shape.mapping.renamed
+    columns = {need.name: [names.get(column, column) for column in need.columns] for need in _NEEDS}
+    session = (yield Query(sql(_session), columns)).one()
+    if session.reads_only:
+        kind = "this server is a standby, which only reads" if session.is_standby else "this session only reads"
+        raise _ReadOnlyError(f"the database is not available: {kind}")
+    for table in (_CONVERSATIONS, _EVENTS):
+        if not getattr(session, f"has_{table.name}"):
             raise SchemaMissingError(f"the database has no table {table.name}: run `lapse doctor`")
-    missing = [f"{need.right} {need.table.name}" for need in _NEEDS if not getattr(found, need.name)]
+    missing = [f"{need.right} {need.table.name}" for need in _NEEDS if not getattr(session, need.name)]
     if missing:
-        raise DatabaseError(f"role {found.role} may not {', '.join(missing)}: run `lapse doctor`")
+        raise DatabaseError(f"role {session.role} may not {', '.join(missing)}: run `lapse doctor`")

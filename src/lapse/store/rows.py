@@ -8,18 +8,18 @@ from typing import Any
 from lapse.addresses import WHATSAPP
 from lapse.lifecycle import ConversationStatus, EventType
 from lapse.models import NEVER, Conversation, ConversationEvent
-from lapse.store.connection import Row
-from lapse.store.schema import conversation_events, conversations
+from lapse.store.statements import Row
+from lapse.store.tables import OWN_TABLES
 
 # How to write each column's field. The frozen class's own way takes four times as long, a tenth of a message on SQLite.
-_COLUMNS = tuple(conversations.c.keys())
+_COLUMNS = tuple(OWN_TABLES.conversations.c.keys())
 _WRITERS = tuple(getattr(Conversation, column).__set__ for column in _COLUMNS)
 _STATUSES = {status.value: status for status in ConversationStatus}
 LONG_AGO = datetime.fromtimestamp(0, UTC)
-_EVENT_COLUMNS = tuple(conversation_events.c.keys())
+_EVENT_COLUMNS = tuple(OWN_TABLES.events.c.keys())
 
 
-def conversation_of(row: Row) -> Conversation:
+def row_to_conversation(row: Row) -> Conversation:
     """Return the row of `conversations` as a value."""
     conversation = object.__new__(Conversation)
     for write, value in zip(_WRITERS, row, strict=True):
@@ -45,7 +45,7 @@ def _fill_gaps(conversation: Conversation, row: Row) -> None:
             _WRITERS[_COLUMNS.index(name)](conversation, value)
 
 
-def event_of(row: Row) -> ConversationEvent:
+def row_to_event(row: Row) -> ConversationEvent:
     """Return a row that begins with the columns of `conversation_events` as a value."""
     values = dict(zip(_EVENT_COLUMNS, row, strict=False))
     values["type"] = EventType(values["type"])
@@ -54,7 +54,7 @@ def event_of(row: Row) -> ConversationEvent:
     return ConversationEvent(**values)
 
 
-def later(moment: datetime, duration: timedelta) -> datetime:
+def add_clamped(moment: datetime, duration: timedelta) -> datetime:
     """Return the moment so much later; what an application lets last for ever goes on doing so."""
     try:
         return moment + duration

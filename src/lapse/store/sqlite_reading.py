@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from lapse.errors import SchemaMissingError
-from lapse.store.connection import Connection, Statements
 from lapse.store.database import Database
 from lapse.store.driver_errors import translate
 from lapse.store.drivers.sqlite import SqliteConnection
+from lapse.store.operations import Steps
+from lapse.store.statements import Statements
 from lapse.store.types import from_utc_text
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 IS_READABLE_FUNCTION = "lapse_is_readable"
 """Of every connection that is opened here: whether lapse reads a text as a time."""
@@ -26,8 +28,8 @@ _WAIT_SECONDS = 1.0
 """For a commit of a file that has no write-ahead log: there readers and a commit keep each other out."""
 
 
-def read_only(database: Database, work: Callable[[Connection], T]) -> T:
-    """Run `work` in one transaction on the file as it is, which can only read; return what it returns.
+def run_read_only(database: Database, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts) -> T:
+    """Do an operation's steps on the file as it is, which can only be read; return what it returns.
 
     Raises:
         SchemaMissingError: there is no such file.
@@ -35,7 +37,7 @@ def read_only(database: Database, work: Callable[[Connection], T]) -> T:
     """
     with opened(database) as driver:
         try:
-            return Connection(driver, Statements(database.engine.dialect)).transaction("BEGIN", work)
+            return database.run_on(driver, operation, *arguments)
         except sqlite3.Error as error:
             raise translate(error) from None
 

@@ -31,7 +31,7 @@ class WorkerOptions:
     expire_silently: bool
 
     @classmethod
-    def of(cls, settings: Settings, **arguments: Any) -> WorkerOptions:
+    def from_settings(cls, settings: Settings, **arguments: Any) -> WorkerOptions:
         """Return the arguments, and the settings for those that are None."""
         of_settings = {name for name, given in arguments.items() if given is None and name in Settings.model_fields}
         return cls(**arguments | {name: getattr(settings, name) for name in of_settings})

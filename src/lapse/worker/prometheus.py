@@ -1,4 +1,4 @@
-"""What a worker counts for Prometheus, in a registry of its own; docs/operations.md says what to do with each."""
+"""What a worker tells whoever watches it: for Prometheus; docs/operations.md says what to do with each metric."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from lapse.models import NextDeadlines, SweepResult
-from lapse.worker.drain import TaskRun
-from lapse.worker.observer import Observer
-from lapse.worker.tasks import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
+from lapse.worker.task import NullMetrics, TaskResult
 
 _Metric = TypeVar("_Metric", Counter, Gauge)
 TASK = "task_type"
@@ -27,7 +25,7 @@ LAG_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 21_600)
 """Seconds: usually about one; hours after an outage."""
 
 
-class PrometheusMetrics(Observer):
+class PrometheusMetrics(NullMetrics):
     """The metrics of one worker. Nothing here asks the database, on scrape or otherwise."""
 
     def __init__(self, tasks: Sequence[str], *, version: str, schema_version: str, database: str) -> None:
@@ -53,8 +51,8 @@ class PrometheusMetrics(Observer):
         self._refused = self._counter(
             "lapse_conversations_refused", "Times that the database refused to end a conversation.", tasks
         )
-        self._set_aside = self._gauge(
-            "lapse_conversations_set_aside", "Conversations that are due and that the database refuses to end.", tasks
+        self._quarantined = self._gauge(
+            "lapse_conversations_quarantined", "Conversations that are due and that the database refuses to end.", tasks
         )
         self._last_success = self._gauge(
             "lapse_task_last_success_timestamp_seconds", "Unix time of the latest run that succeeded; 0: none.", tasks
@@ -85,33 +83,32 @@ class PrometheusMetrics(Observer):
             self._duration.labels(task)
             oldest_due.labels(task).set_function(partial(self._seconds_overdue, task))
 
-    def count_batch(self, task: str, result: SweepResult) -> None:
+    def count_batch(self, task: str, batch: SweepResult) -> None:
         """Count it at once: a long run shows how far it is, and a killed worker takes little along."""
-        self._processed.labels(task).inc(result.ended)
-        self._rearmed.labels(task).inc(result.rearmed)
-        self._contended.labels(task).inc(result.contended)
-        self._lag.add(task, result.lags_seconds)
+        self._processed.labels(task).inc(batch.ended)
+        self._rearmed.labels(task).inc(batch.rearmed)
+        self._contended.labels(task).inc(batch.contended)
+        self._lag.add(task, batch.lags_seconds)
 
-    def count_run(self, run: TaskRun, set_aside: int) -> None:
+    def count_run(self, result: TaskResult, quarantined: int) -> None:
         """Count a run, and take its duration if it asked the database."""
-        self._refused.labels(run.task).inc(run.refused)
-        self._set_aside.labels(run.task).set(set_aside)
-        if run.error is None:
-            self._last_success.labels(run.task).set_to_current_time()
+        self._refused.labels(result.task).inc(result.refused)
+        self._quarantined.labels(result.task).set(quarantined)
+        if result.error is None:
+            self._last_success.labels(result.task).set_to_current_time()
         else:
-            self._failures.labels(run.task).inc()
-        if run.batches or run.error is not None:
-            self._duration.labels(run.task).observe(run.seconds)
+            self._failures.labels(result.task).inc()
+        if result.batches or result.error is not None:
+            self._duration.labels(result.task).observe(result.seconds)
 
     def count_failure(self, task: str) -> None:
-        """Count a failure that took no run."""
+        """Count a failure that took no result."""
         self._failures.labels(task).inc()
 
-    def note_deadlines(self, deadlines: NextDeadlines) -> None:
+    def record_deadlines(self, deadlines: NextDeadlines) -> None:
         """Keep the earliest deadlines: from the moment they pass, something has been due for so long."""
         now = time.monotonic()
-        earliest = {IDLE_CONVERSATIONS: deadlines.idle, EXPIRED_CONVERSATIONS: deadlines.expired}
-        for task, deadline in earliest.items():
+        for task, deadline in deadlines.due_at.items():
             # By the database's clock, and from here on by one that nobody sets.
             self._due_at[task] = now + (deadline - deadlines.now).total_seconds() if deadline else None
 

@@ -1,59 +1,237 @@
-"""The tasks: each is a name and the sweeps that it is made of."""
+"""The worker's tasks: pausing what is idle, and ending what has expired."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from functools import partial
+from itertools import chain
+from typing import Any
 
-from lapse.models import AnyId, NextDeadlines, SweepResult
+from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
+from lapse.logs import EventLogger
+from lapse.models import MIN_DATETIME, AnyId, NextDeadlines, SweepResult
 from lapse.service import ConversationService
-from lapse.store.statements import BEGINNING_OF_TIME
+from lapse.shutdown import StopEvent
+from lapse.store import Database
+from lapse.store.limits import ended_by
+from lapse.store.operations import sweeps
+from lapse.store.operations.schema import head_version
+from lapse.store.operations.sweeps import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, TASKS, Scope, SweepKind
+from lapse.tracing import span
+from lapse.worker.liveness import Heartbeat
+from lapse.worker.poller import BacklogGuard
+from lapse.worker.quarantine import BatchBisector, Quarantine
+from lapse.worker.task import NullMetrics, Task, TaskResult
+from lapse.worker.throttle import AdaptiveBatchSize, RateLimit
 
-IDLE_CONVERSATIONS = "idle_conversations"
-EXPIRED_CONVERSATIONS = "expired_conversations"
+MAX_REFUSED_IN_A_ROW = 100
+"""A run that only meets refusals fails after so many: then it is hardly the conversations' own fault."""
+RETRIES_PER_RUN = 50
+"""Of what is quarantined: the others come first."""
 
-
-class Sweep(Protocol):
-    """One bounded batch of one kind of work, in one transaction: `lapse.store.sweeps.BoundSweep`."""
-
-    def sweep(self, limit: int, after: datetime = ..., without: Sequence[AnyId] = ...) -> SweepResult:
-        """Sweep up to `limit` conversations, from the deadline `after` on, but not those of `without`."""
-
-    def sweep_only(self, ids: Sequence[AnyId]) -> SweepResult:
-        """Sweep those of these conversations that are due."""
-
-    def look(self, limit: int, after: datetime = ..., without: Sequence[AnyId] = ...) -> list[AnyId]:
-        """Return what `sweep` would claim; nothing is changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One kind of work: sweeps that are drained one after the other, and when they have something to do."""
-
-    name: str
-    sweeps: Sequence[Sweep]
-    due_at: Callable[[NextDeadlines], datetime | None]
-    log_fields: dict[str, Any] = field(default_factory=dict)
+log = EventLogger(__name__)
 
 
-def build_tasks(service: ConversationService) -> dict[str, Task]:
-    """Return the tasks by name; expiry comes first where both deadlines have passed, in whatever order they run."""
-    sweeper, idle_timeout = service.conversation_repo.sweeper, service.idle_timeout()
+@dataclass(slots=True)
+class _Sweep:
+    """One kind of sweep, and what is known of it from run to run."""
 
-    def idle_due_at(deadlines: NextDeadlines) -> datetime | None:
-        # Armed with a longer timeout than today's: it may be idle already, whatever its idle check says.
-        longest = deadlines.longest_idle_timeout_seconds or 0
-        return BEGINNING_OF_TIME if longest > idle_timeout.total_seconds() else deadlines.idle
+    kind: SweepKind
+    cursor: datetime = MIN_DATETIME
+    """Where it goes on when it ran out of time."""
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
+
+class SweepTask:
+    """Sweeps that are drained one after the other, batch after batch, until nothing due is left."""
+
+    def __init__(
+        self,
+        name: str,
+        kinds: Sequence[SweepKind],
+        service: ConversationService,
+        *,
+        batch_size: int | None = None,
+        rate_limit: RateLimit | None = None,
+        guard: BacklogGuard | None = None,
+        metrics: NullMetrics | None = None,
+        heartbeat: Heartbeat | None = None,
+        stop_event: StopEvent | None = None,
+        log_fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare the task.
+
+        Args:
+            name: of the task.
+            kinds: its sweeps, in the order in which they are drained.
+            service: whose conversations; its database's schema must be there when the task works.
+            batch_size: conversations per transaction; None: what fits into 0.1 seconds.
+            rate_limit: of the whole worker.
+            guard: says what ends silently.
+            metrics: is told of each batch.
+            heartbeat: is told when the database is asked.
+            stop_event: ends waits for a lock of SQLite's.
+            log_fields: what its log lines say besides.
+        """
+        self.name = name
+        self.log_fields = log_fields or {}
+        self._database = service.database
+        self._sweeps = [_Sweep(kind) for kind in kinds]
+        self._batch_size = AdaptiveBatchSize(batch_size)  # another task's batches take another time
+        self._rate_limit = rate_limit or RateLimit()
+        self._guard = guard
+        self._metrics = metrics or NullMetrics()
+        self._heartbeat = heartbeat or Heartbeat()
+        self._stop_event = stop_event or StopEvent()
+        self._refused_in_a_row = 0
+
+    @property
+    def quarantined_ids(self) -> Sequence[AnyId]:
+        """Return the conversations that the database refused to end."""
+        return [conv_id for sweep in self._sweeps for conv_id in sweep.quarantine.ids]
+
+    def seconds_to_work(self, deadlines: NextDeadlines) -> float:
+        """Return when it next has work: something is due, or a refused conversation is to be tried again."""
+        due_at = deadlines.due_at.get(self.name)
+        to_due = math.inf if due_at is None else (due_at - deadlines.now).total_seconds()
+        to_retry = min(sweep.quarantine.seconds_to_next for sweep in self._sweeps)
+        # Deadlines are strict, pauses are not.
+        return min(to_due, to_retry or -1.0)
+
+    def work(self, result: TaskResult) -> Iterator[float]:
+        """Sweep until nothing due is left; as `Task.work`.
+
+        Raises:
+            DatabaseError: the database refused all that was tried, or cannot be reached.
+        """
+        self._refused_in_a_row = 0
+        # One after the other, and no frame more than there must be between a task and its statements.
+        work = [piece(sweep, result) for sweep in self._sweeps for piece in (self._drain, self._retry_quarantined)]
+        return chain.from_iterable(work)
+
+    def _drain(self, sweep: _Sweep, result: TaskResult) -> Iterator[float]:
+        while True:
+            limit, begin = self._rate_limit.cap(self._batch_size.value), time.monotonic()
+            scope = self._scope(sweep, limit)
+            problem: Exception | None = None
+            try:
+                batch = self._sweep(sweep, scope)
+            except StatementTimeoutError as error:
+                problem = error
+            except ConversationRefusedError as error:
+                problem = error
+            else:
+                self._batch_size.record(batch.claimed, time.monotonic() - begin)
+                result.add(batch)
+                if batch.changed_nothing:
+                    problem = ConversationUnchangedError()
+            if isinstance(problem, StatementTimeoutError) and limit > 1:
+                self._batch_size.on_timeout(limit)
+                log.warning("batch timed out", task=self.name, batch_size=limit, error=str(problem))
+                yield 0.0
+                continue
+            if problem is not None:
+                batch = yield from self._bisect(sweep, scope, problem, result)
+            if batch.claimed < limit:
+                sweep.cursor = MIN_DATETIME
+                return
+            # From the last deadline on: what was ended before it still stands in the index, as dead entries.
+            sweep.cursor = batch.last_deadline or sweep.cursor
+            yield self._rate_limit.pause_after(batch.claimed, begin)
+
+    def _bisect(
+        self, sweep: _Sweep, scope: Scope, problem: Exception, result: TaskResult
+    ) -> Generator[float, None, SweepResult]:
+        """Sweep what is not refused of a batch that met this problem as a whole; quarantine the rest."""
+        with self._heartbeat.asking_database():
+            select = partial(self._database.run, sweeps.select_due_ids, sweep.kind, scope, reads_only=True, retry=False)
+            ids = ended_by(self._stop_event.is_set).run(select)
+        bisector = BatchBisector(lambda part: self._sweep_ids(sweep, part, result))
+        for refused in bisector.run(ids, problem):
+            if refused is not None:
+                conv_id, reason = refused
+                self._refused_in_a_row += 1
+                is_hopeless = self._refused_in_a_row > MAX_REFUSED_IN_A_ROW and not result.ended
+                if sweep.quarantine.is_full or is_hopeless:
+                    result.refused += 1
+                    raise reason
+                self._quarantine(sweep, conv_id, reason, result)
+            yield 0.0
+        return SweepResult(claimed=len(ids), last_deadline=bisector.last_deadline)
+
+    def _retry_quarantined(self, sweep: _Sweep, result: TaskResult) -> Iterator[float]:
+        """Sweep what was quarantined and has waited long enough, each conversation alone."""
+        bisector = BatchBisector(lambda part: self._sweep_ids(sweep, part, result))
+        for conv_id in sweep.quarantine.ready[:RETRIES_PER_RUN]:
+            yield 0.0
+            problem = bisector.sweep([conv_id])
+            if problem is None:
+                # Ended; or not due any more; or locked, and then a later batch finds it.
+                sweep.quarantine.release(conv_id)
+            else:
+                self._quarantine(sweep, conv_id, problem, result)
+
+    def _quarantine(self, sweep: _Sweep, conv_id: AnyId, problem: Exception, result: TaskResult) -> None:
+        result.refused += 1
+        log.error(
+            "conversation refused",
+            task=self.name,
+            conv_id=str(conv_id),
+            error=str(problem),
+            retry_in_seconds=round(sweep.quarantine.add(conv_id), 1),
+        )
+
+    def _scope(self, sweep: _Sweep, limit: int) -> Scope:
+        silent_before = self._guard.silent_before if self._guard else None
+        return Scope(limit, sweep.cursor, sweep.quarantine.ids, silent_before=silent_before)
+
+    def _sweep_ids(self, sweep: _Sweep, ids: Sequence[AnyId], result: TaskResult) -> SweepResult:
+        scope = self._scope(sweep, len(ids))._replace(after=MIN_DATETIME, ids=ids, is_among=True)
+        batch = self._sweep(sweep, scope)
+        result.add(batch)
+        return batch
+
+    def _sweep(self, sweep: _Sweep, scope: Scope) -> SweepResult:
+        """Sweep one batch, seen by traces, metrics and the liveness probe."""
+        with (
+            span("lapse.batch", task=self.name, batch_size=scope.limit) as batch_span,
+            self._heartbeat.asking_database(),
+        ):
+            run = partial(self._database.run, sweeps.sweep_batch, sweep.kind, scope, retry=False)
+            batch = ended_by(self._stop_event.is_set).run(run)
+            batch_span.set(claimed=batch.claimed, ended=batch.ended, rearmed=batch.rearmed)
+        # A batch that was left as it was, as a whole, met no message but something that refuses.
+        is_refused = scope.is_among or batch.changed_nothing
+        self._metrics.count_batch(
+            self.name, replace(batch, claimed=batch.ended + batch.rearmed) if is_refused else batch
+        )
+        return batch
+
+
+def sweep_tasks(service: ConversationService, **options: Any) -> dict[str, Task]:
+    """Return the tasks by name, with these options of `SweepTask`.
+
+    Expiry comes first where both deadlines have passed, in whatever order they run.
+    """
+    idle_kinds = sweeps.idle_sweeps(round(service.idle_timeout().total_seconds()))
+    idle_fields = {"idle_minutes": service.settings.idle_timeout_minutes}
     tasks = (
-        Task(
-            IDLE_CONVERSATIONS,
-            (sweeper.idle(idle_timeout), sweeper.armed_longer(idle_timeout)),
-            idle_due_at,
-            {"idle_minutes": service.settings.idle_timeout_minutes},
-        ),
-        Task(EXPIRED_CONVERSATIONS, (sweeper.expired(),), lambda deadlines: deadlines.expired),
+        SweepTask(IDLE_CONVERSATIONS, idle_kinds, service, log_fields=idle_fields, **options),
+        SweepTask(EXPIRED_CONVERSATIONS, (sweeps.EXPIRED,), service, **options),
     )
     return {task.name: task for task in tasks}
+
+
+def make_metrics(database: Database, *, is_enabled: bool) -> NullMetrics:
+    """Return what counts for a worker with these tasks on this database."""
+    if not is_enabled:
+        return NullMetrics()
+    from lapse import __version__
+    from lapse.worker.prometheus import PrometheusMetrics
+
+    schema_version = head_version()
+    return PrometheusMetrics(TASKS, version=__version__, schema_version=schema_version, database=database.dialect)

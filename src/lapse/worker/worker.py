@@ -8,19 +8,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lapse.addresses import shown
-from lapse.errors import DatabaseError, InvalidInputError, SchemaError
+from lapse.errors import DatabaseError, DatabaseUnavailableError, InvalidInputError, SchemaError
 from lapse.logs import EventLogger
 from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
-from lapse.shutdown import STOP_GRACE_SECONDS, Interrupted, StopEvent
-from lapse.store.limits import ended_by
-from lapse.worker.backlog import BacklogGate
-from lapse.worker.drain import TaskRun
+from lapse.shutdown import Interrupted, StopEvent
+from lapse.worker.backoff import Backoff
+from lapse.worker.liveness import Heartbeat
 from lapse.worker.options import WorkerOptions, check_parts
-from lapse.worker.outlook import Outlook
-from lapse.worker.progress import Progress
-from lapse.worker.runners import make_runners
+from lapse.worker.poller import BacklogGuard, DeadlinePoller
+from lapse.worker.task import BACKOFF_SECONDS, DEFAULT_TASK_CONFIG, TaskResult, TaskRunner, is_in_turn
+from lapse.worker.tasks import make_metrics, sweep_tasks
+from lapse.worker.throttle import RateLimit
 
 METRICS_EVERY_CYCLES = 10
 
@@ -52,7 +52,8 @@ class BackgroundWorker:
             interval_seconds: the longest wait between two cycles, and the longest that one run of a task may take;
                 default is the setting (60).
             batch_size: conversations per transaction; default is the setting (None: what fits into 0.1 seconds).
-            enable_metrics: for Prometheus (`observer.registry`), and a line every ten cycles; default is the setting.
+            enable_metrics: for Prometheus (`instrumentation.registry`), and a line every ten cycles; default is the
+                setting.
             min_wait_seconds: the shortest time between the beginnings of two cycles; default is the setting (1).
             max_rate: conversations a second, over all tasks; default is the setting (None: no limit).
             backlog_limit: what may be due at the first cycle on an adopted table; default is the setting (10,000).
@@ -70,8 +71,8 @@ class BackgroundWorker:
         """
         check_parts(service, settings, stop_event, report)
         self.settings = settings or (service.settings if service else load_settings())
-        self.conversation_service = service or ConversationService(settings=self.settings)
-        self.options = WorkerOptions.of(
+        service = self.conversation_service = service or ConversationService(settings=self.settings)
+        self.options = WorkerOptions.from_settings(
             self.settings,
             interval_seconds=interval_seconds,
             batch_size=batch_size,
@@ -85,15 +86,16 @@ class BackgroundWorker:
         self.interval_seconds, self.batch_size = self.options.interval_seconds, self.options.batch_size
         self.enable_metrics = self.options.enable_metrics
         self.stop_event = stop_event or StopEvent()
-        self.progress = Progress()
-        self.tasks, self.observer = make_runners(self.conversation_service, self.options, self.progress, self._wait)
-        self.task_config: dict[str, dict[str, Any]] = {
-            name: {"enabled": True, "interval_multiplier": 1} for name in self.tasks
-        }
-        self.metrics = {name: task.metrics for name, task in self.tasks.items()}
+        self.heartbeat = Heartbeat()
+        self.instrumentation = make_metrics(service.database, is_enabled=self.enable_metrics)
+        guard = BacklogGuard(service, self.options)
+        self.tasks = self._make_runners(guard)
+        self.task_config = {name: dict(DEFAULT_TASK_CONFIG) for name in self.tasks}
+        self.metrics = {name: runner.metrics for name, runner in self.tasks.items()}
         self.started_at: datetime | None = None
         self.running, self.cycle_count, self._report = False, 0, report
-        self._outlook = self._make_outlook()
+        self._poller = DeadlinePoller(service, guard, self.instrumentation, self.heartbeat, self.stop_event)
+        self._outage = Backoff(*BACKOFF_SECONDS)
 
     def run(self) -> None:
         """Run cycles until `stop()`; a database that is away is waited for. Closes the connections at the end.
@@ -111,18 +113,18 @@ class BackgroundWorker:
             expiration_minutes=self.settings.expiration_minutes,
         )
         try:
-            while self._outlook.wait_for_schema(is_patient=self.cycle_count > 0):
+            while self._wait_until_ready():
                 if self.cycle_count == 0:
                     self._report_status()  # a first cycle with a backlog takes long
                 began = time.monotonic()
-                deadlines = self._next_deadlines()
-                if deadlines is None and not self._outlook.has_schema:
+                deadlines = self._poll()
+                if deadlines is None and not self._poller.is_ready:
                     continue  # the database is away
-                runs = self.run_cycle(deadlines)
-                seconds = self._seconds_to_wait(runs, deadlines, began)
-                self._outlook.count_active()
+                results = self.run_cycle(deadlines)
+                seconds = self._seconds_to_wait(results, deadlines, began)
+                self._poller.count_active()
                 self._report_status()
-                self._wait(seconds)
+                self.heartbeat.wait(seconds, self.stop_event)
         finally:
             self.running = False
             self.conversation_service.close()
@@ -138,11 +140,11 @@ class BackgroundWorker:
         """
         self.started_at, self.running = datetime.now(UTC), True
         try:
-            with self.stop_event.interruptible():
-                ended_by(self.stop_event.is_set, self._outlook.check_schema)
+            self._poller.check_ready()
             for task in self.tasks.values():
-                task.wake()
-            return all(run.error is None and not run.refused for run in self.run_cycle())
+                task.reset_backoff()
+            results = self.run_cycle()
+            return all(result.error is None and not result.refused for result in results)
         except Interrupted:
             return True
         finally:
@@ -153,7 +155,7 @@ class BackgroundWorker:
         """Ask the worker to stop: the batch in hand is finished, every wait ends at once. Safe from any thread."""
         self.stop_event.set()
 
-    def run_cycle(self, deadlines: NextDeadlines | None = None) -> list[TaskRun]:
+    def run_cycle(self, deadlines: NextDeadlines | None = None) -> list[TaskResult]:
         """Run every task whose turn it is; one that fails does not stop the others.
 
         Args:
@@ -164,41 +166,29 @@ class BackgroundWorker:
             InvalidInputError: `task_config` has a task or a multiplier that there cannot be.
         """
         self.cycle_count += 1
-        runs = [
-            self.run_task(name, deadlines)
-            for name in self.task_config
-            if self._is_in_cycle(name, self.cycle_count)
-            and not self.tasks[name].is_resting
-            and not self.stop_event.is_set()
-        ]
+        results = []
+        for name in self.task_config:
+            if not self._is_in_turn(name, self.cycle_count) or self.tasks[name].is_backing_off:
+                continue
+            if self.stop_event.is_set():
+                break
+            results.append(self.tasks[name].run(self.cycle_count, deadlines, self.interval_seconds))
+            self._check_result(results[-1])
         if self.enable_metrics and self.cycle_count % METRICS_EVERY_CYCLES == 0:
-            log.info(
-                "metrics",
-                cycle=self.cycle_count,
-                tasks={name: m.as_dict() for name, m in self.metrics.items()},
-            )
-        return runs
+            tasks = {name: metrics.as_dict() for name, metrics in self.metrics.items()}
+            log.info("metrics", cycle=self.cycle_count, tasks=tasks)
+        return results
 
-    def run_task(self, name: str, deadlines: NextDeadlines | None = None) -> TaskRun:
+    def run_task(self, name: str, deadlines: NextDeadlines | None = None) -> TaskResult:
         """Run one task now, at most for the interval's time. A failure is logged, counted and returned, not raised.
 
         Raises:
             InvalidInputError: there is no task of that name.
         """
         self._check_task(name)
-        begin, run = time.monotonic(), TaskRun(task=name, is_drained=False)
-
-        def is_over() -> bool:
-            return self.stop_event.is_set() or time.monotonic() - begin >= self.interval_seconds
-
-        try:
-            with self.stop_event.interruptible(STOP_GRACE_SECONDS):
-                run = ended_by(self.stop_event.is_set, self.tasks[name].run, self.cycle_count, deadlines, is_over)
-        except Interrupted:
-            log.warning("batch given up for the stop", task=name, cycle=self.cycle_count)
-        if isinstance(run.error, (DatabaseError, SchemaError)):
-            self._outlook.has_schema = False  # it may be another database by now, or the schema of a newer lapse
-        return run
+        result = self.tasks[name].run(self.cycle_count, deadlines, self.interval_seconds)
+        self._check_result(result)
+        return result
 
     def get_health_status(self) -> dict[str, Any]:
         """Return the worker's health, JSON-ready: status, running, uptime_seconds, cycle_count, tasks.
@@ -217,6 +207,16 @@ class BackgroundWorker:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def _make_runners(self, guard: BacklogGuard) -> dict[str, TaskRunner]:
+        shared: dict[str, Any] = {
+            "metrics": self.instrumentation,
+            "heartbeat": self.heartbeat,
+            "stop_event": self.stop_event,
+        }
+        limits = {"batch_size": self.options.batch_size, "rate_limit": RateLimit(self.options.max_rate)}
+        tasks = sweep_tasks(self.conversation_service, guard=guard, **limits, **shared)
+        return {name: TaskRunner(task, **shared) for name, task in tasks.items()}
+
     def _health(self) -> str:
         if not self.running:
             return "stopped" if self.started_at else "not_started"
@@ -226,54 +226,73 @@ class BackgroundWorker:
         if not isinstance(name, str) or name not in self.tasks:
             raise InvalidInputError(f"there is no task {shown(name)}: use one of {', '.join(self.tasks)}")
 
-    def _is_in_cycle(self, name: str, cycle: int) -> bool:
+    def _is_in_turn(self, name: str, cycle: int) -> bool:
         self._check_task(name)
-        config = self.task_config.get(name, {"enabled": False})
-        multiplier = config.get("interval_multiplier", 1)
-        if not isinstance(multiplier, int) or multiplier < 1:
-            raise InvalidInputError(
-                f"interval_multiplier of {name} must be a whole number from 1 on, not {shown(multiplier)}"
-            )
-        # The first cycle runs them all.
-        return bool(config.get("enabled", True)) and (cycle - 1) % multiplier == 0
+        return is_in_turn(name, self.task_config.get(name, {"enabled": False}), cycle)
 
-    def _make_outlook(self) -> Outlook:
-        service, failed = self.conversation_service, self._note_failed_look
-        gate = BacklogGate(service, self.options)
-        return Outlook(service, gate, self.stop_event, self.progress, self.observer, self._wait, failed)
+    def _check_result(self, result: TaskResult) -> None:
+        if isinstance(result.error, (DatabaseError, SchemaError)):
+            self._poller.is_ready = False  # it may be another database by now, or the schema of a newer lapse
 
-    def _wait(self, seconds: float) -> None:
-        self.progress.note("waiting", seconds)
-        self.stop_event.wait(seconds)
-        self.progress.note("working")
+    def _wait_until_ready(self) -> bool:
+        """Return True once the database answers and has the right schema, False when a stop came first.
 
-    def _next_deadlines(self) -> NextDeadlines | None:
-        return self._outlook.next_deadlines({name: task.drain.set_aside_ids for name, task in self.tasks.items()})
+        Raises:
+            SchemaError: it has another schema.
+            BacklogError: more is due than a first cycle may end without a word.
+            DatabaseError: it refused, before any cycle: to wait would hide a wrong setting.
+        """
+        while not self.stop_event.is_set():
+            if self._poller.is_ready:
+                return True
+            try:
+                self._poller.check_ready()
+            except Interrupted:
+                return False
+            except DatabaseError as error:
+                if not (isinstance(error, DatabaseUnavailableError) or self.cycle_count):
+                    raise
+                self.heartbeat.wait(self._record_failed_poll("waiting for the database", error), self.stop_event)
+        return False
 
-    def _note_failed_look(self, error: str) -> None:
-        """Count that the database did not say what is due: the tasks of this cycle have failed."""
+    def _poll(self) -> NextDeadlines | None:
+        """Return what is due next; None when the database does not say."""
+        try:
+            deadlines = self._poller.poll({name: runner.task.quarantined_ids for name, runner in self.tasks.items()})
+        except Interrupted:
+            return None
+        except DatabaseUnavailableError as error:
+            self.heartbeat.wait(self._record_failed_poll("waiting for the database", error), self.stop_event)
+            return None
+        except DatabaseError as error:
+            self._record_failed_poll("next deadlines unknown", error)
+            return None
+        self._outage.reset()
+        return deadlines
+
+    def _record_failed_poll(self, event: str, error: DatabaseError) -> float:
+        """Count that the tasks of this cycle have failed, for want of an answer; return the seconds to pause."""
+        seconds = self._outage.record_failure()
+        log.warning(event, error=str(error), retry_in_seconds=round(seconds, 2))
         self._report(f"waiting for the database: {error}")
-        for name, metrics in self.metrics.items():
-            if self._is_in_cycle(name, self.cycle_count + 1):
-                metrics.record_failure(error, 0.0)
-                self.observer.count_failure(name)
+        for name, runner in self.tasks.items():
+            if self._is_in_turn(name, self.cycle_count + 1):
+                runner.record_failed_poll(str(error))
+        return seconds
 
     def _report_status(self) -> None:
         ended = sum(metrics.total_items_processed for metrics in self.metrics.values())
         self._report(f"{self._health()}, cycle {self.cycle_count}, {ended} ended")
 
-    def _seconds_to_wait(self, runs: list[TaskRun], deadlines: NextDeadlines | None, began: float) -> float:
+    def _seconds_to_wait(self, results: list[TaskResult], deadlines: NextDeadlines | None, began: float) -> float:
         """Return how long nothing can become due: at most the interval."""
-        if any(run.error is None and not run.is_drained for run in runs):
+        if any(result.error is None and not result.completed for result in results):
             return 0.0
-        if any(run.batches or run.error for run in runs):
-            deadlines = self._next_deadlines()  # what was due when the cycle began is done
+        if any(result.batches or result.error for result in results):
+            deadlines = self._poll()  # what was due when the cycle began is done
         # A conversation that opens meanwhile is due no sooner than the shorter of both timeouts from now.
         soonest_new = 60 * min(self.settings.idle_timeout_minutes, self.settings.expiration_minutes)
-        known = [
-            task.seconds_to_next(deadlines)
-            for name, task in self.tasks.items()
-            if self._is_in_cycle(name, self.cycle_count + 1)
-        ]
-        least = max(self.options.min_wait_seconds - (time.monotonic() - began), self._outlook.seconds_to_rest)
+        in_turn = [runner for name, runner in self.tasks.items() if self._is_in_turn(name, self.cycle_count + 1)]
+        known = [runner.seconds_to_next(deadlines) for runner in in_turn]
+        least = max(self.options.min_wait_seconds - (time.monotonic() - began), self._outage.remaining)
         return float(max(least, min(self.interval_seconds, soonest_new, *known)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar
 
 import psycopg
 from psycopg.abc import Buffer, PQGen, PQGenConn
@@ -19,6 +19,8 @@ from lapse.models import MIN_DATETIME, NEVER
 from lapse.store import limits
 from lapse.store.drivers import ROWS_OF_A_PAGE
 
+T = TypeVar("T")
+
 CONNECT_TIMEOUT_SECONDS = 5
 MIN_CONNECT_SECONDS = 2
 """libpq's: it takes a shorter time for this one."""
@@ -28,8 +30,12 @@ KEEPALIVE_SECONDS = 5
 """One that vanished when it had everything and owed an answer: without a question each 5 s that took two hours."""
 CANCEL_SECONDS = 1.0
 """How long the server may take to give up a statement, within the time that the call has."""
+MIN_CANCEL_SECONDS = 0.1
+ISOLATION = "SELECT current_setting('default_transaction_isolation')"
+READ_COMMITTED = ("read committed",)
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Whatever the server's default isolation is: lapse's statements are written for this one."""
+BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 _OTHER_TYPES = 0
 """The number under which psycopg keeps what reads types that it does not know."""
@@ -44,6 +50,10 @@ _DEFAULTS: dict[str, Any] = {
 _ALWAYS = {"client_encoding": "utf8"}
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _FIRST_MOMENT, _LAST_MOMENT = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (MIN_DATETIME, NEVER))
+
+
+class ExpiredError(Exception):
+    """The moment until which something was waited for has come."""
 
 
 class OverdueError(OperationalError):
@@ -82,6 +92,7 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
     """One session, in autocommit mode; its waits end when the time of the call is up."""
 
     begin: ClassVar[str] = BEGIN
+    begin_snapshot: ClassVar[str] = BEGIN_SNAPSHOT
     is_overdue = False
     """The time of the call was up while the server worked or waited for somebody else's lock."""
     is_read_committed = True
@@ -94,18 +105,16 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
             OverdueError: the time of the call was up.
             psycopg.Error: anything else.
         """
-        if self.is_read_committed or self.pgconn.transaction_status != TransactionStatus.IDLE or sql[:5] == BEGIN[:5]:
-            return self._rows(sql, values)
-        self.execute(BEGIN)
-        try:
-            rows = self._rows(sql, values)
-            self.execute("COMMIT")
-        except psycopg.Error:
-            self.roll_back()
-            raise
-        return rows
-
-    def _rows(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        is_single = self.pgconn.transaction_status == TransactionStatus.IDLE and sql[:5] != BEGIN[:5]
+        if is_single and not self.is_read_committed:
+            self.execute(BEGIN)
+            try:
+                rows = self.run(sql, values)
+                self.execute("COMMIT")
+            except psycopg.Error:
+                self.roll_back()
+                raise
+            return rows
         cursor = self.execute(sql, values, binary=True)
         # Not the cursor's `description`, which describes each column anew: as long as the rest of a message.
         return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
@@ -144,54 +153,21 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
     def wait(self, gen: PQGen[Any], *arguments: Any, **options: Any) -> Any:
         """Wait for the server as psycopg does, but no longer than the call may take."""
         deadline = limits.current().deadline
-        return super().wait(gen if deadline is None else self._until(deadline, gen), *arguments, **options)
-
-    def _until(self, deadline: float, gen: PQGen[Any]) -> Generator[Any, Any, Any]:
-        """Drive psycopg's generator; when the time is up, cancel the statement and await what comes of it."""
+        if deadline is None:
+            return super().wait(gen, *arguments, **options)
         self.is_overdue = False
-        give_up_at = deadline - CANCEL_SECONDS
         try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if time.monotonic() >= give_up_at:
-                    if self.is_overdue:
-                        raise OverdueError("the server is silent")
-                    self.is_overdue = True
-                    self._cancel(max(deadline - time.monotonic(), 0.1))
-                    give_up_at = deadline
-                wanted = gen.send(ready)
-        except StopIteration as done:
-            if not self.is_overdue:
-                return done.value
-            self.is_overdue = False  # it answers
-            # A commit that waits for a standby ends well when it is cancelled, and is not where it should be.
-            raise OverdueError("it was cancelled while it was done, or while a standby had not confirmed it") from None
-        except QueryCanceled as error:
-            if not self.is_overdue:
-                raise
-            self.is_overdue = False  # it answers
-            # PostgreSQL names the row that a transaction waited for; behind others that wait for it, it does not.
-            row_is_named = bool(error.diag.context)
-            reason = "another transaction keeps the row locked" if row_is_named else "a statement took too long"
-            raise OverdueError(reason) from None
+            return super().wait(until(deadline - CANCEL_SECONDS, gen), *arguments, **options)
+        except ExpiredError:
+            self.is_overdue = True
+        self._cancel(max(deadline - time.monotonic(), MIN_CANCEL_SECONDS))
+        with last_answer(self):
+            return super().wait(until(deadline, gen), *arguments, **options)
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
         """Connect as psycopg does, but no longer than the call may take, however many addresses a name has."""
-        gen = super()._connect_gen(conninfo)
-        deadline = limits.current().deadline
-        if deadline is None:
-            return (yield from gen)
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if time.monotonic() >= deadline:
-                    raise OverdueError("no connection could be made")
-                wanted = gen.send(ready)
-        except StopIteration as done:
-            return cast(Self, done.value)
+        return connect_in_time(super()._connect_gen(conninfo))
 
     def __del__(self, *_: object) -> None:
         """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
@@ -208,23 +184,90 @@ def connect(arguments: Mapping[str, Any], json_text: Callable[[Any], str]) -> Po
         OverdueError: the time of the call was up.
         psycopg.Error: it cannot be done.
     """
-    parameters = {**_DEFAULTS, **arguments, **_ALWAYS}
-    remaining = limits.current().remaining
-    if remaining is not None:
-        hosts = str(parameters.get("host", "")).count(",") + 1
-        given = float(parameters["connect_timeout"])
-        parameters["connect_timeout"] = int(
-            max(min(given if given > 0 else remaining, remaining / hosts), MIN_CONNECT_SECONDS)
-        )
     # No startup `options`, no prepared statements, no session state: transaction poolers hand a session around.
-    connection = PostgresqlConnection.connect(autocommit=True, prepare_threshold=None, **parameters)
+    connection = PostgresqlConnection.connect(autocommit=True, prepare_threshold=None, **parameters(arguments))
     try:
-        set_json_dumps(json_text, connection)
-        connection.adapters.register_loader("timestamptz", MomentLoader)
-        connection.adapters.register_loader(_OTHER_TYPES, NamedTypeLoader)
-        isolation = connection.execute("SELECT current_setting('default_transaction_isolation')").fetchone()
-        connection.is_read_committed = isolation == ("read committed",)
+        adapt(connection, json_text)
+        connection.is_read_committed = connection.execute(ISOLATION).fetchone() == READ_COMMITTED
     except BaseException:
         connection.discard()
         raise
     return connection
+
+
+# --- what both drivers have in common ---------------------------------------------------------------------------------
+
+
+def parameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return libpq's parameters for a connection within the time that the call has left."""
+    merged = {**_DEFAULTS, **arguments, **_ALWAYS}
+    remaining = limits.current().remaining
+    if remaining is not None:
+        hosts = str(merged.get("host", "")).count(",") + 1
+        given = float(merged["connect_timeout"])
+        merged["connect_timeout"] = int(
+            max(min(given if given > 0 else remaining, remaining / hosts), MIN_CONNECT_SECONDS)
+        )
+    return merged
+
+
+def adapt(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], json_text: Callable[[Any], str]) -> None:
+    """Read and write values as lapse needs them."""
+    set_json_dumps(json_text, connection)
+    connection.adapters.register_loader("timestamptz", MomentLoader)
+    connection.adapters.register_loader(_OTHER_TYPES, NamedTypeLoader)
+
+
+def until(deadline: float, gen: PQGen[T]) -> Generator[Any, Any, T]:
+    """Drive psycopg's generator until a moment of `time.monotonic()`; it may be driven on afterwards.
+
+    Raises:
+        ExpiredError: the moment has come, and the server has not answered.
+    """
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if time.monotonic() >= deadline:
+                raise ExpiredError
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def connect_in_time(gen: PQGenConn[T]) -> PQGenConn[T]:
+    """Drive psycopg's generator of a connection no longer than the call may take.
+
+    Raises:
+        OverdueError: the time was up.
+    """
+    deadline = limits.current().deadline
+    if deadline is None:
+        return (yield from gen)
+    try:
+        return (yield from until(deadline, gen))  # type: ignore[arg-type]  # of a connection, and driven alike
+    except ExpiredError:
+        raise OverdueError("no connection could be made") from None
+
+
+@contextmanager
+def last_answer(connection: Any) -> Iterator[None]:
+    """Say what became of a statement that was cancelled, for the call's time was up: inside, its answer is awaited.
+
+    Raises:
+        OverdueError: always, but where the connection is lost.
+    """
+    try:
+        yield
+    except ExpiredError:
+        raise OverdueError("the server is silent") from None
+    except QueryCanceled as error:
+        # PostgreSQL names the row that a transaction waited for; behind others that wait for it, it does not.
+        row_is_named = bool(error.diag.context)
+        reason = "another transaction keeps the row locked" if row_is_named else "a statement took too long"
+    else:
+        # A commit that waits for a standby ends well when it is cancelled, and is not where it should be.
+        reason = "it was cancelled while it was done, or while a standby had not confirmed it"
+    connection.is_overdue = False  # it answers
+    raise OverdueError(reason)

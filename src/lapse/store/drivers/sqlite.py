@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lapse.store.drivers import ROWS_OF_A_PAGE
-from lapse.store.layout import VERSION_TABLE
+from lapse.store.table_mapping import VERSION_TABLE
 
 BUSY_LOOK_SECONDS = 0.2
 """How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
@@ -22,6 +22,7 @@ class SqliteConnection(sqlite3.Connection):
     """One connection to a file, in autocommit mode."""
 
     begin: ClassVar[str] = "BEGIN IMMEDIATE"
+    begin_snapshot: ClassVar[str] = "BEGIN"
     _is_running = False
     _runner: sqlite3.Cursor | None = None
 

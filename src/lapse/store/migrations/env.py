@@ -2,12 +2,12 @@
 
 from alembic import context
 
-from lapse.store.layout import VERSION_TABLE
-from lapse.store.schema import metadata
+from lapse.store.table_mapping import VERSION_TABLE
+from lapse.store.tables import OWN_TABLES
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=OWN_TABLES.metadata,
     version_table=VERSION_TABLE,
     transactional_ddl=True,
 )

@@ -1,9 +1,12 @@
 """The two tables: conversations and their events."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
-from lapse.store.types import ConversationId, JsonObject, UtcDateTime
+from lapse.store.table_mapping import IdKind
+from lapse.store.types import JsonObject, UtcDateTime, id_type
 
 revision = "0001"
 down_revision = None
@@ -18,16 +21,17 @@ ANY_STATUS = (
 
 def upgrade() -> None:
     """Create both tables and their indexes."""
-    _create_conversations()
-    _create_conversation_events()
+    conversation_id = id_type(IdKind.UUID, op.get_context().dialect.name)
+    _create_conversations(conversation_id)
+    _create_conversation_events(conversation_id)
     _create_indexes()
 
 
-def _create_conversations() -> None:
+def _create_conversations(conversation_id: sa.types.TypeEngine[Any]) -> None:
     op.create_table(
         "conversations",
         sa.Column("owner_id", sa.BigInteger(), nullable=False),
-        sa.Column("conv_id", ConversationId, nullable=False),
+        sa.Column("conv_id", conversation_id, nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("session_key", sa.Text(), nullable=False),
         sa.Column("from_number", sa.Text(), nullable=False),
@@ -50,11 +54,11 @@ def _create_conversations() -> None:
     )
 
 
-def _create_conversation_events() -> None:
+def _create_conversation_events(conversation_id: sa.types.TypeEngine[Any]) -> None:
     op.create_table(
         "conversation_events",
         sa.Column("owner_id", sa.BigInteger(), nullable=False),
-        sa.Column("conv_id", ConversationId, nullable=False),
+        sa.Column("conv_id", conversation_id, nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("from_status", sa.Text(), nullable=False),

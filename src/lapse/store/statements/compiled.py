@@ -1,0 +1,102 @@
+"""Statements compiled once: SQLAlchemy is not asked again.
+
+Its work per execution was two thirds of a message's time (docs/performance.md). What it knows about types is used as
+it stands: the values of a statement and of its rows go through the very processors that it would use itself.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVarTuple
+
+import sqlalchemy as sa
+
+from lapse.errors import DatabaseError
+from lapse.store.table_mapping import Shape
+from lapse.store.tables import BOUND_NOW, Tables
+
+Ts = TypeVarTuple("Ts")
+Row = Any
+"""A named tuple with the statement's columns."""
+Processor = Callable[[Any], Any]
+
+
+class Rows(list[Row]):
+    """All rows of a result."""
+
+    def one(self) -> Row:
+        """Return the only row."""
+        (row,) = self
+        return row
+
+    def one_or_none(self) -> Row | None:
+        """Return the only row, or None where there is none."""
+        return self.one() if self else None
+
+
+class Statement:
+    """A statement as the driver takes it, and how values go in and rows come out."""
+
+    def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
+        """Compile it."""
+        compiled = statement.compile(dialect=dialect)
+        self.sql = str(compiled)
+        binds = compiled.binds.items()
+        self._constants = {name: bind.value for name, bind in binds if not bind.required}
+        self.takes_now = BOUND_NOW.key in compiled.binds
+        """Whether it has the present as a parameter."""
+        processors = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in binds}
+        self._binders: list[tuple[str, Processor]] = [(name, bind) for name, bind in processors.items() if bind]
+        columns = statement.exported_columns if statement.is_dml or statement.is_select else ()
+        self._columns = [column.key for column in columns]
+        self._make_row: Callable[[Any], Row] | None = None
+        if len(columns):
+            self._make_row = getattr(namedtuple("Row", self._columns, rename=True), "_make")  # noqa: B009 - mypy
+        readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+        self._readers: list[tuple[int, Processor]] = [(place, read) for place, read in enumerate(readers) if read]
+
+    def bind(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the driver binds; values that the statement has no parameter for may be there."""
+        bound = {**self._constants, **values}
+        for name, process in self._binders:
+            bound[name] = process(bound[name])
+        return bound
+
+    def rows(self, raw: list[tuple[Any, ...]]) -> Rows:
+        """Return the driver's rows with the types of the columns.
+
+        Raises:
+            DatabaseError: a value is none of its column's type.
+        """
+        rows = Rows()
+        if self._make_row is None:
+            return rows
+        for row in raw:
+            cells = list(row)
+            try:
+                for place, read in self._readers:
+                    cells[place] = read(cells[place])
+            except (TypeError, ValueError, OverflowError):
+                column = self._columns[place]
+                raise DatabaseError(f"the database holds something in column {column} that lapse cannot read") from None
+            rows.append(self._make_row(cells))
+        return rows
+
+
+class Statements:
+    """The statements of one shape of database, each compiled when it is first wanted."""
+
+    def __init__(self, shape: Shape, dialect: sa.Dialect) -> None:
+        """Begin with none; `dialect` is SQLAlchemy's."""
+        self.shape = shape
+        self.tables = Tables(shape)
+        self._dialect = dialect
+        self._compiled: dict[Any, Statement] = {}
+
+    def __call__(self, build: Callable[[Tables, *Ts], Any], *key: *Ts) -> Statement:
+        """Return the statement that `build` makes of the tables and these arguments, compiled."""
+        compiled = self._compiled.get((build, *key))
+        if compiled is None:
+            compiled = self._compiled[(build, *key)] = Statement(build(self.tables, *key), self._dialect)
+        return compiled

@@ -1,0 +1,99 @@
+"""How a database keeps lapse's tables: as lapse makes them, or as an application's own table that was adopted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+LAPSE_COLUMNS = ("session_key", "version", "last_inbound_at", "idle_check_at", "idle_timeout_seconds")
+"""What lapse adds to a table of the application's. Where that has a column of the name, lapse's is `lapse_…`."""
+PREFIX = "lapse_"
+ADOPTION_TABLE = "lapse_adoption"
+"""There since an adoption has begun: how far it is, and what the table was like before."""
+
+VERSION_TABLE = "lapse_schema_version"
+"""Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
+
+
+class IdKind(StrEnum):
+    """What the ids of a column are: lapse's own tables have UUIDs and whole numbers."""
+
+    BIGINT = "bigint"
+    UUID = "uuid"
+    TEXT = "text"
+
+
+_KIND_OF_TYPE = {
+    "int2": IdKind.BIGINT,
+    "int4": IdKind.BIGINT,
+    "int8": IdKind.BIGINT,
+    "uuid": IdKind.UUID,
+}
+"""By PostgreSQL's name of the type; every other type is read and written as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableMapping:
+    """The table `conversations` as it is in one database."""
+
+    is_adopted: bool = False
+    """Made by the application: values may be NULL there that are not in lapse's own."""
+    kinds: Mapping[str, IdKind] = field(
+        default_factory=lambda: {"conv_id": IdKind.UUID, "owner_id": IdKind.BIGINT, "user_id": IdKind.BIGINT}
+    )
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Lapse's names of columns that the application has others of, and their names there."""
+    new_id: str | None = None
+    """The SQL expression by which the database makes the id of a new conversation; None: lapse makes it."""
+
+
+DEFAULT = TableMapping()
+"""Lapse's own tables, on either database."""
+
+MAPPING_QUERY = f"""
+    SELECT a.attname, t.typname, a.attnotnull, to_regclass('{ADOPTION_TABLE}') IS NOT NULL AS is_adopted,
+        CASE WHEN a.attname = 'conv_id' THEN
+            CASE WHEN a.attidentity <> '' THEN
+                'nextval(' || quote_literal(pg_get_serial_sequence(a.attrelid::regclass::text, a.attname)) || ')'
+            ELSE pg_get_expr(d.adbin, d.adrelid) END
+        END AS new_id,
+        to_regclass('pg_dist_partition') IS NOT NULL AS has_citus
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = to_regclass('conversations') AND a.attnum > 0 AND NOT a.attisdropped"""  # noqa: S608 - of constants
+"""PostgreSQL: a look at the catalog, which every role may take; no row where there is no such table."""
+
+
+def mapping_of(rows: Iterable[Any]) -> TableMapping | None:
+    """Return the mapping that the rows of `MAPPING_QUERY` describe, or None where there is no table yet."""
+    columns = {row[0]: row for row in rows}
+    if not columns:
+        return None
+    kinds = {
+        name: _KIND_OF_TYPE.get(columns[name][1], IdKind.TEXT) if name in columns else kind
+        for name, kind in DEFAULT.kinds.items()
+    }
+    # The columns whose NULLs an application may leave; lapse's own table has none.
+    may_be_null = any(name in columns and not columns[name][2] for name in ("status", "updated_at", "expires_at"))
+    mapping = TableMapping(
+        is_adopted=bool(next(iter(columns.values()))[3]) or may_be_null,
+        kinds=kinds,
+        renamed={name: PREFIX + name for name in LAPSE_COLUMNS if PREFIX + name in columns},
+        new_id=columns["conv_id"][4] if "conv_id" in columns else None,
+    )
+    return DEFAULT if mapping == DEFAULT else mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """All that statements are built for. Databases of one shape run the same statements."""
+
+    dialect: str
+    """`postgresql` or `sqlite`."""
+    mapping: TableMapping = DEFAULT
+    is_distributed: bool = False
+    """Whether Citus keeps the conversations on several shards."""
+    has_server_clock: bool = True
+    """Whether `now` is PostgreSQL's own function; otherwise it is a value that the driver binds."""
