@@ -10,10 +10,10 @@ import psycopg
 from sqlalchemy.dialects import postgresql
 
 from lapse.adoption.doctor import Diagnosis, examine_within
-from lapse.store.connection import Connection, Statements
+from lapse.store.connection import Connection, StatementCache
 from lapse.store.drivers.postgresql import PostgresqlConnection
 
-_STATEMENTS = Statements(postgresql.dialect())  # type: ignore[no-untyped-call]
+_STATEMENTS = StatementCache(postgresql.dialect())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def rolled_back(connection: psycopg.Connection[Any]) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-def look(connection: psycopg.Connection[Any]) -> Diagnosis:
+def diagnose(connection: psycopg.Connection[Any]) -> Diagnosis:
     """Return what doctor finds from within the connection's transaction."""
     return examine_within(as_lapses(connection))
 
@@ -46,9 +46,9 @@ def with_fault(connection: psycopg.Connection[Any], fault: str) -> Diagnosis:
     """
     with rolled_back(connection):
         connection.execute(fault.encode())
-        return look(connection)
+        return diagnose(connection)
 
 
 def codes(diagnosis: Diagnosis) -> list[str]:
-    """Return the codes of all findings, each once, those of notes in brackets."""
-    return sorted({f"({found.code})" if found.level == "note" else found.code for found in diagnosis.findings})
+    """Return the codes of all findings, each once, those of warnings in brackets."""
+    return sorted({f"({found.code})" if found.level == "warning" else found.code for found in diagnosis.findings})

@@ -43,7 +43,7 @@ def examined(url: str = URL, run: Callable[..., Any] = run_here) -> dict[str, An
 
 
 def codes(found: dict[str, Any]) -> list[str]:
-    return sorted(f"({one['code']})" if one["level"] == "note" else one["code"] for one in found["findings"])
+    return sorted(f"({one['code']})" if one["level"] == "warning" else one["code"] for one in found["findings"])
 
 
 def the_finding(run: Callable[..., Any] = run_here) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""What the old application writes, and what became of it: for tests of lapse's triggers."""
+"""What the legacy application writes, and what became of it: for tests of lapse's triggers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tests.adoption.routines_installed import Connection
+from tests.adoption.installed_functions import Connection
 
 AGENT, ANA, BOB = "+14155238886", "+5511999999999", "+5511888888888"
 KEY = f"{AGENT}::{ANA}"
@@ -12,7 +12,7 @@ DUPLICATE = ("expired", "duplicate_session", "application")
 
 
 def insert(connection: Connection, customer: str = ANA, **values: Any) -> Any:
-    """Insert a conversation as the old application does, and return its id."""
+    """Insert a conversation as the legacy application does, and return its id."""
     row = {"owner_id": 1, "from_number": AGENT, "to_number": customer} | values
     places = ", ".join(["%s"] * len(row))
     statement = f"INSERT INTO conversations ({', '.join(row)}) VALUES ({places}) RETURNING conv_id"

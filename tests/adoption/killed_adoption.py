@@ -12,13 +12,13 @@ import psycopg
 
 from tests.support.commands import LAPSE, environment
 
-STEPS = ("prepare", "backfill", "check", "indexes", "duplicates", "unique index", "end", "done")
+STEPS = ("install", "backfill", "check", "indexes", "duplicates", "unique index", "end", "done")
 PATIENCE_SECONDS = 120
 
 # By what is there already: only the catalog is read, so that looking disturbs nobody.
 _STEP = """
     SELECT CASE
-        WHEN to_regclass('lapse_adoption') IS NULL THEN 'prepare'
+        WHEN to_regclass('lapse_adoption') IS NULL THEN 'install'
         WHEN to_regclass('lapse_schema_version') IS NOT NULL THEN 'done'
         WHEN EXISTS (SELECT FROM built WHERE relname = 'uq_conversations_open_session' AND indisvalid)
             AND to_regclass('ix_conversations_open_session') IS NULL THEN 'end'

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from tests.adoption.old_table import connect
+from tests.adoption.legacy_table import connect
 from tests.support.commands import run_program
 from tests.support.postgres_process import servers_found
 from tests.support.require_program import missing

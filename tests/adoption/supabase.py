@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import psycopg
 from sqlalchemy import make_url
 
-from lapse.store.layout import VERSION_TABLE
-from tests.adoption.old_table import connect
+from lapse.store.table_mapping import VERSION_TABLE
+from tests.adoption.legacy_table import connect
 from tests.adoption.roles import Roles
 
 API = ("anon", "authenticated")

@@ -8,18 +8,18 @@ import pytest
 
 from lapse.addresses import session_key
 from lapse.errors import AdoptionError
-from tests.adoption.adopting import ENDED, OldConnection, adopt, filled_table, troubles, values
-from tests.adoption.old_table import Form, connect, create_old_table
+from tests.adoption.adoption_helpers import ENDED, LegacyConnection, adopt, error_codes, filled_table, values
+from tests.adoption.legacy_table import Form, connect, create_legacy_table
 
 
 @pytest.fixture
-def filled(empty_postgres_url: str) -> Iterator[OldConnection]:
+def filled(empty_postgres_url: str) -> Iterator[LegacyConnection]:
     with connect(empty_postgres_url) as connection:
         yield filled_table(connection)
 
 
 def test_rows_get_their_key_and_next_look_and_nothing_else_of_them_changes(
-    filled: OldConnection, empty_postgres_url: str
+    filled: LegacyConnection, empty_postgres_url: str
 ) -> None:
     columns = "conv_id, owner_id, from_number, to_number, channel, started_at, updated_at, expires_at, context::text"
     before = values(filled, f"SELECT {columns} FROM conversations ORDER BY conv_id")
@@ -38,7 +38,7 @@ def test_rows_get_their_key_and_next_look_and_nothing_else_of_them_changes(
 
 @pytest.mark.parametrize("keep", ["newest", "oldest"])
 def test_of_a_pair_one_stays_and_the_events_say_which(
-    filled: OldConnection, empty_postgres_url: str, keep: str
+    filled: LegacyConnection, empty_postgres_url: str, keep: str
 ) -> None:
     opened = "status IN ('pending', 'progress', 'idle_timeout')"
     last = "max" if keep == "newest" else "min"
@@ -57,7 +57,7 @@ def test_of_a_pair_one_stays_and_the_events_say_which(
 
 def test_times_that_no_calendar_holds_are_no_obstacle(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         connection.execute(
             """INSERT INTO conversations (owner_id, from_number, to_number, started_at, updated_at, expires_at)
             SELECT 1, '+5511987654321', '+14155238886', moment, moment, moment
@@ -73,14 +73,14 @@ def test_a_table_without_the_columns_that_may_miss_gets_them(empty_postgres_url:
         filled_table(connection, Form(messages=False))
         connection.execute("".join(f"ALTER TABLE conversations DROP COLUMN {name};" for name in optional).encode())
         adopt(empty_postgres_url)
-        assert troubles(empty_postgres_url) == []
+        assert error_codes(empty_postgres_url) == []
         found = values(connection, "SELECT attname FROM pg_attribute WHERE attrelid = 'conversations'::regclass")
         assert set(optional) <= set(found)
         assert values(connection, "SELECT count(*) FROM conversation_events") == [ENDED]
 
 
 def test_a_trigger_that_takes_the_backfill_for_activity_stops_it(
-    filled: OldConnection, empty_postgres_url: str
+    filled: LegacyConnection, empty_postgres_url: str
 ) -> None:
     filled.execute(
         """CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
@@ -103,7 +103,7 @@ def test_a_table_in_another_schema_is_adopted_where_it_is(empty_postgres_url: st
     with connect(empty_postgres_url) as connection:
         filled_table(connection)
         adopt(empty_postgres_url)
-        assert troubles(empty_postgres_url) == []
+        assert error_codes(empty_postgres_url) == []
         assert values(connection, """SELECT count(*) FROM "Our App".conversation_events""") == [ENDED]
         assert values(connection, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [0]
 
@@ -113,8 +113,8 @@ def test_a_row_that_the_applications_own_rule_refuses_is_said_and_the_next_run_g
         filled_table(connection)
         connection.execute("INSERT INTO conversations (owner_id, from_number, to_number) VALUES (1, 'nobody', 'a')")
         connection.execute("ALTER TABLE conversations ADD CONSTRAINT phones CHECK (from_number ~ '[0-9]') NOT VALID")
-        with pytest.raises(AdoptionError, match=r"refuses a row .*\"phones\".* run it again, which goes on"):
+        with pytest.raises(AdoptionError, match=r"refuses a row .*\"phones\".* run it again to resume"):
             adopt(empty_postgres_url)
         connection.execute("DELETE FROM conversations WHERE from_number = 'nobody'")
         adopt(empty_postgres_url)
-        assert troubles(empty_postgres_url) == []
+        assert error_codes(empty_postgres_url) == []

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 import pytest
 
 from lapse.adoption.plan import DUPLICATES, FUNCTIONS, UNIQUE, VACUUM, Step
-from tests.adoption.adopting import (
+from tests.adoption.adoption_helpers import (
     ENDED,
-    OldConnection,
-    Silent,
+    LegacyConnection,
+    RecordingReporter,
     adopt,
     adopt_until,
+    error_codes,
     filled_table,
     remaining,
-    troubles,
     values,
 )
-from tests.adoption.old_table import GUARDED, Form, connect, create_old_table, fill
+from tests.adoption.legacy_table import GUARDED, Form, connect, create_legacy_table, fill
 
 REPEATED = (DUPLICATES, VACUUM)
 """Steps of which nothing remembers that they are done, until a later one is."""
@@ -40,7 +40,7 @@ OWNS_VERSION = Form(extra_columns=("version integer DEFAULT 1",))
 
 
 @pytest.fixture
-def filled(empty_postgres_url: str) -> Iterator[OldConnection]:
+def filled(empty_postgres_url: str) -> Iterator[LegacyConnection]:
     with connect(empty_postgres_url) as connection:
         yield filled_table(connection)
 
@@ -56,58 +56,60 @@ def test_an_adoption_goes_on_after_each_of_its_steps(empty_postgres_url: str, fo
             left = [step.key for step in remaining(empty_postgres_url)]
             assert [key for key in left if key not in REPEATED] == [key for key in keys[place:] if key not in REPEATED]
         assert remaining(empty_postgres_url) == []
-        assert troubles(empty_postgres_url) == []
+        assert error_codes(empty_postgres_url) == []
         # Where a pair has an active and a paused one, the newest is the paused one.
         assert values(connection, "SELECT count(*) FROM conversation_events") == [ENDED]
 
 
-def test_what_an_interrupted_build_left_behind_is_built_again(filled: OldConnection, empty_postgres_url: str) -> None:
+def test_what_an_interrupted_build_left_behind_is_built_again(
+    filled: LegacyConnection, empty_postgres_url: str
+) -> None:
     adopt_until(empty_postgres_url, FUNCTIONS, before=True)
     filled.execute(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_conversations_open_session'::regclass"
     )
     adopt(empty_postgres_url)
-    assert troubles(empty_postgres_url) == []
+    assert error_codes(empty_postgres_url) == []
     assert values(filled, "SELECT to_regclass('ix_conversations_open_session')") == [None]
 
 
-class Latecomer(Silent):
+class Latecomer(RecordingReporter):
     """A transaction of the application's that opens a conversation before others end, and commits afterwards."""
 
-    def __init__(self, application: OldConnection) -> None:
+    def __init__(self, application: LegacyConnection) -> None:
         super().__init__()
         self._application = application
 
     @contextmanager
-    def doing(self, step: Step) -> Iterator[None]:
+    def step(self, step: Step) -> Iterator[None]:
         if step.kind == FUNCTIONS:
             self._application.execute(
                 """BEGIN; INSERT INTO conversations (owner_id, from_number, to_number)
                 SELECT owner_id, from_number, to_number FROM conversations WHERE conv_id = (
                     SELECT max(conv_id) FROM conversations)"""
             )
-        if step.kind == UNIQUE and not self.told:
+        if step.kind == UNIQUE and not self.messages:
             threading.Timer(0.3, self._application.execute, ["COMMIT"]).start()
-        with super().doing(step):
+        with super().step(step):
             yield
 
 
-def test_a_duplicate_that_comes_late_ends_too(filled: OldConnection, empty_postgres_url: str) -> None:
+def test_a_duplicate_that_comes_late_ends_too(filled: LegacyConnection, empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as application:
-        watcher = adopt(empty_postgres_url, watcher=Latecomer(application))
-    assert watcher.told == ["a duplicate came late: looking for duplicates again"]
-    assert watcher.done.count(DUPLICATES) == 2
-    assert troubles(empty_postgres_url) == []
+        progress = adopt(empty_postgres_url, progress=Latecomer(application))
+    assert progress.messages == ["the unique index failed on a new duplicate: ending duplicates again"]
+    assert progress.done.count(DUPLICATES) == 2
+    assert error_codes(empty_postgres_url) == []
     assert values(filled, "SELECT count(*) FROM conversation_events") == [ENDED + 1]
 
 
 def test_what_somebody_took_off_or_put_on_since_is_set_right(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         fill(connection, 50)
         adopt(empty_postgres_url)
         for fault in FAULTS:
             connection.execute(fault.encode())
             assert adopt(empty_postgres_url).done, fault
-            assert troubles(empty_postgres_url) == [], fault
+            assert error_codes(empty_postgres_url) == [], fault
             assert adopt(empty_postgres_url).done == [], fault

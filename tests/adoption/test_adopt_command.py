@@ -12,10 +12,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from lapse.adoption.plan import PREPARE
-from tests.adoption.adopting import ENDED, OldConnection, adopt, adopt_until, filled_table, troubles, values
+from lapse.adoption.plan import INSTALL
+from tests.adoption.adoption_helpers import (
+    ENDED,
+    LegacyConnection,
+    adopt,
+    adopt_until,
+    error_codes,
+    filled_table,
+    values,
+)
 from tests.adoption.dumps import dump_program, schema_of
-from tests.adoption.old_table import FORMS, Form, connect
+from tests.adoption.legacy_table import FORMS, Form, connect
 from tests.adoption.roles import psql
 from tests.conftest import SERVERS, NewDatabase
 from tests.support.commands import LAPSE, environment, error_line, run_here
@@ -24,8 +32,8 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-def filled(empty_postgres_url: str) -> Iterator[OldConnection]:
-    """A connection to the old table, with some years in it."""
+def filled(empty_postgres_url: str) -> Iterator[LegacyConnection]:
+    """A connection to the legacy table, with some years in it."""
     with connect(empty_postgres_url) as connection:
         yield filled_table(connection)
 
@@ -67,13 +75,13 @@ def test_the_plan_changes_nothing_and_is_sql_that_adopts(
             encoding="utf-8",
             check=True,
         )
-        assert troubles(url) == []
+        assert error_codes(url) == []
         assert values(connection, "SELECT count(*) FROM conversation_events") == [planned_ends]
         again = run_here("adopt", "--dry-run", "--database-url", url)
         assert again.stdout == "-- nothing to do: the table is adopted\n"
 
 
-def test_it_prints_its_plan_and_says_what_it_does(filled: OldConnection, empty_postgres_url: str) -> None:
+def test_it_prints_its_plan_and_says_what_it_does(filled: LegacyConnection, empty_postgres_url: str) -> None:
     planned = run_here("adopt", "--dry-run", "--database-url", empty_postgres_url).stdout
     done = run_here("adopt", "--database-url", empty_postgres_url)
     assert done.returncode == 0, done
@@ -83,8 +91,8 @@ def test_it_prints_its_plan_and_says_what_it_does(filled: OldConnection, empty_p
     assert "55119" not in done.stdout + done.stderr
 
 
-def test_what_has_begun_goes_on_as_it_began(filled: OldConnection, empty_postgres_url: str) -> None:
-    adopt_until(empty_postgres_url, PREPARE)
+def test_what_has_begun_goes_on_as_it_began(filled: LegacyConnection, empty_postgres_url: str) -> None:
+    adopt_until(empty_postgres_url, INSTALL)
     line = error_line(run_here("adopt", "--keep", "oldest", "--database-url", empty_postgres_url), 2)
     assert "keeps the newest" in line
     assert values(filled, "SELECT count(*) FROM conversations WHERE session_key IS NOT NULL") == [0]
@@ -94,7 +102,7 @@ def test_what_has_begun_goes_on_as_it_began(filled: OldConnection, empty_postgre
 # --- the report ---------------------------------------------------------------------------------------------------
 
 
-def test_the_report_says_the_same_before_and_after_and_again(filled: OldConnection, empty_postgres_url: str) -> None:
+def test_the_report_says_the_same_before_and_after_and_again(filled: LegacyConnection, empty_postgres_url: str) -> None:
     for file, options in (("before.csv", ["--dry-run"]), ("after.csv", []), ("again.csv", [])):
         ended = run_here("adopt", *options, "--report", file, "--database-url", empty_postgres_url)
         assert ended.returncode == 0, ended
@@ -109,7 +117,7 @@ def test_the_report_says_the_same_before_and_after_and_again(filled: OldConnecti
 
 
 def test_the_report_of_a_run_that_goes_on_has_what_the_one_before_ended(
-    filled: OldConnection, empty_postgres_url: str
+    filled: LegacyConnection, empty_postgres_url: str
 ) -> None:
     adopt_until(empty_postgres_url, "duplicates")
     assert run_here("adopt", "--report", "all.csv", "--database-url", empty_postgres_url).returncode == 0
@@ -123,7 +131,7 @@ def test_the_report_of_a_run_that_goes_on_has_what_the_one_before_ended(
     ("number", "waits_for"), [(signal.SIGINT, "a lock"), (signal.SIGTERM, "the transactions before an index")]
 )
 def test_a_stop_ends_it_at_once_and_another_run_goes_on(
-    filled: OldConnection, empty_postgres_url: str, number: int, waits_for: str
+    filled: LegacyConnection, empty_postgres_url: str, number: int, waits_for: str
 ) -> None:
     if waits_for != "a lock":
         adopt_until(empty_postgres_url, "validate")
@@ -146,10 +154,10 @@ def test_a_stop_ends_it_at_once_and_another_run_goes_on(
             finally:
                 process.kill()
         assert process.returncode == 130, said
-        assert "what was done stays done, and the next run goes on from there" in said
+        assert "the completed steps are kept, and the next run resumes from there" in said
         assert "Traceback" not in said
         # Neither the lock nor the build is left in the database.
         until(lambda: not values(filled, waiting), 5)
         holder.execute("COMMIT")
     adopt(empty_postgres_url)
-    assert troubles(empty_postgres_url) == []
+    assert error_codes(empty_postgres_url) == []

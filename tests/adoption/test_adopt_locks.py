@@ -10,37 +10,37 @@ from contextlib import contextmanager
 
 import pytest
 
-from lapse.adoption import lookout
-from lapse.adoption.plan import PREPARE, VALIDATE
+from lapse.adoption import statement_progress
+from lapse.adoption.plan import INSTALL, VALIDATE
 from lapse.shutdown import StopEvent
-from tests.adoption.adopting import (
+from tests.adoption.adoption_helpers import (
     ENDED,
-    OldConnection,
-    Silent,
+    LegacyConnection,
+    RecordingReporter,
     adopt,
     adopt_until,
+    error_codes,
     filled_table,
-    troubles,
     values,
 )
-from tests.adoption.old_table import connect
+from tests.adoption.legacy_table import connect
 from tests.support.waiting import until
 
 
 @pytest.fixture
-def filled(empty_postgres_url: str) -> Iterator[OldConnection]:
+def filled(empty_postgres_url: str) -> Iterator[LegacyConnection]:
     with connect(empty_postgres_url) as connection:
         yield filled_table(connection)
 
 
 @contextmanager
-def in_background(url: str) -> Iterator[Silent]:
+def in_background(url: str) -> Iterator[RecordingReporter]:
     """Adopt meanwhile, and wait for the end afterwards; where the test has failed, end it."""
-    watcher, stop_event = Silent(), StopEvent()
+    progress, stop_event = RecordingReporter(), StopEvent()
     with ThreadPoolExecutor(1) as executor:
-        adopting = executor.submit(adopt, url, watcher=watcher, stop_event=stop_event)
+        adopting = executor.submit(adopt, url, progress=progress, stop_event=stop_event)
         try:
-            yield watcher
+            yield progress
         except BaseException:
             stop_event.set()
             raise
@@ -48,49 +48,49 @@ def in_background(url: str) -> Iterator[Silent]:
 
 
 def test_a_row_that_the_application_holds_is_filled_later_and_makes_nobody_wait(
-    filled: OldConnection, empty_postgres_url: str
+    filled: LegacyConnection, empty_postgres_url: str
 ) -> None:
     with connect(empty_postgres_url) as holder:
-        adopt_until(empty_postgres_url, PREPARE)
+        adopt_until(empty_postgres_url, INSTALL)
         holder.execute("BEGIN; SELECT FROM conversations WHERE conv_id = 7 FOR UPDATE")
         with in_background(empty_postgres_url):
             until(lambda: values(filled, "SELECT count(*) FROM conversations WHERE session_key IS NULL") == [1])
             assert longest_write(filled, 0.5) < 0.3
             holder.execute("ROLLBACK")
     assert values(filled, "SELECT count(*) FROM conversations WHERE session_key IS NULL") == [0]
-    assert troubles(empty_postgres_url) == []
+    assert error_codes(empty_postgres_url) == []
 
 
 def test_nobody_waits_long_behind_an_adoption_that_waits_for_a_lock(
-    filled: OldConnection, empty_postgres_url: str
+    filled: LegacyConnection, empty_postgres_url: str
 ) -> None:
     with connect(empty_postgres_url, application_name="checkout") as holder:
         holder.execute("BEGIN; UPDATE conversations SET user_id = 1 WHERE conv_id = 1")
-        with in_background(empty_postgres_url) as watcher:
-            until(lambda: watcher.told)
+        with in_background(empty_postgres_url) as progress:
+            until(lambda: progress.messages)
             assert longest_write(filled, 2) < 0.3
-            assert re.search(r"pid \d+ \(checkout\)", watcher.told[-1])
+            assert re.search(r"pid \d+ \(checkout\)", progress.messages[-1])
             holder.execute("COMMIT")
-    assert troubles(empty_postgres_url) == []
+    assert error_codes(empty_postgres_url) == []
 
 
 def test_who_is_waited_for_before_an_index_is_built_is_named(
-    filled: OldConnection, empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    filled: LegacyConnection, empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "FIRST_LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(lookout, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(statement_progress, "FIRST_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(statement_progress, "POLL_SECONDS", 0.1)
     adopt_until(empty_postgres_url, VALIDATE)
     with connect(empty_postgres_url, application_name="report") as holder:
         holder.execute("BEGIN; UPDATE conversations SET user_id = 1 WHERE conv_id = 1")
-        with in_background(empty_postgres_url) as watcher:
-            until(lambda: len(watcher.told) > 1)
+        with in_background(empty_postgres_url) as progress:
+            until(lambda: len(progress.messages) > 1)
             holder.execute("COMMIT")
-    assert "going on with the adoption that began at" in watcher.told[0]
-    assert re.fullmatch(r"waiting for the transaction of pid \d+ \(report\)", watcher.told[1])
-    assert troubles(empty_postgres_url) == []
+    assert "resuming the adoption that began at" in progress.messages[0]
+    assert re.fullmatch(r"waiting for the transaction of pid \d+ \(report\)", progress.messages[1])
+    assert error_codes(empty_postgres_url) == []
 
 
-def test_an_autovacuum_gives_way(filled: OldConnection, empty_postgres_url: str) -> None:
+def test_an_autovacuum_gives_way(filled: LegacyConnection, empty_postgres_url: str) -> None:
     # One that somebody runs by hand does not, and is waited for: nobody waits behind that.
     with connect(empty_postgres_url) as holder:
         holder.execute("BEGIN; LOCK TABLE conversations IN SHARE UPDATE EXCLUSIVE MODE")
@@ -99,10 +99,10 @@ def test_an_autovacuum_gives_way(filled: OldConnection, empty_postgres_url: str)
             assert until(lambda: values(filled, waiting)) == ["ShareUpdateExclusiveLock"]
             assert longest_write(filled, 0.3) < 0.1
             holder.execute("COMMIT")
-    assert troubles(empty_postgres_url) == []
+    assert error_codes(empty_postgres_url) == []
 
 
-def longest_write(connection: OldConnection, seconds: float) -> float:
+def longest_write(connection: LegacyConnection, seconds: float) -> float:
     """Write as the application does for so long, and return how long the slowest of its statements took."""
     end, longest = time.monotonic() + seconds, 0.0
     while (begin := time.monotonic()) < end:
@@ -112,9 +112,9 @@ def longest_write(connection: OldConnection, seconds: float) -> float:
     return longest
 
 
-def test_two_at_once_are_one_after_the_other(filled: OldConnection, empty_postgres_url: str) -> None:
+def test_two_at_once_are_one_after_the_other(filled: LegacyConnection, empty_postgres_url: str) -> None:
     with in_background(empty_postgres_url) as one, in_background(empty_postgres_url) as other:
         pass
     assert bool(one.done) != bool(other.done)
-    assert troubles(empty_postgres_url) == []
+    assert error_codes(empty_postgres_url) == []
     assert values(filled, "SELECT count(*) FROM conversation_events") == [ENDED]

@@ -1,4 +1,4 @@
-"""What cannot be adopted, or given back, is refused in one clear line, and nothing is touched."""
+"""What cannot be adopted, or reverted, is refused in one clear line, and nothing is touched."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from tests.adoption.adopting import adopt
-from tests.adoption.old_table import connect, create_old_table
+from tests.adoption.adoption_helpers import adopt
+from tests.adoption.legacy_table import connect, create_legacy_table
 from tests.support.commands import error_line, run_here
 
 # Whatever an adoption could leave behind, in any schema: tables, columns, indexes, functions, triggers, constraints.
@@ -35,14 +35,14 @@ def untouched(connection: psycopg.Connection[Any]) -> Iterator[None]:
 @pytest.fixture
 def old(empty_postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         yield connection
 
 
 @pytest.mark.parametrize("command", ["adopt", "unadopt"])
 def test_sqlite_is_refused_and_no_file_is_made(command: str) -> None:
     line = error_line(run_here(command, "--database-url", "sqlite:///old.db"), 2)
-    assert "SQLite, where lapse makes its own tables" in line
+    assert "SQLite, where lapse creates its own tables" in line
     assert not Path("old.db").exists()
 
 
@@ -52,7 +52,7 @@ def test_sqlite_is_refused_and_no_file_is_made(command: str) -> None:
         ("DROP TABLE conversations CASCADE", "no table conversations"),
         ("ALTER TABLE conversations DROP COLUMN from_number", "no column from_number"),
         ("ALTER TABLE conversations ALTER COLUMN updated_at TYPE timestamp", "timestamp without time zone"),
-        ("ALTER TABLE conversations ALTER COLUMN owner_id DROP NOT NULL", "owner_id may be NULL"),
+        ("ALTER TABLE conversations ALTER COLUMN owner_id DROP NOT NULL", "owner_id is nullable"),
         ("ALTER TABLE conversations DROP CONSTRAINT conversations_pkey CASCADE", "not the primary key"),
         ("ALTER TABLE conversations RENAME TO c; CREATE VIEW conversations AS SELECT * FROM c", "is a view"),
         ("CREATE TABLE conversation_events (id int)", "conversation_events"),
@@ -93,7 +93,7 @@ def test_who_does_not_own_the_table_is_told_whose_it_is(old: psycopg.Connection[
 def test_lapses_own_tables_are_neither_adopted_nor_given_back(postgres_url: str) -> None:
     with connect(postgres_url) as connection, untouched(connection):
         assert "lapse's own" in error_line(run_here("adopt", "--database-url", postgres_url), 1)
-        assert "nothing to take off" in error_line(run_here("unadopt", "--database-url", postgres_url), 1)
+        assert "no adoption to revert" in error_line(run_here("unadopt", "--database-url", postgres_url), 1)
 
 
 def test_a_table_that_was_never_adopted_is_not_given_back(

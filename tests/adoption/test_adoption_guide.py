@@ -1,4 +1,4 @@
-"""docs/adoption.md: every command runs, in its order, on a real old table. The Portuguese guide has the same ones."""
+"""docs/adoption.md: every command runs, in its order, on a legacy table. The Portuguese guide has the same ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from tests.adoption.old_table import Form, connect, create_old_table, fill
+from tests.adoption.legacy_table import Form, connect, create_legacy_table, fill
 from tests.adoption.roles import SCRIPT, Roles, own_roles, psql
 from tests.conftest import SERVERS, NewDatabase
 from tests.support import documents
@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = [ENGLISH, "adoption.pt-BR.md"]
 FORM = Form(session_key=True, row_security=True, extra_statuses=("human_handoff",))
 ROWS = 1_000
-TROUBLED = "lapse doctor"
+FAILING = "lapse doctor"
 """Ends with 1 on a table that is not adopted: the first time that a guide says it."""
 
 
@@ -51,7 +51,7 @@ def roles(old_url: str) -> Iterator[Roles]:
         roles.create("owner", "CREATEROLE CREATEDB")
         roles.run(f"GRANT CREATE ON SCHEMA public TO {roles.name('owner')}")
         with connect(roles.url("owner")) as connection:
-            create_old_table(connection, FORM)
+            create_legacy_table(connection, FORM)
         with connect(roles.admin_url) as connection:
             fill(connection, ROWS, FORM)
         yield roles
@@ -112,7 +112,7 @@ def test_the_commands_of_the_guide_run_one_after_the_other(roles: Roles, program
         check=False,
     )
     codes = [int(line.split()[1]) for line in (tmp_path / "codes").read_text().splitlines()]
-    first = lines.index(TROUBLED)
+    first = lines.index(FAILING)
     assert codes == [1 if number == first else 0 for number in range(len(lines))], (lines, codes, result)
     check_what_is_left(roles, tmp_path)
 

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.adoption.adopting import adopt
-from tests.adoption.old_table import GUARDED, PLAIN, Form, connect, create_old_table, fill
+from tests.adoption.adoption_helpers import adopt
+from tests.adoption.legacy_table import GUARDED, PLAIN, Form, connect, create_legacy_table, fill
 from tests.support.waiting import until
 
 STATUSES = "SELECT array_agg(status ORDER BY conv_id) FROM conversations"
@@ -27,7 +27,7 @@ def test_the_application_may_drop_or_rename_what_its_unique_index_was_made_of(
     empty_postgres_url: str, change: str
 ) -> None:
     with connect(empty_postgres_url) as application:
-        create_old_table(application, GUARDED)
+        create_legacy_table(application, GUARDED)
         adopt(empty_postgres_url)
         assert insert(application) == 1
         application.execute("UPDATE conversations SET status = 'idle_timeout'")
@@ -43,7 +43,7 @@ def test_a_unique_index_of_a_type_of_an_extension_is_compared_by_its_own_operato
     empty_postgres_url: str, kind: str, value: str
 ) -> None:
     with connect(empty_postgres_url) as application:
-        create_old_table(application, PLAIN)
+        create_legacy_table(application, PLAIN)
         try:
             application.execute(f"CREATE EXTENSION {kind}".encode())
         except psycopg.errors.FeatureNotSupported:
@@ -60,7 +60,7 @@ def test_a_unique_index_of_a_type_of_an_extension_is_compared_by_its_own_operato
 
 def test_a_unique_index_that_takes_nulls_for_equal_refuses_as_ever(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as application:
-        create_old_table(application, PLAIN)
+        create_legacy_table(application, PLAIN)
         application.execute(
             """CREATE UNIQUE INDEX one_of_user ON conversations (owner_id, user_id) NULLS NOT DISTINCT
             WHERE status = 'pending'"""
@@ -74,7 +74,7 @@ def test_a_unique_index_that_takes_nulls_for_equal_refuses_as_ever(empty_postgre
 @pytest.mark.parametrize("form", [PLAIN, GUARDED], ids=str)
 def test_a_copy_into_a_small_table_looks_for_each_pair_by_indexes(empty_postgres_url: str, form: Form) -> None:
     with connect(empty_postgres_url) as application:
-        create_old_table(application, form)
+        create_legacy_table(application, form)
         fill(application, 20, form)
         adopt(empty_postgres_url)
     with connect(empty_postgres_url) as application, application.transaction():
@@ -97,7 +97,7 @@ def test_an_upsert_that_waits_for_a_worker_opens_the_next_conversation(empty_pos
         connect(empty_postgres_url) as worker,
         ThreadPoolExecutor() as pool,
     ):
-        create_old_table(application, GUARDED)
+        create_legacy_table(application, GUARDED)
         adopt(empty_postgres_url)
         insert(application)
         worker.execute("BEGIN")

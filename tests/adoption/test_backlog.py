@@ -11,7 +11,7 @@ import pytest
 from lapse import BackgroundWorker, ConversationService, Database, InvalidInputError
 from lapse.errors import BacklogError
 from lapse.models import Preview
-from tests.adoption.old_table import connect, create_old_table
+from tests.adoption.legacy_table import connect, create_legacy_table
 from tests.support.backlog import insert_conversations
 from tests.support.commands import run_here, run_lapse, running_lapse
 from tests.support.logs import captured_events
@@ -31,7 +31,7 @@ EVERYTHING_ENDED = {"idle_timeout": IDLE, "expired": EXPIRED, "pending": FRESH}
 def adopted_url(empty_postgres_url: str) -> str:
     """Return the URL of a database whose table was adopted with conversations that are long due."""
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         connection.execute(
             f"""INSERT INTO conversations (owner_id, from_number, to_number, updated_at, expires_at)
             SELECT 1 + n % 2, '+1212555' || lpad(n::text, 4, '0'), '+14155238886',

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import make_url
 
 from lapse import ConversationService
-from lapse.adoption import looks
-from lapse.store.layout import VERSION_TABLE
-from tests.adoption.examining import codes, look, rolled_back, with_fault
-from tests.adoption.old_table import FORMS, Form, connect, create_old_table, fill
+from lapse.adoption import bounded_queries
+from lapse.store.table_mapping import VERSION_TABLE
+from tests.adoption.examining import codes, diagnose, rolled_back, with_fault
+from tests.adoption.legacy_table import FORMS, Form, connect, create_legacy_table, fill
 from tests.database.test_partitions import block
 from tests.support.backlog import BUSINESS, customer
 from tests.support.citus_stand_in import install_stand_in
@@ -70,11 +70,11 @@ def test_through_pgbouncer_only_the_trait_is_another(postgres_url: str) -> None:
 
 def test_an_old_table_without_faults_is_only_not_adopted(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, NO_TRIGGER)
+        create_legacy_table(connection, NO_TRIGGER)
         fill(connection, ROWS, NO_TRIGGER, is_dirty=False, open_share=0)
     found = examined(empty_postgres_url, 1)
     assert (found["kind"], codes_of(found)) == ("adoptable", ["not-adopted"])
-    assert found["findings"][0]["do"] == "`lapse adopt --dry-run`, then `lapse adopt`"
+    assert found["findings"][0]["hint"] == "`lapse adopt --dry-run`, then `lapse adopt`"
 
 
 def test_each_form_of_the_old_table_is_adoptable(empty_postgres_url: str) -> None:
@@ -89,9 +89,9 @@ def test_each_form_of_the_old_table_is_adoptable(empty_postgres_url: str) -> Non
     with connect(empty_postgres_url) as connection:
         for form in FORMS:
             with rolled_back(connection):
-                create_old_table(connection, form)
+                create_legacy_table(connection, form)
                 fill(connection, ROWS, form)
-                found = look(connection)
+                found = diagnose(connection)
             expected = always | ({"(unknown-status)"} if form.extra_statuses else set())
             assert (found.kind, set(codes(found))) == ("adoptable", expected), str(form)
 
@@ -106,12 +106,12 @@ def test_duplicates_are_counted_with_and_without_whatsapp_before_the_number(empt
         "(2, '+5511900000001', '+14155238886', 'pending', 'whatsapp')",
     ]
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, NO_TRIGGER)
+        create_legacy_table(connection, NO_TRIGGER)
         insert = "INSERT INTO conversations (owner_id, from_number, to_number, status, channel) VALUES "
         found = with_fault(connection, insert + ", ".join(rows))
     (duplicates,) = [finding for finding in found.findings if finding.code == "duplicates"]
-    assert duplicates.what.startswith("1 pair of addresses has several open conversations.")
-    assert "at least 2" in duplicates.what
+    assert duplicates.message.startswith("1 pair of addresses has several open conversations.")
+    assert "at least 2" in duplicates.message
 
 
 def test_an_empty_database_is_told_from_one_whose_table_is_out_of_sight(empty_postgres_url: str) -> None:
@@ -123,8 +123,8 @@ def test_an_empty_database_is_told_from_one_whose_table_is_out_of_sight(empty_po
         visible = with_fault(connection, elsewhere)
         hidden = with_fault(connection, elsewhere + stranger)
     assert (visible.kind, codes(visible)) == ("empty", ["(table-elsewhere)", "empty"])
-    assert (hidden.kind, codes(hidden)) == ("hidden", ["missing-right"])
-    assert hidden.findings[0].do == 'GRANT USAGE ON SCHEMA "app" TO "lapse_doctor_stranger";'
+    assert (hidden.kind, codes(hidden)) == ("hidden", ["missing-privilege"])
+    assert hidden.findings[0].hint == 'GRANT USAGE ON SCHEMA "app" TO "lapse_doctor_stranger";'
 
 
 def test_a_table_that_cannot_be_adopted_is_named_with_each_reason(empty_postgres_url: str) -> None:
@@ -138,8 +138,10 @@ def test_a_table_that_cannot_be_adopted_is_named_with_each_reason(empty_postgres
     assert (table.kind, view.kind) == ("other", "other")
     assert codes(table) == ["missing-column", "nullable-column", "primary-key", "wrong-type"]
     assert codes(view) == ["not-a-table"]
-    assert "ALTER TABLE public.conversations ADD COLUMN owner_id bigint;" in [finding.do for finding in table.findings]
-    (started,) = [finding.do for finding in table.findings if "started_at" in finding.what]
+    assert "ALTER TABLE public.conversations ADD COLUMN owner_id bigint;" in [
+        finding.hint for finding in table.findings
+    ]
+    (started,) = [finding.hint for finding in table.findings if "started_at" in finding.message]
     assert "USING started_at AT TIME ZONE 'UTC'" in started
 
 
@@ -161,7 +163,7 @@ def test_traits_are_named(postgres_url: str) -> None:
 
 def test_it_writes_nothing_and_works_where_nothing_can_be_written(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         fill(connection, ROWS)
         written = """SELECT pg_stat_clear_snapshot(), (SELECT count(*) FROM pg_class),
             (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables)"""
@@ -180,31 +182,31 @@ def test_it_writes_nothing_and_works_where_nothing_can_be_written(empty_postgres
     assert "unknown" not in codes_of(found)
 
 
-def test_a_look_that_takes_too_long_is_unknown_and_not_fatal(
+def test_a_check_that_takes_too_long_is_unknown_and_not_fatal(
     empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "STATEMENT_TIMEOUT", "100ms")
+    monkeypatch.setattr(bounded_queries, "STATEMENT_TIMEOUT", "100ms")
     slow = """
         CREATE POLICY slow ON conversations USING (pg_sleep(60) IS NULL);
         CREATE ROLE lapse_doctor_stranger; GRANT SELECT ON conversations TO lapse_doctor_stranger;
         SET LOCAL ROLE lapse_doctor_stranger"""
     form = Form(row_security=True)
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, form)
+        create_legacy_table(connection, form)
         fill(connection, ROWS, form)
         found = with_fault(connection, slow)
-    unknown = [finding.what for finding in found.findings if finding.code == "unknown"]
-    assert [what.split(".")[0] for what in unknown] == ["Not known: duplicates", "Not known: rows"]
-    assert all("statement timeout" in what for what in unknown)
+    unknown = [finding.message for finding in found.findings if finding.code == "unknown"]
+    assert [message.split(":")[0] for message in unknown] == ["Could not check duplicates", "Could not check rows"]
+    assert all("statement timeout" in message for message in unknown)
     assert "not-adopted" in codes(found)
 
 
 def test_a_table_that_somebody_alters_is_not_waited_for(
     empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(bounded_queries, "LOCK_TIMEOUT", "50ms")
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         with rolled_back(connection):
             connection.execute("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE")
             line = error_line(run_here("doctor", "--database-url", empty_postgres_url), 1)
@@ -213,7 +215,7 @@ def test_a_table_that_somebody_alters_is_not_waited_for(
 
 def test_no_address_is_printed_and_all_is_readable_in_80_columns(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         fill(connection, ROWS)
         connection.execute("ALTER TABLE conversations DROP CONSTRAINT conversations_status_check")
         connection.execute("UPDATE conversations SET status = 'with +5511987654321' WHERE conv_id = 1")
@@ -223,11 +225,11 @@ def test_no_address_is_printed_and_all_is_readable_in_80_columns(empty_postgres_
     assert "+1415" not in result.stdout
     lines = result.stdout.splitlines()
     assert [line for line in lines if len(line) >= 80 and not line.startswith("database:")] == []
-    assert "trouble: not-adopted" in lines
-    assert lines[-1].startswith("not healthy: 2 troubles, ")
+    assert "error: not-adopted" in lines
+    assert lines[-1].startswith("not healthy: 2 errors, ")
 
 
-@pytest.mark.parametrize(("shift", "level", "code"), [("+30s", "note", 0), ("-300s", "trouble", 1)])
+@pytest.mark.parametrize(("shift", "level", "code"), [("+30s", "warning", 0), ("-300s", "error", 1)])
 def test_a_wrong_clock_is_found(postgres_url: str, shift: str, level: str, code: int) -> None:
     if not LIBRARIES:
         missing("libfaketime is not installed (apt-get install faketime)")
@@ -236,7 +238,7 @@ def test_a_wrong_clock_is_found(postgres_url: str, shift: str, level: str, code:
     assert (result.returncode, result.stderr) == (code, "")
     (found,) = json.loads(result.stdout)["findings"]
     assert (found["level"], found["code"]) == (level, "clock-difference")
-    assert f"{shift[1:-1]} s {'ahead of' if shift[0] == '+' else 'behind'} the database's" in found["what"]
+    assert f"{shift[1:-1]} s {'ahead of' if shift[0] == '+' else 'behind'} the database's" in found["message"]
 
 
 def test_a_database_out_of_reach_is_one_clear_line() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from lapse.store.layout import VERSION_TABLE
+from lapse.store.table_mapping import VERSION_TABLE
 from tests.adoption.examining import codes, with_fault
-from tests.adoption.old_table import FORMS, GUARDED, Form, connect, create_old_table, fill
+from tests.adoption.legacy_table import FORMS, GUARDED, Form, connect, create_legacy_table, fill
 from tests.support.commands import run_here
 
 ROW = """INSERT INTO conversations (owner_id, from_number, to_number, lapse_session_key, expires_at, status, channel)
@@ -82,7 +82,7 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
         CREATE POLICY worker ON conversation_events TO lapse_doctor_worker USING (true) WITH CHECK (true);
         CREATE POLICY worker ON {VERSION_TABLE} TO lapse_doctor_worker USING (true);
         SET LOCAL ROLE lapse_doctor_worker""",
-        ["(sequence-right)"],
+        ["(sequence-privilege)"],
     ),
 }
 
@@ -95,7 +95,7 @@ def adopt(url: str) -> None:
 @pytest.mark.parametrize("form", FORMS[-2:], ids=str)
 def test_nothing_but_what_lapse_copes_with_is_found_after_adoption(empty_postgres_url: str, form: Form) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, form)
+        create_legacy_table(connection, form)
         fill(connection, 300, form)
         adopt(empty_postgres_url)
         found = with_fault(connection, "")
@@ -106,7 +106,7 @@ def test_nothing_but_what_lapse_copes_with_is_found_after_adoption(empty_postgre
 
 def test_each_fault_in_an_adopted_table_is_found(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, GUARDED)
+        create_legacy_table(connection, GUARDED)
         adopt(empty_postgres_url)
         found = {name: codes(with_fault(connection, fault)) for name, (fault, _) in FAULTS.items()}
         assert found == {name: sorted(wanted) for name, (_, wanted) in FAULTS.items()}
@@ -121,14 +121,14 @@ def test_what_adoption_made_it_makes_again(empty_postgres_url: str) -> None:
         "EXECUTE FUNCTION set_updated_at()",
     }
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, GUARDED)
+        create_legacy_table(connection, GUARDED)
         fill(connection, 300, GUARDED, is_dirty=False)
         adopt(empty_postgres_url)
         for code, loss in lost.items():
             connection.execute(loss.encode())
             (found, *_) = with_fault(connection, "").findings
             assert found.code == code
-            if "then `lapse adopt`" in found.do:
-                connection.execute(found.do.partition("; then")[0].encode())
+            if "then `lapse adopt`" in found.hint:
+                connection.execute(found.hint.partition("; then")[0].encode())
             adopt(empty_postgres_url)
             assert with_fault(connection, "").findings == [], code

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.adoption.examining import look, rolled_back
-from tests.adoption.old_table import GUARDED, connect, create_old_table
-from tests.adoption.routines_installed import Connection
+from tests.adoption.examining import diagnose, rolled_back
+from tests.adoption.installed_functions import Connection
+from tests.adoption.legacy_table import GUARDED, connect, create_legacy_table
 from tests.support.commands import run_here
 
 WORKER = """CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
@@ -30,7 +30,7 @@ IN_LAPSES_OWN: Mapping[str, str] = {
         CREATE TRIGGER "touch it" BEFORE INSERT OR UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION touch()""",
     "activity-index": "CREATE INDEX activity ON conversations (updated_at)",
     "autovacuum-off": "ALTER TABLE conversation_events SET (autovacuum_enabled = false)",
-    "missing-right": f"{WORKER} REVOKE UPDATE ON conversations FROM lapse_doctor_worker; {ROLE}",
+    "missing-privilege": f"{WORKER} REVOKE UPDATE ON conversations FROM lapse_doctor_worker; {ROLE}",
     "row-security-missing": "ALTER TABLE lapse_schema_version DISABLE ROW LEVEL SECURITY",
     "row-security": f"{WORKER} DROP POLICY worker ON conversations; {ROLE}",
 }
@@ -42,7 +42,7 @@ IN_AN_ADOPTED_TABLE: Mapping[str, str] = {
     "activity-trigger": "CREATE OR REPLACE TRIGGER set_updated_at BEFORE UPDATE ON conversations FOR EACH ROW "
     "EXECUTE FUNCTION set_updated_at()",
     "function-owner": "ALTER FUNCTION lapse_before_insert OWNER TO pg_monitor",
-    "sequence-right": f"{WORKER} {ROLE}",
+    "sequence-privilege": f"{WORKER} {ROLE}",
 }
 
 
@@ -54,7 +54,7 @@ def test_what_to_do_in_lapses_own_tables_mends_them(postgres_url: str) -> None:
 
 def test_what_to_do_in_an_adopted_table_mends_it(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, GUARDED)
+        create_legacy_table(connection, GUARDED)
         assert run_here("adopt", "--database-url", empty_postgres_url).returncode == 0
         for code, fault in IN_AN_ADOPTED_TABLE.items():
             check_advice(connection, code, fault)
@@ -64,13 +64,13 @@ def check_advice(connection: Connection, code: str, fault: str) -> None:
     """Plant the fault, do what is said, and find nothing any more; then undo all."""
     with rolled_back(connection):
         connection.execute(fault.encode())
-        (found,) = look(connection).findings
+        (found,) = diagnose(connection).findings
         assert found.code == code
         connection.execute("RESET ROLE")
-        connection.execute(_sql(found.do).encode())
+        connection.execute(_sql(found.hint).encode())
         if ROLE in fault:
             connection.execute(ROLE.encode())
-        assert look(connection).findings == [], code
+        assert diagnose(connection).findings == [], code
 
 
 def _sql(advice: str) -> str:

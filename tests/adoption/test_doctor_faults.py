@@ -12,9 +12,9 @@ import pytest
 
 from lapse.adoption.checks import vacuum
 from lapse.adoption.checks.kind import check_server
-from lapse.adoption.subject import read_subject
-from tests.adoption.examining import as_lapses, codes, look, rolled_back, with_fault
-from tests.adoption.old_table import Form, connect, create_old_table
+from lapse.adoption.inspection import inspect_database
+from tests.adoption.examining import as_lapses, codes, diagnose, rolled_back, with_fault
+from tests.adoption.legacy_table import Form, connect, create_legacy_table
 
 UNIQUE = "uq_conversations_open_session"
 WORKER = "CREATE ROLE lapse_doctor_worker; GRANT USAGE ON SCHEMA public TO lapse_doctor_worker;"
@@ -142,12 +142,15 @@ OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
             idle_timeout_seconds) ON conversations TO lapse_doctor_worker""",
         [],
     ),
-    "no right": (WORKER, ["missing-right"]),
-    "no schema": (f"{ALL_RIGHTS} REVOKE USAGE ON SCHEMA public FROM PUBLIC, lapse_doctor_worker", ["missing-right"]),
+    "no right": (WORKER, ["missing-privilege"]),
+    "no schema": (
+        f"{ALL_RIGHTS} REVOKE USAGE ON SCHEMA public FROM PUBLIC, lapse_doctor_worker",
+        ["missing-privilege"],
+    ),
     **{
         f"no {right} on {table}": (
             f"{ALL_RIGHTS} REVOKE {right} ON {table} FROM lapse_doctor_worker",
-            ["missing-right"],
+            ["missing-privilege"],
         )
         for table, rights in {
             "conversations": ["SELECT", "INSERT", "UPDATE"],
@@ -197,11 +200,11 @@ OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
 
 OF_AN_OLD_TABLE: Mapping[str, tuple[str, list[str]]] = {
     "nothing": ("", []),
-    "a stranger": (f"{WORKER} {AS_WORKER}", ["missing-right", "not-owner", "(sequence-right)"]),
+    "a stranger": (f"{WORKER} {AS_WORKER}", ["missing-privilege", "not-owner", "(sequence-privilege)"]),
     "an identity that a stranger may not draw": (
         f"""ALTER TABLE conversations ALTER conv_id DROP DEFAULT, ALTER conv_id ADD GENERATED ALWAYS AS IDENTITY;
         {WORKER} GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker; {AS_WORKER}""",
-        ["missing-right", "not-owner", "(sequence-right)"],
+        ["missing-privilege", "not-owner", "(sequence-privilege)"],
     ),
     "an id that nobody makes": (
         "ALTER TABLE conversations ALTER COLUMN conv_id DROP DEFAULT",
@@ -222,8 +225,8 @@ OF_AN_OLD_TABLE: Mapping[str, tuple[str, list[str]]] = {
         CREATE POLICY own ON conversations TO lapse_doctor_owner USING (true)""",
         [],
     ),
-    "another table of events": ("CREATE TABLE conversation_events (n int)", ["in-the-way"]),
-    "a column of lapse's name": ("ALTER TABLE conversations ADD COLUMN lapse_version int", ["in-the-way"]),
+    "another table of events": ("CREATE TABLE conversation_events (n int)", ["name-conflict"]),
+    "a column of lapse's name": ("ALTER TABLE conversations ADD COLUMN lapse_version int", ["name-conflict"]),
     "a missing optional column": ("ALTER TABLE conversations DROP COLUMN channel, DROP COLUMN metadata", []),
     "a status that is missing in a CHECK": (
         "ALTER TABLE conversations ADD CHECK (status IN ('pending', 'progress', 'expired'))",
@@ -264,7 +267,7 @@ def test_each_right_that_a_role_lacks_is_found(postgres_url: str) -> None:
 
 def test_each_fault_in_an_old_table_is_found_beside_that_it_is_not_adopted(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, Form(updated_at_trigger=False, messages=False))
+        create_legacy_table(connection, Form(updated_at_trigger=False, messages=False))
         assert found(connection, OF_AN_OLD_TABLE) == expected(OF_AN_OLD_TABLE, "not-adopted")
 
 
@@ -272,24 +275,24 @@ def test_what_to_do_about_a_missing_index_mends_it(postgres_url: str) -> None:
     with connect(postgres_url) as connection, rolled_back(connection):
         ((before,),) = connection.execute(f"SELECT pg_get_indexdef('{UNIQUE}'::regclass)").fetchall()
         connection.execute(f"DROP INDEX {UNIQUE}")
-        (finding,) = look(connection).findings
-        assert finding.do.startswith("CREATE UNIQUE INDEX CONCURRENTLY")
-        connection.execute(finding.do.replace("CONCURRENTLY ", "").encode())
-        assert look(connection).findings == []
+        (finding,) = diagnose(connection).findings
+        assert finding.hint.startswith("CREATE UNIQUE INDEX CONCURRENTLY")
+        connection.execute(finding.hint.replace("CONCURRENTLY ", "").encode())
+        assert diagnose(connection).findings == []
         assert connection.execute(f"SELECT pg_get_indexdef('{UNIQUE}'::regclass)").fetchall() == [(before,)]
 
 
 def test_an_old_server_and_a_standby_are_found(postgres_url: str) -> None:
     with connect(postgres_url) as connection, rolled_back(connection):
-        subject = read_subject(as_lapses(connection))
-        old = replace(subject.server, version="13.21", version_number=130021)
-        standby = replace(subject.server, is_standby=True, is_read_only=True)
+        inspection = inspect_database(as_lapses(connection))
+        old = replace(inspection.server, version="13.21", version_number=130021)
+        standby = replace(inspection.server, is_standby=True, is_read_only=True)
         found = [
-            [finding.code for finding in check_server(replace(subject, server=server))]
-            for server in (subject.server, old, standby)
+            [finding.code for finding in check_server(replace(inspection, server=server))]
+            for server in (inspection.server, old, standby)
         ]
         assert found == [[], ["old-server"], ["read-only"]]
-        assert replace(subject, server=standby).traits == ["standby", "read-only"]
+        assert replace(inspection, server=standby).traits == ["standby", "read-only"]
 
 
 def test_dead_rows_and_what_holds_vacuum_back_are_found(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +308,7 @@ def test_dead_rows_and_what_holds_vacuum_back_are_found(postgres_url: str, monke
         seen = with_fault(connection, "")
         assert codes(seen) == ["autovacuum-off", "dead-rows", "vacuum-held-back"]
         (holder,) = [finding for finding in seen.findings if finding.code == "vacuum-held-back"]
-        assert f"pg_terminate_backend({reader.info.backend_pid})" in holder.do
+        assert f"pg_terminate_backend({reader.info.backend_pid})" in holder.hint
         reader.execute("ROLLBACK")
         connection.execute("ALTER TABLE conversations RESET (autovacuum_enabled)")
         connection.execute("VACUUM conversations")

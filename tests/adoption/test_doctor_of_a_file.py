@@ -15,7 +15,7 @@ import pytest
 from lapse import ConversationService, Database
 from lapse.adoption import sqlite_doctor
 from lapse.adoption.checks.sqlite_file import NETWORKED, file_system_of
-from lapse.store.schema_version import head_version
+from lapse.store.operations.schema import head_version
 from tests.adoption.examining_files import FILE, URL, codes, converse, examined, run_in_shell, run_sql
 from tests.support.backlog import customer, insert_conversations
 from tests.support.commands import error_line, run_here, run_lapse, run_powerless
@@ -66,7 +66,7 @@ def test_whose_tables_these_are_is_said() -> None:
     run_sql("CREATE TABLE conversations (id)")
     found = examined()
     assert (found["kind"], codes(found)) == ("other", ["foreign-table"])
-    run_sql(found["findings"][0]["do"].partition("or: ")[2].partition(" then")[0])
+    run_sql(found["findings"][0]["hint"].partition("or: ")[2].partition(" then")[0])
     assert run_here("migrate", "--database-url", URL).returncode == 0
     assert examined()["findings"] == []
 
@@ -74,8 +74,8 @@ def test_whose_tables_these_are_is_said() -> None:
 def test_a_folder_that_is_not_there_is_made_as_it_says() -> None:
     (finding,) = examined("sqlite:///a%20new/folder/lapse.db")["findings"]
     assert finding["code"] == "empty"
-    subprocess.run(finding["do"].partition(";")[0], shell=True, check=True)
-    assert "There is no file" in examined("sqlite:///a%20new/folder/lapse.db")["findings"][0]["what"]
+    subprocess.run(finding["hint"].partition(";")[0], shell=True, check=True)
+    assert "There is no file" in examined("sqlite:///a%20new/folder/lapse.db")["findings"][0]["message"]
 
 
 def test_another_version_and_a_lost_table_are_found() -> None:
@@ -106,7 +106,7 @@ def test_what_is_no_database_is_said_and_a_damaged_one_is_recovered(tmp_path: Pa
     index = places["ix_conversations_conv_id"]
     FILE.write_bytes(whole[:index] + b"\xff" * 512 + whole[index + 512 :])
     (finding,) = [one for one in examined()["findings"] if one["code"] == "corrupt"]
-    run_in_shell(finding["do"].partition("still be read: ")[2])
+    run_in_shell(finding["hint"].partition("still be read: ")[2])
     recovered = examined(f"sqlite:///recovered-{FILE}")
     assert codes(recovered) == ["(journal-mode)"]
     with closing(ConversationService(f"sqlite:///recovered-{FILE}")) as service:
@@ -119,27 +119,27 @@ def test_what_cannot_be_written_is_found_as_the_user_who_looks(part: str) -> Non
     path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
     found = examined(run=run_powerless)
     assert (found["traits"], codes(found)) == (["read-only"], ["read-only"])
-    subprocess.run(found["findings"][0]["do"], shell=True, check=True)
+    subprocess.run(found["findings"][0]["hint"], shell=True, check=True)
     assert examined(run=run_powerless)["findings"] == []
 
 
 def test_a_file_that_may_not_be_read_is_found() -> None:
     FILE.chmod(0o200)
     found = examined(run=run_powerless)
-    assert (found["kind"], codes(found)) == ("hidden", ["missing-right"])
-    subprocess.run(found["findings"][0]["do"], shell=True, check=True)
+    assert (found["kind"], codes(found)) == ("hidden", ["missing-privilege"])
+    subprocess.run(found["findings"][0]["hint"], shell=True, check=True)
     assert examined(run=run_powerless)["findings"] == []
 
 
-def test_a_look_that_takes_too_long_is_unknown_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_takes_too_long_is_unknown_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Database(URL)) as database:
         insert_conversations(database, range(100, 3_100))
-    monkeypatch.setattr(sqlite_doctor, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(sqlite_doctor, "CHECK_SECONDS", 0.0)
     found = examined()
-    unknown = [one["what"] for one in found["findings"] if one["code"] == "unknown"]
-    assert any("whole" in what for what in unknown)
-    assert any("rows" in what for what in unknown)
-    assert all("it takes too long" in what for what in unknown)
+    unknown = [one["message"] for one in found["findings"] if one["code"] == "unknown"]
+    assert any("integrity" in message for message in unknown)
+    assert any("rows" in message for message in unknown)
+    assert all("it exceeds the time limit" in message for message in unknown)
     assert found["healthy"]
 
 

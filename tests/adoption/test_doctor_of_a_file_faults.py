@@ -85,7 +85,7 @@ def test_what_to_do_mends_it(name: str) -> None:
     fault, code = MENDED_BY_SQL[name]
     run_sql(fault)
     assert codes(examined()) == [code]
-    do = the_finding()["do"]
+    do = the_finding()["hint"]
     if do.startswith("sqlite3 "):
         run_in_shell(do)
     else:
@@ -133,9 +133,9 @@ def test_rows_that_lapse_cannot_read_are_counted_and_shown(fault: str, code: str
     run_sql(f"UPDATE conversations SET {fault} WHERE rowid < 3")
     assert codes(examined()) == [code]
     finding = the_finding()
-    assert finding["what"].startswith("2 conversations ")
-    if "Which: " in finding["do"]:
-        query = finding["do"].partition("Which: ")[2]
+    assert finding["message"].startswith("2 conversations ")
+    if "Which: " in finding["hint"]:
+        query = finding["hint"].partition("Which: ")[2]
         with closing(sqlite3.connect(FILE)) as connection:
             assert len(connection.execute(query).fetchall()) == 2
     run_sql(f"UPDATE conversations SET {mend} WHERE rowid < 3")
@@ -147,6 +147,6 @@ def test_several_open_conversations_of_a_pair_are_counted_and_shown() -> None:
     found = examined()
     assert codes(found) == ["duplicates", "missing-index"]
     (duplicates,) = [one for one in found["findings"] if one["code"] == "duplicates"]
-    assert duplicates["what"].startswith("1 pair of addresses has several open conversations: 2 too many.")
+    assert duplicates["message"].startswith("1 pair of addresses has several open conversations: 2 too many.")
     with closing(sqlite3.connect(FILE)) as connection:
-        assert len(connection.execute(duplicates["do"].partition("Which: ")[2]).fetchall()) == 1
+        assert len(connection.execute(duplicates["hint"].partition("Which: ")[2]).fetchall()) == 1

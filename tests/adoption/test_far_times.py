@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from lapse import ConversationService
 from lapse.models import NEVER
-from tests.adoption.adopting import adopt
-from tests.adoption.old_table import Form, connect, create_old_table
+from tests.adoption.adoption_helpers import adopt
+from tests.adoption.legacy_table import Form, connect, create_legacy_table
+from tests.support.sweeps import sweep_idle
 
 IDLE = timedelta(minutes=30)
 PAIRS = ("+5511999990001", "+5511999990002", "+5511999990003")
@@ -16,7 +17,7 @@ PAIRS = ("+5511999990001", "+5511999990002", "+5511999990003")
 
 def test_conversations_that_last_for_ever_are_read_continued_and_looked_at(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as application:
-        create_old_table(application)
+        create_legacy_table(application)
         for number, expires_at in zip(PAIRS, ("infinity", "20000-01-01", "9999-12-31T23:00Z"), strict=True):
             application.execute(
                 """INSERT INTO conversations (owner_id, from_number, to_number, status, started_at, expires_at)
@@ -29,8 +30,9 @@ def test_conversations_that_last_for_ever_are_read_continued_and_looked_at(empty
             found = [service.record_message(1, number, "+14155238886", sender="user") for number in PAIRS]
             extended = service.extend_expiration(found[0].conv_id, minutes=30)
         kept = application.execute("SELECT count(*) FROM conversations WHERE status = 'progress'").fetchall()
-    assert deadlines.expired == datetime(9999, 12, 31, 23, tzinfo=UTC)
-    assert [one.expires_at for one in found] == [NEVER, NEVER, deadlines.expired]
+    expired_at = deadlines.due_at["expired_conversations"]
+    assert expired_at == datetime(9999, 12, 31, 23, tzinfo=UTC)
+    assert [one.expires_at for one in found] == [NEVER, NEVER, expired_at]
     assert {one.started_at for one in found} == {datetime.min.replace(tzinfo=UTC)}
     assert extended.expires_at == NEVER
     assert kept == [(3,)]
@@ -38,7 +40,7 @@ def test_conversations_that_last_for_ever_are_read_continued_and_looked_at(empty
 
 def test_an_activity_in_the_future_that_is_put_right_is_idle_in_time(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as application:
-        create_old_table(application, Form(updated_at_trigger=False))
+        create_legacy_table(application, Form(updated_at_trigger=False))
         adopt(empty_postgres_url)
         application.execute(
             """INSERT INTO conversations (owner_id, from_number, to_number, status, updated_at)
@@ -46,8 +48,9 @@ def test_an_activity_in_the_future_that_is_put_right_is_idle_in_time(empty_postg
         )
         application.execute("UPDATE conversations SET idle_check_at = now() - interval '1 second'")
         with closing(ConversationService(empty_postgres_url)) as service:
-            assert service.conversation_repo.sweeper.idle(IDLE).sweep(10).rearmed == 1
+            assert sweep_idle(service.database, IDLE, 10).rearmed == 1
             application.execute("UPDATE conversations SET updated_at = now()")
-            looks = service.next_deadlines()
-    assert looks.idle is not None
-    assert looks.idle - looks.now <= IDLE
+            deadlines = service.next_deadlines()
+    idle_at = deadlines.due_at["idle_conversations"]
+    assert idle_at is not None
+    assert idle_at - deadlines.now <= IDLE

@@ -20,8 +20,8 @@ from lapse import (
     SchemaMissingError,
 )
 from lapse.models import NEVER
-from tests.adoption.adopting import adopt
-from tests.adoption.old_table import FORMS, Form, connect, create_old_table
+from tests.adoption.adoption_helpers import adopt
+from tests.adoption.legacy_table import FORMS, Form, connect, create_legacy_table
 from tests.support.commands import error_line, run_lapse
 
 BUSINESS, CUSTOMER = "+14155238886", "+5511999990001"
@@ -42,9 +42,9 @@ def form(request: pytest.FixtureRequest) -> Form:
 
 @pytest.fixture
 def old_url(empty_postgres_url: str, form: Form) -> str:
-    """Return the URL of a database with an empty old table of this form."""
+    """Return the URL of a database with an empty legacy table of this form."""
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, form)
+        create_legacy_table(connection, form)
     return empty_postgres_url
 
 

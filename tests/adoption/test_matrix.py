@@ -13,15 +13,15 @@ from psycopg import errors
 
 from lapse import ConversationService
 from tests.adoption.dumps import dump_program, schema_of
-from tests.adoption.old_application import (
+from tests.adoption.legacy_application import (
     BUSINESS,
     NEVER,
-    OldApplication,
+    LegacyApplication,
     ago,
     owner_of,
     write_dirty_rows,
 )
-from tests.adoption.old_table import FORMS, Form, connect, create_old_table, fill
+from tests.adoption.legacy_table import FORMS, Form, connect, create_legacy_table, fill
 from tests.adoption.snapshots import (
     Rows,
     check_changes,
@@ -60,7 +60,7 @@ class _Move:
         self.url = url
         self.form = form
         self.connection = connection
-        self.application = OldApplication(connection, form)
+        self.application = LegacyApplication(connection, form)
         self.columns = columns_of(connection)
         """The application's own."""
 
@@ -79,7 +79,7 @@ def test_a_table_moves_in_and_back_out(form: Form, server: str, new_database: Ne
     url = new_database(server, migrated=False)
     program = dump_program(int(server.removeprefix("postgresql-")))
     with connect(url) as connection:
-        create_old_table(connection, form)
+        create_legacy_table(connection, form)
         fill(connection, ROWS, form)
         write_dirty_rows(connection, form)
         move = _Move(url, form, connection)
@@ -115,7 +115,7 @@ def check_doctor_finds_what_is_there(move: _Move) -> None:
     assert planted <= found.keys(), found
     assert move.form.extra_statuses or "unknown-status" not in found, found
     assert fingerprints(move.connection) == before
-    assert found["far-time"] == "note", "lapse copes with what never expires"
+    assert found["far-time"] == "warning", "lapse copes with what never expires"
 
 
 def check_adoption_changes_duplicates_only(move: _Move) -> None:
@@ -132,8 +132,8 @@ def check_adoption_changes_duplicates_only(move: _Move) -> None:
     assert made == {(1, "expired", "expired", "duplicate_session", "adopt")}
     assert all(event.from_status == before[event.conv_id].status for event in events)
     found = _findings(move, 0)
-    assert "trouble" not in found.values(), found
-    assert "unknown" not in found, "a look of the doctor's failed"
+    assert "error" not in found.values(), found
+    assert "unknown" not in found, "a check of the doctor failed"
 
 
 def check_a_second_adoption_does_nothing(move: _Move) -> None:
@@ -143,7 +143,7 @@ def check_a_second_adoption_does_nothing(move: _Move) -> None:
     assert "nothing" in said.lower(), said
 
 
-# --- the old application afterwards -------------------------------------------------------------------------------
+# --- the legacy application afterwards -------------------------------------------------------------------------------
 
 
 def check_the_application_finds_its_conversations_by_an_index(move: _Move) -> None:

@@ -13,10 +13,10 @@ from sqlalchemy import make_url
 
 from lapse import Database
 from lapse.adoption.adopt import Adoption
-from lapse.adoption.unadopt import Return
+from lapse.adoption.revert import Revert
 from lapse.errors import AdoptionError
-from tests.adoption.adopting import Silent, adopt
-from tests.adoption.old_table import GUARDED, connect, create_old_table, fill
+from tests.adoption.adoption_helpers import RecordingReporter, adopt
+from tests.adoption.legacy_table import GUARDED, connect, create_legacy_table, fill
 
 OPTIONS = "SELECT reloptions FROM pg_class WHERE oid = 'conversations'::regclass"
 
@@ -24,7 +24,9 @@ OPTIONS = "SELECT reloptions FROM pg_class WHERE oid = 'conversations'::regclass
 def unadopt(url: str, file: Path) -> None:
     with closing(Database(url)) as database:
         database.autocommit(
-            lambda store: Return(adoption=Adoption(store=store, idle_timeout_seconds=1_800), file=file).run(Silent()),
+            lambda store: Revert(adoption=Adoption(store=store, idle_timeout_seconds=1_800), file=file).run(
+                RecordingReporter()
+            ),
             retry=False,
         )
 
@@ -39,7 +41,7 @@ def use_schema(url: str, schema: str) -> None:
 def test_a_schema_may_have_any_name(empty_postgres_url: str, tmp_path: Path) -> None:
     use_schema(empty_postgres_url, 'My "50%" {of} Bob\'s %s')
     with connect(empty_postgres_url) as owner:
-        create_old_table(owner, GUARDED)
+        create_legacy_table(owner, GUARDED)
         fill(owner, 20, GUARDED)
         adopt(empty_postgres_url)
         assert owner.execute("SELECT count(*) FROM conversation_events").fetchall() == [(1,)]
@@ -50,7 +52,7 @@ def test_a_schema_may_have_any_name(empty_postgres_url: str, tmp_path: Path) -> 
 def test_a_schema_that_would_end_the_text_of_a_function_is_refused(empty_postgres_url: str) -> None:
     use_schema(empty_postgres_url, "a$lapse$; DROP TABLE conversations; --")
     with connect(empty_postgres_url) as owner:
-        create_old_table(owner)
+        create_legacy_table(owner)
         with pytest.raises(AdoptionError, match="nothing was changed"):
             adopt(empty_postgres_url)
         assert owner.execute("SELECT to_regclass('lapse_adoption')").fetchall() == [(None,)]
@@ -61,7 +63,7 @@ def test_storage_parameters_come_back_in_their_order(
     empty_postgres_url: str, tmp_path: Path, options: list[str] | None
 ) -> None:
     with connect(empty_postgres_url) as owner:
-        create_old_table(owner)
+        create_legacy_table(owner)
         if options:
             owner.execute(f"ALTER TABLE conversations SET ({', '.join(options)})".encode())
         adopt(empty_postgres_url)
@@ -71,7 +73,7 @@ def test_storage_parameters_come_back_in_their_order(
 
 def test_a_limit_to_transactions_does_not_cut_the_making_of_an_index(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as owner, connect(empty_postgres_url) as reader:
-        create_old_table(owner)
+        create_legacy_table(owner)
         database = sql.Identifier(make_url(empty_postgres_url).database or "")
         try:
             owner.execute(sql.SQL("ALTER DATABASE {} SET transaction_timeout = '200ms'").format(database))

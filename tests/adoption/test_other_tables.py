@@ -10,8 +10,8 @@ import pytest
 
 from lapse import ConversationService
 from tests.adoption.dumps import dump_program, schema_of
-from tests.adoption.old_application import BUSINESS
-from tests.adoption.old_table import connect
+from tests.adoption.legacy_application import BUSINESS
+from tests.adoption.legacy_table import connect
 from tests.adoption.snapshots import check_events
 from tests.chaos.scale import is_full
 from tests.conftest import SERVERS, NewDatabase

@@ -13,7 +13,7 @@ import pytest
 
 from lapse import BackgroundWorker, ConversationService, Database
 from lapse.store.preview import preview
-from tests.adoption.old_table import FORMS, Form, connect, create_old_table, fill
+from tests.adoption.legacy_table import FORMS, Form, connect, create_legacy_table, fill
 from tests.support.backlog import insert_conversations
 from tests.support.commands import error_line, run_here, run_lapse
 from tests.support.workers import counts
@@ -25,7 +25,7 @@ ROWS = 500
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_an_applications_table_is_counted_before_it_is_adopted(empty_postgres_url: str, form: Form) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, form)
+        create_legacy_table(connection, form)
         fill(connection, ROWS, form, open_share=0.5)
         before = whole_table(connection)
         found = run_json(empty_postgres_url)
@@ -47,7 +47,7 @@ def test_an_applications_table_is_counted_before_it_is_adopted(empty_postgres_ur
 
 def test_what_is_null_is_taken_as_lapse_takes_it(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         insert(connection, expires_at=None, updated_at="now() - interval '1 hour'")  # never expires, is idle
         insert(connection, expires_at=None, updated_at=None, started_at="now() - interval '2 days'")  # idle since then
         insert(connection, expires_at=None, updated_at=None, started_at=None)  # idle since 1970
@@ -69,7 +69,7 @@ def test_what_is_null_is_taken_as_lapse_takes_it(empty_postgres_url: str) -> Non
 
 def test_another_expiration_is_counted_from_the_start(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         for hours in (1, 3, 5):
             insert(connection, status="'idle_timeout'", started_at=f"now() - interval '{hours} hours'")
         insert(connection, started_at="'294276-12-31'", updated_at="'294276-12-31'")
@@ -83,7 +83,7 @@ def test_another_expiration_is_counted_from_the_start(empty_postgres_url: str) -
 
 def test_a_table_without_expires_at_has_what_never_expires(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         connection.execute("ALTER TABLE conversations DROP COLUMN expires_at")
         insert(connection, updated_at="'2020-01-01'")
     assert run_json(empty_postgres_url)["by_status"] == [["pending", "idle_timeout", 1]]
@@ -110,7 +110,7 @@ def test_the_first_cycle_ends_exactly_what_was_previewed(postgres_url: str) -> N
 def test_people_get_a_table_and_a_picture_without_anybodys_address(empty_postgres_url: str) -> None:
     form = Form(conv_id="text", owner_id="bigint")
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, form)
+        create_legacy_table(connection, form)
         fill(connection, ROWS, form, open_share=0.5)
         connection.execute("ALTER TABLE conversations ALTER COLUMN owner_id TYPE text USING '+551199999' || owner_id")
     shown = run_lapse("preview", "--database-url", empty_postgres_url, "--idle-minutes", "90")

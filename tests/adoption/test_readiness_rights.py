@@ -9,7 +9,7 @@ import pytest
 
 from lapse import ConversationService
 from lapse.http import WorkerApp
-from tests.adoption.old_table import Form, connect, create_old_table
+from tests.adoption.legacy_table import Form, connect, create_legacy_table
 from tests.adoption.roles import Roles, own_roles
 from tests.support.commands import run_here, run_lapse
 from tests.support.http_client import ask
@@ -28,7 +28,7 @@ def roles(request: pytest.FixtureRequest, empty_postgres_url: str) -> Iterator[R
     with own_roles(empty_postgres_url) as roles:
         if request.param == "adopted":
             with connect(empty_postgres_url) as connection:
-                create_old_table(connection, FORM)
+                create_legacy_table(connection, FORM)
         command = {"own": "migrate", "adopted": "adopt"}[request.param]
         assert run_here(command, "--database-url", empty_postgres_url).returncode == 0
         roles.apply()

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from lapse import ConversationService
-from lapse.store.layout import VERSION_TABLE
-from lapse.store.schema_version import head_version
-from tests.adoption.old_table import Form, connect, create_old_table, fill
+from lapse.store.operations.schema import head_version
+from lapse.store.table_mapping import VERSION_TABLE
+from tests.adoption.legacy_table import Form, connect, create_legacy_table, fill
 from tests.adoption.roles import SCRIPT, Roles, own_roles
 from tests.support import documents
 from tests.support.commands import error_line, run_here, running_lapse
@@ -60,17 +60,17 @@ def own(roles: Roles) -> Roles:
 def adopted(roles: Roles) -> Roles:
     """A table with row level security, as Supabase has it, adopted by an owner who is no superuser."""
     roles.create("owner", "CREATEROLE")
-    roles.create("old_application")
-    owner, old = roles.name("owner"), roles.name("old_application")
+    roles.create("legacy_application")
+    owner, old = roles.name("owner"), roles.name("legacy_application")
     roles.run(f"GRANT CREATE ON SCHEMA public TO {owner}")
     with connect(roles.url("owner")) as connection:
-        create_old_table(connection, FORM)
+        create_legacy_table(connection, FORM)
     with connect(roles.admin_url) as connection:
         fill(connection, ROWS, FORM, open_share=0.5)
     roles.run(
         f"GRANT SELECT, INSERT, UPDATE ON conversations TO {old}",
         f"GRANT USAGE ON SEQUENCE conversations_conv_id_seq TO {old}",
-        f"CREATE POLICY of_old_application ON conversations TO {old} USING (true) WITH CHECK (true)",
+        f"CREATE POLICY of_legacy_application ON conversations TO {old} USING (true) WITH CHECK (true)",
     )
     succeeds("adopt", "--database-url", roles.url("owner"))
     assert roles.apply(roles.url("owner")).stdout == ""
@@ -83,13 +83,13 @@ def succeeds(*arguments: str) -> str:
     return result.stdout
 
 
-def look(url: str) -> dict[str, Any]:
+def diagnose(url: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(run_here("doctor", "--json", "--database-url", url).stdout)
     return found
 
 
-def troubles(url: str) -> set[str]:
-    return {finding["code"] for finding in look(url)["findings"] if finding["level"] == "trouble"}
+def error_codes(url: str) -> set[str]:
+    return {finding["code"] for finding in diagnose(url)["findings"] if finding["level"] == "error"}
 
 
 def values(url: str, query: str) -> list[Any]:
@@ -182,7 +182,7 @@ def work(url: str) -> dict[str, int]:
 
 def test_each_role_does_its_work_with_lapses_own_tables_and_no_more(own: Roles) -> None:
     for role in ("owner", "application", "worker"):
-        assert look(own.url(role))["findings"] == [], role
+        assert diagnose(own.url(role))["findings"] == [], role
     use_the_whole_library(own.url("application"))
     make_due(own)
     assert work(own.url("worker")) == {IDLE: 1, EXPIRED: 1}
@@ -195,7 +195,7 @@ def test_each_role_does_its_work_with_lapses_own_tables_and_no_more(own: Roles) 
 
 def test_each_role_does_its_work_with_an_adopted_table_and_no_more(adopted: Roles) -> None:
     for role in ("owner", "application", "worker"):
-        assert troubles(adopted.url(role)) == set(), role
+        assert error_codes(adopted.url(role)) == set(), role
     assert work(adopted.url("worker")).keys() == {IDLE, EXPIRED}
     use_the_whole_library(adopted.url("application"))
     make_due(adopted)
@@ -211,7 +211,7 @@ def test_each_role_does_its_work_with_an_adopted_table_and_no_more(adopted: Role
 
 
 def test_the_old_application_goes_on_without_any_right_to_the_history(adopted: Roles) -> None:
-    url = adopted.url("old_application")
+    url = adopted.url("legacy_application")
     insert = "INSERT INTO conversations (owner_id, from_number, to_number) VALUES (90, %s, %s) RETURNING conv_id"
     with connect(url) as connection:
         first, second = (
@@ -233,14 +233,14 @@ def test_without_policies_a_worker_is_blind_and_doctor_says_what_is_missing(adop
         adopted.run(f"DROP POLICY {policy} ON {table}")
     hidden = "shows this role no row of lapse_schema_version, for row level security, say: run `lapse doctor`"
     assert error_line(run_here("worker", "--once", "--database-url", url), 1).endswith(hidden)
-    found = look(url)
+    found = diagnose(url)
     assert found["kind"] == "adopted"
-    lines = [each["what"] for each in found["findings"] if each["code"] == "row-security"]
+    lines = [each["message"] for each in found["findings"] if each["code"] == "row-security"]
     assert len(lines) == 3
     for table in set(TABLES) - {"lapse_adoption"}:
         assert any(line.startswith(f"Row level security of {table} has no policy for role") for line in lines), table
     adopted.apply(adopted.url("owner"))
-    assert troubles(url) == set()
+    assert error_codes(url) == set()
     assert sum(work(url).values()) > 0
 
 
@@ -253,7 +253,7 @@ def test_a_worker_that_may_not_write_the_history_says_whom_to_ask(adopted: Roles
         'the database refused: new row violates row-level security policy for table "conversation_events": '
         "run `lapse doctor`, which says what this role lacks"
     }
-    assert troubles(url) == {"row-security"}
+    assert error_codes(url) == {"row-security"}
     advice = "run `lapse doctor`, which says what this role lacks"
     for table in ("conversations", VERSION_TABLE):
         adopted.run(f"REVOKE SELECT ON {table} FROM {adopted.name('worker')}")
@@ -276,9 +276,9 @@ def test_an_applications_own_policies_are_not_opened(adopted: Roles) -> None:
     )
     said = adopted.apply().stdout
     assert said.startswith(f'The policies of public.conversations apply to "{application}" and stay as they are.')
-    assert "row-security-filter" in {finding["code"] for finding in look(adopted.url("application"))["findings"]}
+    assert "row-security-filter" in {finding["code"] for finding in diagnose(adopted.url("application"))["findings"]}
     assert values(adopted.url("application"), "SELECT count(*) FROM conversations") == [0]
-    assert troubles(adopted.url("worker")) == set()
+    assert error_codes(adopted.url("worker")) == set()
 
 
 def test_a_role_is_taken_off_as_the_readme_says(adopted: Roles) -> None:

@@ -1,4 +1,4 @@
-"""What the old application writes fits lapse's rules, and the application notices nothing of it."""
+"""What the legacy application writes fits lapse's rules, and the application notices nothing of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import psycopg
 import pytest
 
 from lapse.adoption.names import Names
-from lapse.adoption.row_triggers import drop_routines, row_functions
+from lapse.adoption.row_triggers import drop_triggers_and_functions, row_functions
 from tests.adoption.inserting import AGENT, ANA, BOB, DUPLICATE, KEY, events, found, insert
-from tests.adoption.old_table import FORMS, GUARDED, PLAIN, Form, connect
-from tests.adoption.routines_installed import IDLE_SECONDS, Connection, install, routines, run, table_of, unique_index
+from tests.adoption.installed_functions import (
+    IDLE_SECONDS,
+    Connection,
+    functions_and_triggers,
+    install,
+    run,
+    table_of,
+    unique_index,
+)
+from tests.adoption.legacy_table import FORMS, GUARDED, PLAIN, Form, connect
 
 
 @pytest.fixture
@@ -208,10 +216,10 @@ def test_a_column_of_the_applications_that_is_gone_is_in_nobodys_way(application
 
 def test_nothing_is_left_of_functions_and_triggers(application: Connection) -> None:
     names = install(application, GUARDED)
-    run(application, *drop_routines(names), *drop_routines(names))
+    run(application, *drop_triggers_and_functions(names), *drop_triggers_and_functions(names))
     assert [name for name in table_of(application).triggers if "lapse" in name] == []
     assert application.execute("SELECT proname FROM pg_proc WHERE proname LIKE 'lapse%'").fetchall() == []
-    run(application, *routines(names, table_of(application), ends_others=True))
+    run(application, *functions_and_triggers(names, table_of(application), ends_others=True))
     insert(application)
 
 

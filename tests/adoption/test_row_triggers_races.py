@@ -15,8 +15,8 @@ import pytest
 
 from lapse.adoption.names import Names
 from tests.adoption.inserting import AGENT, ANA, DUPLICATE, events, found, insert
-from tests.adoption.old_table import GUARDED, connect
-from tests.adoption.routines_installed import Connection, install, run
+from tests.adoption.installed_functions import Connection, install, run
+from tests.adoption.legacy_table import GUARDED, connect
 from tests.support.concurrency import at_once
 from tests.support.waiting import until
 

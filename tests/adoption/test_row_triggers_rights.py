@@ -10,8 +10,8 @@ import pytest
 
 from lapse.adoption.names import INSERT_FUNCTION, UPDATE_FUNCTION
 from tests.adoption.inserting import AGENT, ANA, BOB, DUPLICATE, KEY, events, found, insert
-from tests.adoption.old_table import PLAIN, Form, connect
-from tests.adoption.routines_installed import Connection, install, run
+from tests.adoption.installed_functions import Connection, install, run
+from tests.adoption.legacy_table import PLAIN, Form, connect
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from lapse import LapseError, normalise_address
 from lapse.addresses import MAX_ADDRESS_LENGTH, address_pair
 from lapse.adoption.names import Names
 from lapse.adoption.session_key_sql import session_key_function
-from tests.adoption.old_table import connect
-from tests.adoption.routines_installed import Connection, run
+from tests.adoption.installed_functions import Connection, run
+from tests.adoption.legacy_table import connect
 
 Pair = tuple[str, str, str | None]
 

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import make_url
 
 from lapse.adoption.findings import Finding
-from tests.adoption.adopting import filled_table, values
-from tests.adoption.examining import codes, look, rolled_back
-from tests.adoption.old_table import Form, connect, create_old_table
+from tests.adoption.adoption_helpers import filled_table, values
+from tests.adoption.examining import codes, diagnose, rolled_back
+from tests.adoption.legacy_table import Form, connect, create_legacy_table
 from tests.support.commands import run_here
 
 # None of these changes what lapse does; most change how the server prints or reads an expression, a name or a value.
@@ -117,7 +117,7 @@ def test_adopting_and_going_back_do_not_depend_on_what_is_set(
             assert adopted.returncode == 0, adopted
             again = run_here("adopt", "--database-url", url)
             assert again.stdout == "nothing to do: the table is adopted\n", again
-        assert [found for found in examined(url)["findings"] if found["level"] == "trouble"] == []
+        assert [found for found in examined(url)["findings"] if found["level"] == "error"] == []
         with set_for_database(url, settings):
             returned = run_here("unadopt", "--database-url", url, "--export", tmp_path / "events.csv")
             assert returned.returncode == 0, returned
@@ -126,11 +126,11 @@ def test_adopting_and_going_back_do_not_depend_on_what_is_set(
 
 # What goes against lapse: how it is set, and what doctor says of lapse's own tables.
 HARMFUL: Mapping[str, tuple[Mapping[str, str], str, str]] = {
-    "read only": ({"default_transaction_read_only": "on"}, "trouble", "read-only"),
-    "no triggers": ({"session_replication_role": "replica"}, "trouble", "replication-role"),
-    "another isolation": ({"default_transaction_isolation": "serializable"}, "note", "isolation"),
-    "a short statement": ({"statement_timeout": "900ms"}, "note", "short-timeout"),
-    "a short wait": ({"lock_timeout": "20ms"}, "note", "short-timeout"),
+    "read only": ({"default_transaction_read_only": "on"}, "error", "read-only"),
+    "no triggers": ({"session_replication_role": "replica"}, "error", "replication-role"),
+    "another isolation": ({"default_transaction_isolation": "serializable"}, "warning", "isolation"),
+    "a short statement": ({"statement_timeout": "900ms"}, "warning", "short-timeout"),
+    "a short wait": ({"lock_timeout": "20ms"}, "warning", "short-timeout"),
 }
 
 
@@ -140,10 +140,10 @@ def test_what_is_set_against_lapse_is_found_and_what_to_do_about_it_mends_it(pos
     with set_for_database(postgres_url, settings):
         found = examined(postgres_url)
         (finding,) = found["findings"]
-        assert (finding["level"], finding["code"], found["healthy"]) == (level, code, level == "note")
-        assert next(iter(settings)) in finding["what"]
+        assert (finding["level"], finding["code"], found["healthy"]) == (level, code, level == "warning")
+        assert next(iter(settings)) in finding["message"]
         with connect(postgres_url, options="-c default_transaction_read_only=off") as owner:
-            owner.execute(finding["do"].encode())
+            owner.execute(finding["hint"].encode())
         assert examined(postgres_url)["findings"] == []
 
 
@@ -151,20 +151,20 @@ def test_what_the_url_asks_for_is_taken_out_of_the_url(postgres_url: str) -> Non
     asked = make_url(postgres_url).update_query_dict({"options": "-c session_replication_role=replica"})
     (finding,) = examined(asked.render_as_string(hide_password=False))["findings"]
     assert finding["code"] == "replication-role"
-    assert finding["do"].startswith("Take session_replication_role out of `options` in DATABASE_URL")
+    assert finding["hint"].startswith("Remove session_replication_role from `options` in DATABASE_URL")
 
 
 def test_row_security_that_is_switched_off_is_found_where_policies_apply(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url, options="-c row_security=off") as connection, rolled_back(connection):
-        create_old_table(connection, Form(updated_at_trigger=False, row_security=True, messages=False))
-        assert "row-security-off" not in codes(look(connection)), "to its owner no policy applies"
+        create_legacy_table(connection, Form(updated_at_trigger=False, row_security=True, messages=False))
+        assert "row-security-off" not in codes(diagnose(connection)), "to its owner no policy applies"
     with connect(empty_postgres_url, options="-c row_security=off") as connection, rolled_back(connection):
-        create_old_table(connection, Form(updated_at_trigger=False, row_security=True, messages=False))
+        create_legacy_table(connection, Form(updated_at_trigger=False, row_security=True, messages=False))
         connection.execute("CREATE POLICY everybody ON conversations USING (true)")
         connection.execute("CREATE ROLE lapse_doctor_worker")
         connection.execute("GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker")
         connection.execute("SET LOCAL ROLE lapse_doctor_worker")
-        found = look(connection)
+        found = diagnose(connection)
         assert "row-security-off" in codes(found)
         assert "(unknown)" not in codes(found), "the rows are looked at all the same"
 
@@ -182,9 +182,9 @@ def test_another_encoding_than_utf_8_is_a_note_and_a_new_database_has_none(
                 f"CREATE DATABASE \"{name}_other\" TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'".encode()
             )
             found = encoding_of(other)
-            assert [finding.level for finding in found] == ["note"]
-            assert encoding in found[0].what
-            statement, _, _ = found[0].do.partition("; (")
+            assert [finding.level for finding in found] == ["warning"]
+            assert encoding in found[0].message
+            statement, _, _ = found[0].hint.partition("; (")
             owner.execute(statement.encode())
             assert (
                 encoding_of(make_url(url).set(database=f"{name}_other_utf8").render_as_string(hide_password=False))
@@ -197,4 +197,4 @@ def test_another_encoding_than_utf_8_is_a_note_and_a_new_database_has_none(
 
 def encoding_of(url: str) -> list[Finding]:
     with connect(url) as connection, rolled_back(connection):
-        return [finding for finding in look(connection).findings if finding.code == "encoding"]
+        return [finding for finding in diagnose(connection).findings if finding.code == "encoding"]

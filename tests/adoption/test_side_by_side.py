@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.adoption.old_table import PLAIN, connect, create_old_table
+from tests.adoption.legacy_table import PLAIN, connect, create_legacy_table
 from tests.chaos.scale import scaled
 from tests.conftest import SERVERS, NewDatabase
 from tests.support.commands import run_lapse, running_lapse
@@ -45,7 +45,7 @@ _WATCH = """
 
 @dataclass(frozen=True)
 class _Task:
-    """One of the old worker's: it selects what is due, and updates the rows one by one."""
+    """One of the legacy worker's: it selects what is due, and updates the rows one by one."""
 
     due: str
     values: str
@@ -59,7 +59,7 @@ _TASKS = (
 )
 
 
-class _OldWorker:
+class _LegacyWorker:
     """Runs its tasks until it is told to stop; counts what the database says that it updated."""
 
     def __init__(self, url: str) -> None:
@@ -95,8 +95,8 @@ class _OldWorker:
 
 
 @contextmanager
-def _old_workers(url: str, number: int) -> Iterator[list[_OldWorker]]:
-    workers = [_OldWorker(url) for _ in range(number)]
+def _legacy_workers(url: str, number: int) -> Iterator[list[_LegacyWorker]]:
+    workers = [_LegacyWorker(url) for _ in range(number)]
     for worker in workers:
         worker.thread.start()
     try:
@@ -117,7 +117,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_nothing_ends_twice_beside_the_old_worker(server: str, new_database: NewDatabase) -> None:
     url = new_database(server, migrated=False)
     with connect(url) as connection, ExitStack() as stack:
-        create_old_table(connection, PLAIN)
+        create_legacy_table(connection, PLAIN)
         adopted = run_lapse("adopt", "--database-url", url)
         assert adopted.returncode == 0, adopted.stderr
         connection.execute(_WATCH)
@@ -126,8 +126,8 @@ def test_nothing_ends_twice_beside_the_old_worker(server: str, new_database: New
         for worker in lapses:
             worker.wait_for("worker started")
         connection.execute(_FILL.encode())
-        until(lambda: _events(connection) > 0, seconds=30)  # else a busy machine leaves all of it to the old workers
-        with _old_workers(url, 2) as workers:
+        until(lambda: _events(connection) > 0, seconds=30)  # else a busy machine leaves all of it to the legacy workers
+        with _legacy_workers(url, 2) as workers:
             until(lambda: _active(connection) == 0, seconds=30)
         for worker in lapses:
             worker.stop(15)
@@ -136,7 +136,7 @@ def test_nothing_ends_twice_beside_the_old_worker(server: str, new_database: New
         check_each_ended_once(connection, workers)
 
 
-def check_each_ended_once(connection: psycopg.Connection[Any], workers: list[_OldWorker]) -> None:
+def check_each_ended_once(connection: psycopg.Connection[Any], workers: list[_LegacyWorker]) -> None:
     """Fail unless each row ended once, by one of both sides, and both and their collisions are in the count."""
     seen = connection.execute("SELECT conv_id, before, after, ended_before FROM seen").fetchall()
     assert Counter(row[0] for row in seen).most_common(1)[0][1] == 1
@@ -150,7 +150,7 @@ def check_each_ended_once(connection: psycopg.Connection[Any], workers: list[_Ol
     assert updated + events == ROWS
     assert updated > 0
     assert events > 0
-    assert tries > updated, "the old worker was never too late: nothing was tried here"
+    assert tries > updated, "the legacy worker was never too late: nothing was tried here"
 
 
 def _events(connection: psycopg.Connection[Any]) -> int:

@@ -10,12 +10,12 @@ from alembic import command
 
 from lapse import ConversationService, Database
 from lapse.store.migrate import alembic_config
-from tests.adoption.adopting import adopt_until
+from tests.adoption.adoption_helpers import adopt_until
 from tests.adoption.dumps import dump_program, schema_of
-from tests.adoption.old_table import Form, connect, create_old_table, fill
+from tests.adoption.legacy_table import Form, connect, create_legacy_table, fill
 from tests.adoption.roles import Roles, own_roles
 from tests.adoption.supabase import API, ATTEMPTS, BESIDE_ADOPTED, OWN, SERVICE, give_by_default, may, supabase_roles
-from tests.adoption.test_rights import look, make_due, succeeds, troubles, use_the_whole_library, values
+from tests.adoption.test_rights import diagnose, error_codes, make_due, succeeds, use_the_whole_library, values
 from tests.support.commands import error_line, run_here
 from tests.support.require_program import missing
 
@@ -49,7 +49,7 @@ def everybody_works(roles: Roles) -> None:
     roles.run("UPDATE conversations SET ended_at = now() - interval '100 days' WHERE status = 'agent_closed'")
     assert "deleted" in succeeds("purge", "--closed-before", "90", "--database-url", roles.url("purger"))
     for role in ("owner", "application", "worker"):
-        assert troubles(roles.url(role)) == set(), role
+        assert error_codes(roles.url(role)) == set(), role
 
 
 def sweep(roles: Roles) -> None:
@@ -69,7 +69,7 @@ def test_new_tables_are_closed_before_and_after_the_roles_are_made(roles: Roles)
         service.close_conversation(conv_id, "agent_closed")
     assert open_to_api(roles, OWN) == {}
     assert [may(roles.admin_url, SERVICE, table) for table in OWN] == [ALL] * 3
-    assert look(roles.url("owner"))["findings"] == []
+    assert diagnose(roles.url("owner"))["findings"] == []
     roles.apply(roles.url("owner"), purger=True)
     assert open_to_api(roles, OWN) == {}
     everybody_works(roles)
@@ -79,7 +79,7 @@ def test_new_tables_are_closed_before_and_after_the_roles_are_made(roles: Roles)
 def test_a_superuser_migrates_as_safely(roles: Roles) -> None:
     succeeds("migrate", "--database-url", roles.admin_url)
     assert open_to_api(roles, OWN) == {}
-    assert troubles(roles.admin_url) == set()
+    assert error_codes(roles.admin_url) == set()
 
 
 @pytest.mark.parametrize("has_roles", [True, False])
@@ -95,10 +95,10 @@ def test_tables_of_an_older_lapse_are_mended_and_its_roles_go_on(roles: Roles, *
         " now() FROM conversations",
     )
     assert open_to_api(roles, OWN) == {(role, table): ALL for role in API for table in OWN}
-    assert {"exposed", "schema-behind"} == troubles(owner)
+    assert {"exposed", "schema-behind"} == error_codes(owner)
     assert "upgraded the schema from version 0003 to 0004" in succeeds("migrate", "--database-url", owner)
     assert open_to_api(roles, OWN) == {}
-    assert troubles(owner) == set()
+    assert error_codes(owner) == set()
     if not has_roles:
         roles.apply(owner, purger=True)
     everybody_works(roles)
@@ -134,7 +134,7 @@ def test_an_upgrade_shuts_out_no_application_that_default_privileges_let_in(role
     succeeds("worker", "--once", "--database-url", roles.url("application"))
     assert values(roles.url("reader"), "SELECT count(*) > 0 FROM conversations") == [True]
     assert open_to_api(roles, OWN) == {}
-    assert troubles(roles.url("owner")) == troubles(roles.url("application")) == set()
+    assert error_codes(roles.url("owner")) == error_codes(roles.url("application")) == set()
 
 
 def test_a_role_that_no_program_logs_in_as_is_shut_out_whatever_its_name(roles: Roles) -> None:
@@ -175,7 +175,7 @@ def test_who_wrote_policies_for_the_api_keeps_what_they_show(roles: Roles) -> No
         ("authenticated", "conversation_events"): 1,
     }
     assert not any(may(roles.admin_url, role, table) & {"TRUNCATE", "TRIGGER"} for role in API for table in OWN)
-    assert troubles(owner) == set()
+    assert error_codes(owner) == set()
 
 
 @pytest.mark.parametrize("row_security", [True, False])
@@ -202,9 +202,9 @@ def test_a_table_that_an_older_lapse_adopted_is_mended(roles: Roles) -> None:
     as_adopted_then(roles)
     before = rights_to_conversations(roles)
     assert open_to_api(roles, BESIDE_ADOPTED) == {(role, table): ALL for role in API for table in BESIDE_ADOPTED}
-    assert {"exposed", "schema-behind"} == troubles(owner)
+    assert {"exposed", "schema-behind"} == error_codes(owner)
     line = error_line(run_here("adopt", "--database-url", owner), 1)
-    assert "The schema has version 0003, this lapse needs 0004; nothing was changed: `lapse migrate`" in line
+    assert "The schema has version 0003, this lapse requires 0004; nothing was changed: `lapse migrate`" in line
     assert "upgraded the schema from version 0003 to 0004" in succeeds("migrate", "--database-url", owner)
     assert open_to_api(roles, BESIDE_ADOPTED) == {}
     assert rights_to_conversations(roles) == before
@@ -219,7 +219,7 @@ def test_an_adoption_that_an_older_lapse_began_is_closed_as_well(roles: Roles) -
     owner = old_table(roles)
     adopt_until(owner, "vacuum", before=True)
     roles.run(*(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY" for table in SIDE), *given_again(SIDE))
-    assert {"adoption-unfinished", "exposed"} == troubles(owner)
+    assert {"adoption-unfinished", "exposed"} == error_codes(owner)
     succeeds("adopt", "--database-url", owner)
     assert open_to_api(roles, BESIDE_ADOPTED) == {}
 
@@ -244,7 +244,7 @@ def old_table(roles: Roles, *, row_security: bool = True) -> str:
     """Make the application's table, which the API's signed-in users write to; return the owner's URL."""
     owner, form = roles.url("owner"), Form(row_security=row_security, messages=False)
     with connect(owner) as connection:
-        create_old_table(connection, form)
+        create_legacy_table(connection, form)
     with connect(roles.admin_url) as connection:
         fill(connection, 100, form, open_share=0.5)
     roles.run("CREATE POLICY of_signed_in ON conversations TO authenticated USING (true) WITH CHECK (true)")
@@ -292,5 +292,5 @@ def everybody_works_with_it(roles: Roles) -> None:
     sweep(roles)
     succeeds("purge", "--closed-before", "90", "--database-url", roles.url("purger"))
     for role in ("owner", "application", "worker"):
-        assert troubles(roles.url(role)) == {"exposed"}, role  # of the application's table: the API may truncate it
+        assert error_codes(roles.url(role)) == {"exposed"}, role  # of the application's table: the API may truncate it
     assert values(roles.admin_url, "SELECT count(*) FROM conversation_events WHERE owner_id = 999") == [1]

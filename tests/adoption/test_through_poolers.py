@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from lapse import ConversationService
-from tests.adoption.old_table import connect, create_old_table, fill
+from tests.adoption.legacy_table import connect, create_legacy_table, fill
 from tests.conftest import SERVERS, NewDatabase
 from tests.support.commands import error_line, run_here
 from tests.support.pgbouncer import require_pgbouncer, running_pgbouncer, through_pooler
@@ -17,10 +17,10 @@ ROWS = 200
 
 @pytest.fixture
 def old_url(new_database: NewDatabase, pytestconfig: pytest.Config) -> str:
-    """Return the URL of an old table on the first server: what is tried here is PgBouncer."""
+    """Return the URL of a legacy table on the first server: what is tried here is PgBouncer."""
     url = new_database(next(iter(pytestconfig.stash[SERVERS].by_name)), migrated=False)
     with connect(url) as connection:
-        create_old_table(connection)
+        create_legacy_table(connection)
         fill(connection, ROWS)
     return url
 
@@ -50,7 +50,7 @@ def test_a_pooler_in_transaction_mode_is_refused_and_nothing_touched(old_url: st
     with running_pgbouncer(old_url, lambda _folder: {"default_pool_size": size}) as pooler:
         url = through_pooler(pooler, old_url)
         for command in ("adopt", "unadopt"):
-            assert "which hands sessions around; nothing was changed" in error_line(
+            assert "a pooler in transaction mode; nothing was changed" in error_line(
                 run_here(command, "--database-url", url), 1
             )
     with connect(old_url) as connection:

@@ -1,4 +1,4 @@
-"""Moving in: an application's own table of conversations becomes lapse's, without a row or a minute lost, and back."""
+"""Adoption: an application's own table of conversations becomes lapse's without losing a row, and can be reverted."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from lapse.store import Database
 
 
 def require_postgresql(database: Database) -> None:
-    """Let a database of PostgreSQL pass.
+    """Check that the database is PostgreSQL.
 
     Raises:
-        InvalidInputError: it is SQLite, where lapse makes its own tables.
+        InvalidInputError: it is SQLite, where `lapse migrate` creates lapse's own tables.
     """
     if database.dialect != "postgresql":
         raise InvalidInputError(
-            f"{database.safe_url} is SQLite, where lapse makes its own tables (`lapse migrate`): give the URL of the "
+            f"{database.safe_url} is SQLite, where lapse creates its own tables (`lapse migrate`): give the URL of the "
             "PostgreSQL database that holds the application's conversations"
         )

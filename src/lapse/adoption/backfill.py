@@ -1,4 +1,4 @@
-"""Lapse's key and idle check for the rows that are there, in small batches, beside the application."""
+"""Backfill: sets the session key and the idle deadline of existing rows, in small batches, beside the application."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lapse.adoption.names import KEY_FUNCTION, Names
 from lapse.errors import AdoptionError
 
 BATCH_SECONDS = 0.05
-"""A row's writer waits no longer than this for the batch that holds it."""
-FIRST_PAGES, MOST_PAGES = 8, 1_024
-PAUSE_SECONDS = 0.2
-"""Before another pass over rows that somebody had locked."""
+"""The target duration of a batch: so long a writer may wait for a row that the batch has locked."""
+FIRST_PAGES, MAX_PAGES = 8, 1_024
+PASS_DELAY_SECONDS = 0.2
+"""Before another pass over rows that were locked."""
 
-# The pages are named twice: however the planner joins, it reads no others.
+# The range of pages is repeated: whichever join the planner chooses, it reads no others.
 _BATCH = """
 WITH batch AS MATERIALIZED (
     SELECT ctid, updated_at FROM {conversations}
@@ -31,12 +31,12 @@ SET {key} = {key_function}(c.from_number, c.to_number, c.channel),
 FROM batch
 WHERE c.ctid >= '({first},0)'::tid AND c.ctid < '({end},0)'::tid AND c.ctid = batch.ctid
 RETURNING c.updated_at IS DISTINCT FROM batch.updated_at AS is_touched"""
-_IS_ONE_LEFT = "SELECT EXISTS (SELECT FROM {conversations} WHERE {key} IS NULL)"
+_HAS_UNFILLED_ROWS = "SELECT EXISTS (SELECT FROM {conversations} WHERE {key} IS NULL)"
 _PAGES = "SELECT pg_relation_size(to_regclass(%s)) / current_setting('block_size')::bigint"
 
 
 def batch_statement(names: Names, first: int, end: int) -> str:
-    """Return the statement of one batch: the rows of some pages, without the one at the end, that nobody has locked."""
+    """Return the statement of one batch: the unlocked rows of the pages from `first` to `end`, exclusive."""
     return _BATCH.format(
         conversations=names.conversations,
         key=names.column("session_key"),
@@ -48,9 +48,13 @@ def batch_statement(names: Names, first: int, end: int) -> str:
     ).strip()
 
 
-def is_row_left(connection: Connection[Any], names: Names) -> bool:
-    """Tell whether a row has no key yet; reads the whole table if none is left."""
-    query = _IS_ONE_LEFT.format(conversations=names.conversations, key=names.column("session_key"))
+def has_unfilled_rows(connection: Connection[Any], names: Names) -> bool:
+    """Tell whether a row has no key yet; reads the whole table if every row has one.
+
+    Raises:
+        psycopg.Error: the database refused, or the connection is lost.
+    """
+    query = _HAS_UNFILLED_ROWS.format(conversations=names.conversations, key=names.column("session_key"))
     row = connection.execute(query.encode()).fetchone()
     return row is not None and bool(row[0])
 
@@ -62,23 +66,24 @@ def backfill(
     wait: Callable[[float], object],
     on_batch: Callable[[int, int], None],
 ) -> int:
-    """Fill every row; return how many were filled. An update by the application fills a row as well: its trigger does.
+    """Fill every row; return how many were filled here. An update by the application fills a row by lapse's trigger.
 
     Args:
         connection: in autocommit mode: each batch is a transaction.
         names: of the table and its columns.
-        wait: waits so many seconds; called between batches, too, with 0; may raise to stop.
-        on_batch: is told how many pages of how many are done.
+        wait: waits so many seconds; called with 0 between batches; may raise to stop.
+        on_batch: receives the number of pages that are done, and their total.
 
     Raises:
-        AdoptionError: a trigger of the application's takes this for activity.
+        AdoptionError: a trigger of the application's sets `updated_at` when lapse updates its own columns.
+        psycopg.Error: the database refused, or the connection is lost.
     """
     filled = 0
     while True:
         filled += _one_pass(connection, names, wait=wait, on_batch=on_batch)
-        if not is_row_left(connection, names):
+        if not has_unfilled_rows(connection, names):
             return filled
-        wait(PAUSE_SECONDS)
+        wait(PASS_DELAY_SECONDS)
 
 
 def _one_pass(
@@ -96,7 +101,7 @@ def _one_pass(
         filled += _one_batch(connection, names, batch_statement(names, first, end))
         first = end
         seconds = max(time.monotonic() - begin, 0.001)
-        size = max(1, min(MOST_PAGES, 2 * size, int(size * BATCH_SECONDS / seconds)))
+        size = max(1, min(MAX_PAGES, 2 * size, int(size * BATCH_SECONDS / seconds)))
         on_batch(min(first, pages), pages)
     return filled
 
@@ -107,7 +112,7 @@ def _one_batch(connection: Connection[Any], names: Names, statement: str) -> int
         if any(touched):
             raise AdoptionError(
                 f"a trigger on {names.conversations} still changes updated_at when lapse writes a column of its own; "
-                "none of these rows was written: let it fire only WHEN a column of the application's has changed, and "
-                "run it again"
+                "no row of the batch was changed: add a WHEN condition, so that it fires only when a column of the "
+                "application's has changed, then run it again"
             )
     return len(touched)

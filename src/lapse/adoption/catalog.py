@@ -1,4 +1,4 @@
-"""What PostgreSQL's catalog says about a table: columns, indexes, constraints, triggers, row security. Reads only."""
+"""Reads PostgreSQL's catalog: a table's columns, indexes, constraints, triggers and row level security."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ class Column:
     """As SQL spells it: `bigint`, `text`, `uuid`, `timestamp with time zone`, …."""
     is_nullable: bool
     default: str | None
-    """The expression of its default; of a generated column, None."""
+    """The expression of its default; None where there is none, and for a generated column."""
     is_generated: bool
     expression: str | None
-    """Of a generated column, what generates it, where it uses only what PostgreSQL itself brings."""
+    """The expression of a generated column, if it uses only built-in objects; otherwise None."""
     identity: str
     """`a` for GENERATED ALWAYS AS IDENTITY, `d` for BY DEFAULT, empty for neither."""
 
     @property
     def is_required(self) -> bool:
-        """Tell whether an INSERT has to name it."""
+        """Tell whether an INSERT must provide a value."""
         return not (self.is_nullable or self.default or self.is_generated or self.identity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """An index, with the statement that makes it."""
+    """An index, with the statement that creates it."""
 
     name: str
     definition: str
     columns: Sequence[str | None]
     """Its key columns in order; None stands for an expression."""
     keys: Sequence[str]
-    """The same as SQL spells them, expressions too."""
+    """The key columns as SQL, expressions included."""
     equals: Sequence[str]
-    """For each of them the operator by which it tells equal values, with its schema."""
+    """The equality operator of each key column, with its schema."""
     uses_only_built_in: bool
-    """Its expressions and its predicate use only what PostgreSQL itself brings."""
+    """Its expressions and its predicate use only built-in objects."""
     predicate: str | None
+    """None where the index is not partial."""
     is_unique: bool
     is_primary: bool
     is_valid: bool
@@ -54,7 +55,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """A constraint, as `pg_get_constraintdef` writes it."""
+    """A constraint, as `pg_get_constraintdef` prints it."""
 
     name: str
     kind: str
@@ -66,13 +67,13 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """A trigger that somebody made (none of a constraint's own)."""
+    """A user-defined trigger (no internal one of a constraint)."""
 
     name: str
     definition: str
-    """As `pg_get_triggerdef` writes it."""
+    """As `pg_get_triggerdef` prints it."""
     function: str
-    """With its schema, quoted where it must be."""
+    """With its schema, quoted where necessary."""
     source: str
     """The function's body."""
     is_before: bool
@@ -80,17 +81,17 @@ class Trigger:
     on_insert: bool
     on_update: bool
     enabled: str
-    """`O`: it fires; `A`: always; `R`: on replicas only; `D`: it is switched off."""
+    """`O`: enabled; `A`: always; `R`: in replication only; `D`: disabled."""
 
     @property
     def fires(self) -> bool:
-        """Tell whether it fires for an ordinary session."""
+        """Tell whether it fires in an ordinary session."""
         return self.enabled in ("O", "A")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table as it stands in the catalog."""
+    """A table as the catalog describes it."""
 
     schema: str
     name: str
@@ -102,13 +103,13 @@ class Table:
     has_row_security: bool
     forces_row_security: bool
     is_row_security_active: bool
-    """Of this session's role: what it sees and writes is subject to policies."""
+    """Policies apply to this session's role."""
     rows: int
-    """The estimate of the latest VACUUM or ANALYZE; -1 where there was none."""
+    """The estimate of the last VACUUM or ANALYZE; -1 where there was none."""
     pages: int
-    """Of 8 KiB, as it is now."""
+    """Of 8 KiB each, at present."""
     bytes: int
-    """The table without its indexes, as it is now."""
+    """The size of the table without its indexes, at present."""
     columns: dict[str, Column] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
     constraints: dict[str, Constraint] = field(default_factory=dict)
@@ -171,14 +172,18 @@ _TRIGGERS = """
 
 
 def read_table(connection: Connection[Any], name: str) -> Table | None:
-    """Return what the catalog says about the table that this name means in the session's search path, or None."""
+    """Return the table that this name resolves to, or None where there is none.
+
+    Raises:
+        psycopg.Error: the database refused, or the connection is lost.
+    """
     with connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(_TABLE, [name]).fetchone()
-    if found is None:
+        row = cursor.execute(_TABLE, [name]).fetchone()
+    if row is None:
         return None
-    oid = found.pop("oid")
+    oid = row.pop("oid")
     return Table(
-        **found,
+        **row,
         columns=_by_name(connection, Column, _COLUMNS, oid),
         indexes=_by_name(connection, Index, _INDEXES, oid),
         constraints=_by_name(connection, Constraint, _CONSTRAINTS, oid),
@@ -188,4 +193,4 @@ def read_table(connection: Connection[Any], name: str) -> Table | None:
 
 def _by_name(connection: Connection[Any], kind: type[Any], query: str, oid: int) -> dict[str, Any]:
     with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return {found.name: found for found in cursor.execute(query.encode(), [oid])}
+        return {each.name: each for each in cursor.execute(query.encode(), [oid])}

@@ -1,4 +1,4 @@
-"""A look at a database: what it is, and everything that would go wrong with lapse on it. Nothing is written."""
+"""`lapse doctor` on PostgreSQL: what a database is, and every problem that lapse would have with it. It only reads."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import sqlalchemy as sa
 
 from lapse.addresses import mask_addresses
 from lapse.adoption import require_postgresql
+from lapse.adoption.bounded_queries import BEGIN, in_savepoint, set_limits
 from lapse.adoption.checks import (
     clock,
     columns,
     constraints,
     duplicates,
     exposed,
-    in_the_way,
+    functions,
     indexes,
     kind,
+    name_conflicts,
     policies,
-    rights,
-    routines,
+    privileges,
     rows,
     settings,
     statuses,
     triggers,
     vacuum,
 )
-from lapse.adoption.findings import NOTE, TROUBLE, Finding, note
-from lapse.adoption.looks import BEGIN, look, set_limits
-from lapse.adoption.subject import Kind, Subject, read_subject
+from lapse.adoption.findings import ERROR, WARNING, Finding, warning
+from lapse.adoption.inspection import Inspection, Kind, inspect_database
 from lapse.errors import DatabaseUnavailableError
 from lapse.store import Database
-from lapse.store.connection import Connection, Statements
+from lapse.store.connection import Connection, StatementCache
 
-CHECKS: Sequence[Callable[[Subject], Iterator[Finding]]] = (
+CATALOG_CHECKS: Sequence[Callable[[Inspection], Iterator[Finding]]] = (
     kind.check_kind,
     kind.check_version,
     kind.check_server,
@@ -53,88 +53,95 @@ CHECKS: Sequence[Callable[[Subject], Iterator[Finding]]] = (
     columns.check_fillable,
     indexes.check_cheap_messages,
 )
-"""By what the catalog says."""
-LOOKS: dict[str, Callable[[Subject, psycopg.Connection[Any]], Iterator[Finding]]] = {
-    "what stands in adoption's way": in_the_way.check_way,
-    "rights": rights.check_rights,
-    "rights to adopt": rights.check_rights_to_adopt,
-    "rights to the sequence": rights.check_sequence,
+"""Use only what the inspection has read from the catalog."""
+QUERY_CHECKS: dict[str, Callable[[Inspection, psycopg.Connection[Any]], Iterator[Finding]]] = {
+    "name conflicts with adoption": name_conflicts.check_name_conflicts,
+    "privileges": privileges.check_privileges,
+    "privileges to adopt": privileges.check_adoption_privileges,
+    "the privilege on the sequence": privileges.check_sequence_privilege,
     "row level security": policies.check_policies,
     "forced row level security": policies.check_forced_security,
-    "whom the tables are open to": exposed.check_exposed,
-    "statuses that the table takes": statuses.check_statuses,
-    "lapse's functions": routines.check_functions,
+    "access by PUBLIC and default privileges": exposed.check_exposed,
+    "the statuses that the table accepts": statuses.check_statuses,
+    "lapse's functions": functions.check_functions,
     "duplicates": duplicates.check_duplicates,
     "rows": rows.check_rows,
     "the clock": clock.check_clock,
     "autovacuum": vacuum.check_autovacuum,
     "dead rows": vacuum.check_dead_rows,
-    "what holds vacuum back": vacuum.check_vacuum_is_free,
+    "what holds back vacuum": vacuum.check_vacuum_is_free,
 }
-"""Each is a look of its own: one that fails, or takes too long, is said to be unknown, and the others go on."""
+"""Each runs queries of its own: one that fails, or times out, is reported as `unknown`, and the others continue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What a look at a database found."""
+    """The result of examining a database."""
 
     kind: Kind
     traits: list[str]
+    """Special properties, such as `read-only`."""
     server_version: str
     product: str = "PostgreSQL"
     findings: list[Finding] = field(default_factory=list)
-    """Troubles first."""
+    """Errors first."""
 
     @property
     def is_healthy(self) -> bool:
-        """Tell whether there is no trouble."""
-        return all(finding.level != TROUBLE for finding in self.findings)
+        """Tell whether there is no error; warnings do not count."""
+        return all(finding.level != ERROR for finding in self.findings)
 
 
 def examine(database: Database) -> Diagnosis:
-    """Look at the database, in one transaction that only reads and in which no statement takes long.
+    """Examine the database, in one read-only transaction whose statements have a timeout.
 
     Raises:
         InvalidInputError: it is SQLite.
-        DatabaseError: it cannot be reached, or its catalog cannot be read.
+        DatabaseUnavailableError: it cannot be reached, or its tables are locked.
+        DatabaseError: its catalog cannot be read.
     """
     require_postgresql(database)
-    statements = Statements(database.engine.dialect)
+    statements = StatementCache(database.engine.dialect)
 
     def work(connection: sa.Connection) -> Diagnosis:
         driver = connection.connection.driver_connection
         return Connection(driver, statements).transaction(BEGIN, examine_within)
 
-    # Not by `autocommit`, whose own look at the table waits for any lock.
+    # Not by `autocommit`, which reads the layout of the table first and would wait for any lock.
     return database.inspect(work, retry=False)
 
 
 def examine_within(connection: Connection) -> Diagnosis:
-    """Look at the database inside a transaction that has begun, and in which nothing is written; as `examine`."""
+    """Examine the database inside a read-only transaction that has begun.
+
+    Raises:
+        DatabaseUnavailableError: another session has locked the tables.
+        psycopg.Error: the catalog cannot be read, or the connection is lost.
+    """
     driver = connection.driver
     set_limits(driver)
     try:
-        subject = read_subject(connection)
+        inspection = inspect_database(connection)
     except psycopg.errors.LockNotAvailable:
         raise DatabaseUnavailableError(
-            "another session has locked the tables, to alter them, say: try again when it is done"
+            "another session has locked the tables, for example to alter them: try again when it has finished"
         ) from None
-    findings = [finding for check in CHECKS for finding in check(subject)]
-    for name, check in LOOKS.items():
-        found = look(driver, lambda check=check: list(check(subject, driver)))  # type: ignore[misc]
-        findings += [_unknown(name, found)] if isinstance(found, psycopg.Error) else found
+    findings = [finding for check in CATALOG_CHECKS for finding in check(inspection)]
+    for name, check in QUERY_CHECKS.items():
+        result = in_savepoint(driver, lambda check=check: list(check(inspection, driver)))  # type: ignore[misc]
+        findings += [_unknown(name, result)] if isinstance(result, psycopg.Error) else result
     return Diagnosis(
-        kind=subject.kind,
-        traits=subject.traits,
-        server_version=subject.server.version,
-        findings=sorted(findings, key=lambda finding: finding.level == NOTE),
+        kind=inspection.kind,
+        traits=inspection.traits,
+        server_version=inspection.server.version,
+        findings=sorted(findings, key=lambda finding: finding.level == WARNING),
     )
 
 
 def _unknown(name: str, error: psycopg.Error) -> Finding:
     reason = mask_addresses(error.diag.message_primary or type(error).__name__)
-    return note(
+    return warning(
         "unknown",
-        f"Not known: {name}. The database said: {reason}.",
-        "Run it again when the database is less busy, or as a role with more rights.",
+        f"Could not check {name}: {reason}.",
+        "Run it again when the database is less busy, or as a role with more privileges.",
     )

@@ -1,4 +1,4 @@
-"""What a look at a database finds: what is wrong, and what to do about it."""
+"""What `lapse doctor` reports: what is wrong, and how to correct it."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Literal
 from lapse.adoption.catalog import Table
 from lapse.adoption.names import quoted
 
-TROUBLE: Literal["trouble"] = "trouble"
-NOTE: Literal["note"] = "note"
+ERROR: Literal["error"] = "error"
+WARNING: Literal["warning"] = "warning"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found."""
+    """One thing that a check reports."""
 
-    level: Literal["trouble", "note"]
-    """`trouble`: something goes wrong, or will. `note`: good to know, lapse copes with it."""
+    level: Literal["error", "warning"]
+    """`error`: lapse does not work correctly with it. `warning`: lapse works, with the stated limitation."""
     code: str
-    """Short and lasting, for programs: `missing-index`."""
-    what: str
-    """What is wrong, where, and what comes of it."""
-    do: str
-    """What to do: SQL or a command that can be copied."""
+    """Short and stable, for programs: `missing-index`."""
+    message: str
+    """What is wrong, where, and its consequence."""
+    hint: str
+    """How to correct it: SQL or a command that can be copied."""
 
 
-def trouble(code: str, what: str, do: str) -> Finding:
-    """Return a finding with which lapse does not work as it should."""
-    return Finding(TROUBLE, code, what, do)
+def error(code: str, message: str, hint: str) -> Finding:
+    """Return a finding with which lapse does not work correctly."""
+    return Finding(ERROR, code, message, hint)
 
 
-def note(code: str, what: str, do: str) -> Finding:
-    """Return a finding that lapse copes with."""
-    return Finding(NOTE, code, what, do)
+def warning(code: str, message: str, hint: str) -> Finding:
+    """Return a finding with which lapse works, with a limitation."""
+    return Finding(WARNING, code, message, hint)
 
 
 def name_of(table: Table) -> str:
-    """Return the name of one of lapse's tables with its schema, as SQL that can be copied spells it."""
+    """Return the schema-qualified name of one of lapse's tables, as SQL that can be copied spells it."""
     return f"{quoted(table.schema)}.{table.name}"
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Return `1 conversation`, `2,000 conversations`."""
+    """Return `1 conversation`, `2,000 conversations`; without a plural, an `s` is appended to the singular."""
     return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"

@@ -1,4 +1,4 @@
-"""What lapse calls the things that it adds to an application's database, spelled as SQL."""
+"""The names of the objects that lapse adds to an application's database, and their spelling in SQL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from lapse.store.layout import LAPSE_COLUMNS
+from lapse.store.table_mapping import LAPSE_COLUMNS
 
 CONVERSATIONS = "conversations"
 EVENTS = "conversation_events"
@@ -21,12 +21,12 @@ UPDATE_TRIGGER = "zz_lapse_update"
 ENDED_TRIGGER = "aa_lapse_ended"
 STALE_TRIGGER = "aa_lapse_stale"
 HELPER_INDEX = "ix_conversations_open_session"
-"""Not unique: by it duplicates are found until there are none, and the unique index can be."""
+"""Temporary and not unique: used to find duplicates until the unique index can be created."""
 KEY_CONSTRAINT = "ck_conversations_session_key"
 LAPSE_TRIGGERS = (INSERT_TRIGGER, UPDATE_TRIGGER, ENDED_TRIGGER, STALE_TRIGGER)
 TRIGGER_FUNCTIONS = (INSERT_FUNCTION, UPDATE_FUNCTION, ENDED_FUNCTION, STALE_FUNCTION)
 
-# No keyword of SQL among them: they need no quotes, and are easier to read without.
+# None of them is a keyword of SQL: they need no quotes, and are easier to read without.
 _PLAIN = frozenset(
     {
         "public",
@@ -46,13 +46,13 @@ _PLAIN = frozenset(
 
 
 def quoted(name: str) -> str:
-    """Return the name of a thing of the database as SQL spells it."""
+    """Return an identifier as SQL spells it, quoted where necessary."""
     return name if name in _PLAIN else sql.Identifier(name).as_string()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """Where the application keeps its conversations, and what lapse's columns are called there."""
+    """The schema of the application's table, and the names of lapse's columns in it."""
 
     schema: str = "public"
     columns: Mapping[str, str] = field(default_factory=lambda: {name: name for name in LAPSE_COLUMNS})
@@ -60,12 +60,12 @@ class Names:
 
     @property
     def conversations(self) -> str:
-        """The application's table, with its schema."""
+        """Return the schema-qualified name of the application's table."""
         return self.qualified(CONVERSATIONS)
 
     @property
     def events(self) -> str:
-        """The table of events, with its schema."""
+        """Return the schema-qualified name of the table of events."""
         return self.qualified(EVENTS)
 
     def column(self, name: str) -> str:
@@ -73,5 +73,5 @@ class Names:
         return quoted(self.columns[name])
 
     def qualified(self, name: str) -> str:
-        """Return the name of a thing of the schema as SQL spells it."""
+        """Return the schema-qualified name of an object as SQL spells it."""
         return f"{quoted(self.schema)}.{quoted(name)}"

@@ -1,4 +1,4 @@
-"""Whether a pooler keeps a session to its client, or hands it around between transactions: only the first will do."""
+"""Detects a transaction pooler, which shares a server session between clients: adoption needs one of its own."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ import psycopg
 
 from lapse.errors import AdoptionError
 
-_TRIES = 5
-_NAME = "lapse adopt"
-"""None of a worker's: a pooler keeps the session under it, and `lapse unadopt` looks for workers by name."""
+_ATTEMPTS = 5
+_APPLICATION_NAME = "lapse adopt"
+"""Not the name of workers: a pooler keeps the session, and `lapse unadopt` finds workers by their name."""
 _CONNECT_SECONDS = 10
 _MARK = "SELECT set_config('lapse.mark', %s, false)"
 
 
 def require_own_session(connection: psycopg.Connection[Any]) -> None:
-    """Let a connection pass that has its session to itself, through a pooler in session mode, too.
+    """Check that the connection has a server session of its own: direct, or through a pooler in session mode.
 
     Args:
         connection: in autocommit mode, outside a transaction.
 
     Raises:
-        AdoptionError: the pooler hands its session around.
+        AdoptionError: a pooler in transaction mode shares the session.
+        psycopg.Error: the connection is lost.
     """
-    # A pooler hands out a process number of its own making, in either mode.
+    # A pooler reports a process ID of its own, in either mode.
     if _value(connection, "SELECT pg_backend_pid()") != connection.info.backend_pid and _is_shared(connection):
         raise AdoptionError(
-            "This is a connection of a pooler's, which hands sessions around; nothing was changed: use the database's "
-            "own address or a pooler in session mode (on Supabase the direct or the session pooler's URL)"
+            "This connection goes through a pooler in transaction mode; nothing was changed: use the database's own "
+            "address or a pooler in session mode (on Supabase the direct or the session pooler's URL)"
         )
 
 
 def _is_shared(connection: psycopg.Connection[Any]) -> bool:
-    """Mark the session, and see whether another client comes to it."""
+    """Mark the session, and tell whether a second client is assigned to it."""
     mark, info = secrets.token_hex(8), connection.info
     try:
         with psycopg.connect(
             info.dsn,
             password=info.password or None,
-            application_name=_NAME,
+            application_name=_APPLICATION_NAME,
             autocommit=True,
             connect_timeout=_CONNECT_SECONDS,
         ) as other:
-            # A pooler gives what was used last; in a busy one somebody else may be first.
-            for _ in range(_TRIES):
+            # A pooler assigns the session that was used last; in a busy one another client may get it first.
+            for _ in range(_ATTEMPTS):
                 _value(connection, _MARK, mark)
                 if _value(other, "SELECT current_setting('lapse.mark', true)") == mark:
                     return True
     except psycopg.OperationalError:
         if connection.closed:
             raise
-        # No second session to be had: then this one is kept.
+        # There is no second session: then the pooler cannot share this one.
     finally:
         if not connection.closed:
             _value(connection, _MARK, "")

@@ -1,4 +1,4 @@
-"""The columns that lapse needs of a table, with the types that it can work with."""
+"""The columns that lapse requires of a table, with their supported types."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, name_of, trouble
+from lapse.adoption.findings import Finding, error, name_of
 
 _IDS = ("bigint", "integer", "uuid", "text", "character varying")
 _TEXTS = ("text", "character varying")
 _TIMES = ("timestamp with time zone",)
 _OBJECTS = ("jsonb",)
 
-OF_THE_APPLICATION: Mapping[str, Sequence[str]] = {
+REQUIRED: Mapping[str, Sequence[str]] = {
     "conv_id": _IDS,
     "owner_id": _IDS,
     "from_number": _TEXTS,
@@ -25,7 +25,7 @@ OF_THE_APPLICATION: Mapping[str, Sequence[str]] = {
     "started_at": _TIMES,
     "updated_at": _TIMES,
 }
-"""What a table of conversations has before it can be adopted."""
+"""The columns that a table of conversations must have to be adopted."""
 OPTIONAL: Mapping[str, Sequence[str]] = {
     "ended_at": _TIMES,
     "expires_at": _TIMES,
@@ -34,7 +34,7 @@ OPTIONAL: Mapping[str, Sequence[str]] = {
     "metadata": _OBJECTS,
     "user_id": _IDS,
 }
-"""What adoption adds where it is missing, and takes as it is where it is there."""
+"""The columns that adoption adds where they are missing, and uses where they exist."""
 _NEVER_NULL = ("owner_id", "from_number", "to_number")
 _TABLE_KINDS = {"p": "partitioned", "v": "a view", "m": "a materialised view", "f": "a foreign table"}
 
@@ -42,7 +42,7 @@ Types = Mapping[str, Sequence[str]]
 
 
 def declared_types(table: sa.Table) -> dict[str, tuple[str]]:
-    """Return the columns of one of lapse's own tables with their types, as PostgreSQL's catalog spells them."""
+    """Return the columns of one of lapse's own tables, with their types as PostgreSQL's catalog spells them."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     return {column.name: (column.type.compile(dialect=dialect).lower(),) for column in table.columns}
 
@@ -53,12 +53,12 @@ def bare_type(name: str) -> str:
 
 
 def wrong_columns(table: Table, wanted: Types, *, may_miss: bool = False) -> Iterator[Finding]:
-    """Yield what keeps lapse from using these columns.
+    """Yield columns that are missing, or have a type that lapse does not support.
 
     Args:
-        table: to look at.
-        wanted: columns with the types that will do, the best one first.
-        may_miss: a column that is not there is no fault.
+        table: to check.
+        wanted: columns with their supported types, the preferred one first.
+        may_miss: a missing column is no error.
     """
     where = name_of(table)
     for name, types in wanted.items():
@@ -66,50 +66,50 @@ def wrong_columns(table: Table, wanted: Types, *, may_miss: bool = False) -> Ite
         if column is None:
             if not may_miss:
                 add = f"ALTER TABLE {where} ADD COLUMN {name} {types[0]};"
-                yield trouble("missing-column", f"{table.name} has no column {name}.", add)
+                yield error("missing-column", f"{table.name} has no column {name}.", add)
         elif bare_type(column.type) not in types:
-            yield trouble(
+            yield error(
                 "wrong-type",
-                f"{table.name}.{name} is {column.type}; lapse needs {' or '.join(types)}.",
+                f"{table.name}.{name} is {column.type}; lapse requires {' or '.join(types)}.",
                 f"ALTER TABLE {where} ALTER COLUMN {name} TYPE {types[0]}{_using(name, column.type, types[0])}; "
-                f"(it rewrites the table and locks it meanwhile{_zone(column.type, types[0])})",
+                f"(this rewrites the table under a lock{_zone(column.type, types[0])})",
             )
 
 
 def obstacles(table: Table) -> list[Finding]:
-    """Return what keeps a table from being adopted: what it lacks of a table of conversations."""
+    """Return the errors that prevent adoption: kind of table, columns, types, and the primary key."""
     if table.kind != "r":
         return [
-            trouble(
+            error(
                 "not-a-table",
-                f"{table.name} is {_TABLE_KINDS.get(table.kind, 'no table')}: lapse adopts an ordinary table.",
-                "Point DATABASE_URL at the database, and the role's search_path at the schema, that has the table.",
+                f"{table.name} is {_TABLE_KINDS.get(table.kind, 'not a table')}: lapse adopts ordinary tables only.",
+                "Set DATABASE_URL to the database, and the role's search_path to the schema, of the table.",
             )
         ]
-    found = [*wrong_columns(table, OF_THE_APPLICATION), *wrong_columns(table, OPTIONAL, may_miss=True)]
+    findings = [*wrong_columns(table, REQUIRED), *wrong_columns(table, OPTIONAL, may_miss=True)]
     where = name_of(table)
     if "conv_id" in table.columns and _primary_key(table) != ["conv_id"]:
-        found.append(
-            trouble(
+        findings.append(
+            error(
                 "primary-key",
-                f"conv_id alone is not the primary key of {table.name}: lapse finds a conversation by it.",
-                f"ALTER TABLE {where} ADD PRIMARY KEY (conv_id); (after dropping another primary key)",
+                f"conv_id alone is not the primary key of {table.name}: lapse identifies a conversation by it.",
+                f"ALTER TABLE {where} ADD PRIMARY KEY (conv_id); (after dropping any other primary key)",
             )
         )
-    found += [
-        trouble(
+    findings += [
+        error(
             "nullable-column",
-            f"{table.name}.{name} may be NULL: such a conversation belongs to nobody.",
+            f"{table.name}.{name} is nullable: a conversation without it has no owner or no address.",
             f"ALTER TABLE {where} ALTER COLUMN {name} SET NOT NULL;",
         )
         for name in _NEVER_NULL
         if name in table.columns and table.columns[name].is_nullable
     ]
-    return found
+    return findings
 
 
 def primary_key_is(table: Table, columns: Sequence[str]) -> bool:
-    """Tell whether these are the columns of the table's primary key, in whatever order."""
+    """Tell whether these are the columns of the table's primary key, in any order."""
     return sorted(_primary_key(table)) == sorted(columns)
 
 
@@ -117,14 +117,14 @@ def _primary_key(table: Table) -> list[str]:
     return [name for key in table.constraints.values() if key.kind == "p" for name in key.columns]
 
 
-def _zone(found: str, wanted: str) -> str:
-    if bare_type(found) != "timestamp without time zone" or wanted not in _TIMES:
+def _zone(current: str, wanted: str) -> str:
+    if bare_type(current) != "timestamp without time zone" or wanted not in _TIMES:
         return ""
-    return ", and in place of UTC write the application's own zone: a wrong one moves every deadline by hours"
+    return ", and replace UTC by the application's own time zone: a wrong one shifts every deadline by hours"
 
 
-def _using(name: str, found: str, wanted: str) -> str:
-    """Return how a value becomes one of the other type, where PostgreSQL would guess or refuse."""
-    if bare_type(found) == "timestamp without time zone" and wanted in _TIMES:
+def _using(name: str, current: str, wanted: str) -> str:
+    """Return the USING clause of the conversion, which PostgreSQL would guess or refuse."""
+    if bare_type(current) == "timestamp without time zone" and wanted in _TIMES:
         return f" USING {name} AT TIME ZONE 'UTC'"
     return f" USING {name}::{wanted}"

@@ -1,9 +1,8 @@
-"""Triggers by which what the old application writes fits lapse's rules; the application notices none of them."""
+"""Triggers that make the application's writes conform to lapse's rules without any change in the application."""
 
 from __future__ import annotations
 
 from lapse.adoption.catalog import Table
-from lapse.adoption.guards import guard_functions
 from lapse.adoption.names import (
     CONVERSATIONS,
     ENDED_FUNCTION,
@@ -20,17 +19,18 @@ from lapse.adoption.names import (
     Names,
     quoted,
 )
-from lapse.adoption.refusals import is_refused
+from lapse.adoption.stale_write_triggers import stale_write_functions
+from lapse.adoption.unique_conflicts import conflict_condition
 from lapse.errors import AdoptionError
 from lapse.lifecycle import ConversationStatus
 
 MAX_PAIR_LOCKS = 200
-"""Pairs that one transaction locks: each takes a place in a table that all sessions share, some 60 per session."""
+"""Advisory locks of one transaction: each takes an entry in a table that all sessions share, about 60 per session."""
 
 DUPLICATE = "duplicate_session"
-"""The reason of the event where a conversation ends because its pair has a newer one."""
+"""The reason of the event of a conversation that ends because its pair has a newer one."""
 APPLICATION = "application"
-"""The actor of that event, where the application opened the newer one."""
+"""The actor of that event where the application opened the newer one."""
 
 
 def _list(*statuses: ConversationStatus) -> str:
@@ -40,8 +40,8 @@ def _list(*statuses: ConversationStatus) -> str:
 OPEN = _list(*ConversationStatus.open_statuses())
 _ENDED = _list(*ConversationStatus.paused_statuses(), *ConversationStatus.closed_statuses())
 
-# By indexes only: a plan that was made while the table was small is kept while a COPY fills it.
-# Only the table itself may use a function with its owner's rights: anybody may make a trigger on a table of their own.
+# enable_seqscan = off: a plan that was cached while the table was small is reused while a COPY fills it.
+# The check of the table: anybody could attach a SECURITY DEFINER function to a trigger on a table of their own.
 _FUNCTION = """
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $lapse$
@@ -65,7 +65,7 @@ _FILL = """
 
 _DECIDE_INSERT = """\
     opens := NEW.status IN {open};
-    IF NEW.{key} IS NULL THEN -- lapse itself always gives it
+    IF NEW.{key} IS NULL THEN -- lapse itself always sets it
         ends_others := true;
         NEW.{key} := {key_function}(NEW.from_number, NEW.to_number, NEW.channel);{fill}
     END IF;
@@ -85,25 +85,26 @@ _DECIDE_UPDATE = """\
     );
 """
 
+# Not `channel`: in the queries below that is the column (#variable_conflict use_column).
 _VARIABLES = """
     ends_others boolean := {ends_others};
-    is_refused boolean;
+    has_conflict boolean;
     is_locked boolean := false;
-    medium text := coalesce(lower(btrim(NEW.channel)), 'whatsapp');
+    normalized_channel text := coalesce(lower(btrim(NEW.channel)), 'whatsapp');
     pair_lock bigint;
     locks integer := coalesce(nullif(current_setting('lapse.pair_locks', true), ''), '0');
     moment timestamptz;
     other record;"""
 
-# Whoever holds a pair's lock waits for no row, and whoever waits for the lock may hold rows: so nobody waits in a ring,
-# not even for a transaction that ends a conversation and then opens the pair's next one.
+# No deadlock: the holder of a pair's advisory lock waits for no row, while a transaction that waits for the lock may
+# hold rows, such as one that ends a conversation and then opens the pair's next one.
 _ENDING = """
     IF NOT coalesce(opens, false) THEN
         RETURN NEW;
     END IF;
-    pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, medium, NEW.{key}) COLLATE "C", {seed});
+    pair_lock := hashtextextended(concat_ws('::', NEW.owner_id, normalized_channel, NEW.{key}) COLLATE "C", {seed});
     LOOP
-        -- One transaction after the other opens a conversation of the pair. First wait for who is changing one.
+        -- Serializes transactions that open a conversation of the pair. First wait for those that are updating one.
         PERFORM FROM {conversations} AS c
             WHERE {open_of_pair}
             ORDER BY c.conv_id FOR NO KEY UPDATE;
@@ -120,20 +121,20 @@ _ENDING = """
             IF NOT is_locked THEN
                 RAISE; -- the application's own lock_timeout
             END IF;
-            is_locked := false; -- somebody was faster: the pair's lock is given back, and waited for again
+            is_locked := false; -- another transaction was faster: the pair's lock is released, and acquired again
         END;
         EXIT WHEN is_locked;
     END LOOP;
-    -- Now nobody changes what refuses the row: else ON CONFLICT, which looks again when it has waited, would let it in.
+    -- Under the lock, so that no conflicting row can vanish before the application's ON CONFLICT checks again.
     BEGIN
-        is_refused := ends_others AND (
-            {is_refused}
+        has_conflict := ends_others AND (
+            {conflict_condition}
         );
     EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
-        is_refused := false; -- a column that an index of the application's had has another name, or is gone
+        has_conflict := false; -- a column of the application's index was renamed or dropped
     END;
-    IF is_refused OR NOT ends_others THEN
-        RETURN NEW; -- an index of the application's refuses the row, or its ON CONFLICT takes over: as ever
+    IF has_conflict OR NOT ends_others THEN
+        RETURN NEW; -- an index of the application's refuses the row, or its ON CONFLICT applies, as without lapse
     END IF;
     moment := clock_timestamp();
     FOR other IN SELECT c.conv_id, c.status FROM {conversations} AS c
@@ -155,34 +156,34 @@ _ENDING = """
 """
 
 _OPEN_OF_PAIR = """\
-c.owner_id = NEW.owner_id AND coalesce(lower(btrim(c.channel)), 'whatsapp'::text) = lapse.medium
+c.owner_id = NEW.owner_id AND coalesce(lower(btrim(c.channel)), 'whatsapp'::text) = lapse.normalized_channel
                 AND c.{key} = NEW.{key} AND c.status IN {open}"""
 
 _SEED = 0x6C61707365
-"""`lapse` in ASCII: keeps lapse's locks apart from those of an application that hashes a similar text."""
+"""`lapse` in ASCII: separates lapse's advisory locks from those of an application that hashes a similar text."""
 
 
 def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]:
-    """Return the statements that make the functions of the triggers, owned by the table's owner.
+    """Return the statements that create the functions of the triggers, owned by the table's owner.
 
     Args:
-        names: where the table is, and what lapse's columns are called.
-        table: as the catalog has it, whose own unique indexes go first.
-        ends_others: a conversation that the application opens ends the pair's other ones. This needs the index of
-            open conversations, and that every row has a key. Without, keys are filled and nothing else.
+        names: of the table and its columns.
+        table: as the catalog describes it; its own unique indexes take precedence.
+        ends_others: a conversation that the application opens ends the pair's other ones. This requires the index of
+            open conversations, and a key in every row. Otherwise the functions only fill lapse's columns.
 
     Raises:
-        AdoptionError: what quotes the functions stands in one of them.
+        AdoptionError: `$lapse$`, which quotes the functions, occurs in one of them.
     """
     words = _words(names)
-    functions = guard_functions(names)
+    functions = stale_write_functions(names)
     for on_update in (False, True):
         name = UPDATE_FUNCTION if on_update else INSERT_FUNCTION
         open_of_pair = _OPEN_OF_PAIR + ("\n                AND c.conv_id <> OLD.conv_id" if on_update else "")
         ending = _ENDING.format(
             **words,
             open_of_pair=open_of_pair.format(**words),
-            is_refused=is_refused(names, table, on_update=on_update),
+            conflict_condition=conflict_condition(names, table, on_update=on_update),
         )
         variables = _VARIABLES.format(ends_others="true" if on_update else "false")
         text = _FUNCTION.format(
@@ -195,8 +196,8 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
         )
         if text.count("$lapse$") != 2:
             raise AdoptionError(
-                "the schema of conversations, or a unique index there, has $lapse$ in its name or definition, which is "
-                "what quotes lapse's functions; nothing was changed: rename it"
+                "the schema of conversations, or a unique index there, has $lapse$ in its name or definition, which "
+                "quotes lapse's functions; nothing was changed: rename it"
             )
         functions.append(text.strip())
     owned = [f"ALTER FUNCTION {signature} OWNER TO {quoted(table.owner)}" for signature in _signatures(names)]
@@ -205,9 +206,9 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
 
 
 def row_triggers(names: Names) -> list[str]:
-    """Return the statements that make the triggers on the application's table.
+    """Return the statements that create the triggers on the application's table.
 
-    Both that fill keys fire in every session, one that replicates included: without a key no row is taken.
+    The two that fill keys fire in every session, including replication: a row without a key violates the constraint.
     """
     words = _words(names)
     return [
@@ -236,7 +237,7 @@ CREATE OR REPLACE TRIGGER {ended_trigger} BEFORE UPDATE OF status ON {conversati
         AND NOT (OLD.status = 'idle_timeout' AND NEW.status = 'expired')
     ) EXECUTE FUNCTION {ended_function}()
 """,
-            # By its name before the application's own, which may look at the version (`narrowed`).
+            # Named to fire before the application's own, whose condition may read the version (`restrict_statements`).
             """
 CREATE OR REPLACE TRIGGER {stale_trigger} BEFORE UPDATE ON {conversations}
     FOR EACH ROW WHEN (NEW.{version} < OLD.{version}) EXECUTE FUNCTION {stale_function}()
@@ -247,11 +248,8 @@ CREATE OR REPLACE TRIGGER {stale_trigger} BEFORE UPDATE ON {conversations}
     ]
 
 
-def drop_routines(names: Names) -> list[str]:
-    """Return the statements that take lapse's triggers and functions off again; those that are not there are no error.
-
-    What `narrowed` did to the application's own triggers, `restored` takes back.
-    """
+def drop_triggers_and_functions(names: Names) -> list[str]:
+    """Return the statements that drop lapse's triggers and functions, if they exist."""
     table = names.conversations
     triggers = [f"DROP TRIGGER IF EXISTS {name} ON {table}" for name in LAPSE_TRIGGERS]
     return triggers + [f"DROP FUNCTION IF EXISTS {signature}" for signature in _signatures(names)]
@@ -259,9 +257,11 @@ def drop_routines(names: Names) -> list[str]:
 
 def _purpose(*, on_update: bool, ends_others: bool) -> str:
     if not ends_others:
-        return "Gives a row of the application's lapse's key."
-    what = "re-opens or moves to another pair" if on_update else "opens"
-    return f"Gives a row of the application's lapse's key.\n-- What it {what} ends the pair's other conversations."
+        return "Fills lapse's columns in a row that the application writes."
+    opens = "re-opens or moves to another pair" if on_update else "opens"
+    return (
+        f"Fills lapse's columns in a row that the application writes.\n-- What it {opens} ends the pair's other ones."
+    )
 
 
 def _signatures(names: Names) -> list[str]:

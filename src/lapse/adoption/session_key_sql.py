@@ -1,24 +1,24 @@
-"""The session key of a pair of addresses, computed by PostgreSQL: for rows that know nothing of lapse."""
+"""The session key of a pair of addresses, computed by PostgreSQL for rows that the application writes."""
 
 from __future__ import annotations
 
 from lapse.addresses import MAX_ADDRESS_LENGTH
 from lapse.adoption.names import KEY_FUNCTION, Names
 
-# Patterns are quoted by dollars and COLLATE "C" stands on each variable: neither a session's settings nor the collation
-# of the application's columns may change what they match.
+# Patterns are dollar-quoted and each variable has COLLATE "C": neither a session's settings nor the collation of the
+# application's columns may change what they match. The channel has a name of its own: `channel` is the parameter.
 _SESSION_KEY = r"""
 CREATE OR REPLACE FUNCTION {function}(from_number text, to_number text, channel text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $lapse$
--- What lapse itself computes: both addresses in one spelling, sorted, joined with '::'. It never fails: what is no
--- address has a key, too. One rule is left to lapse: the zero in '+44 (0)20 …', which takes a list of all countries.
+-- The key that lapse itself computes: both addresses normalized, sorted, joined with '::'. It never fails: a text that
+-- is no address has a key, too. One rule is lapse's only: the zero in '+44 (0)20 …' needs a list of all countries.
 DECLARE
     blanks CONSTANT text := $re$\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000$re$;
     trimmed CONSTANT text := '^[' || blanks || ']+|[' || blanks || ']+$';
     fillers CONSTANT text := '[' || blanks || $re$().\u00ad\u2010-\u2015\u2212/-]$re$;
     colons CONSTANT text := $re$^:|:$|:(?=:)|(?<=:):$re$;
-    medium text COLLATE "C" := channel;
-    is_whatsapp boolean := medium IS NULL OR medium = 'whatsapp';
+    normalized_channel text COLLATE "C" := channel;
+    is_whatsapp boolean := normalized_channel IS NULL OR normalized_channel = 'whatsapp';
     phone text;
     handle text COLLATE "C";
     scheme text COLLATE "C";
@@ -29,8 +29,9 @@ DECLARE
 BEGIN
     IF NOT is_whatsapp THEN
         -- The sign of the kelvin is the one other character whose small letter is one of a to z.
-        medium := lower(regexp_replace(regexp_replace(medium, trimmed, '', 'g'), $re$\u212a$re$, 'k', 'g'));
-        is_whatsapp := medium IN ('', 'whatsapp');
+        normalized_channel := regexp_replace(normalized_channel, trimmed, '', 'g');
+        normalized_channel := lower(regexp_replace(normalized_channel, $re$\u212a$re$, 'k', 'g'));
+        is_whatsapp := normalized_channel IN ('', 'whatsapp');
     END IF;
     FOR turn IN 1..2 LOOP
         handle := CASE turn WHEN 1 THEN from_number ELSE to_number END;
@@ -52,7 +53,7 @@ BEGIN
                 scheme := lower(substring(handle FROM $re$^([A-Za-z][A-Za-z0-9+.-]*):$re$));
                 EXIT WHEN scheme IS NULL;
                 rest := regexp_replace(substr(handle, length(scheme) + 2), trimmed, '', 'g');
-                EXIT WHEN scheme <> CASE WHEN is_whatsapp THEN 'whatsapp' ELSE medium END
+                EXIT WHEN scheme <> CASE WHEN is_whatsapp THEN 'whatsapp' ELSE normalized_channel END
                     AND NOT (scheme IN ('whatsapp', 'tel', 'sms', 'mms', 'rcs')
                         AND regexp_replace(rest, fillers, '', 'g') ~ phone);
                 handle := rest;
@@ -87,10 +88,10 @@ $lapse$
 
 
 def session_key_function(names: Names) -> str:
-    """Return the statement that makes `lapse_session_key(from_number, to_number, channel)`.
+    """Return the statement that creates `lapse_session_key(from_number, to_number, channel)`.
 
-    It gives what `lapse.addresses.session_key` gives, with two differences. It never fails: a pair that lapse would
-    refuse has a key, too, and NULL or nothing as a channel is WhatsApp. And it leaves the zero in `+44 (0)20 …`, since
-    in which countries that is no part of the number only `phonenumbers` knows.
+    The function returns what `lapse.addresses.session_key` returns, with two differences. It never fails: a pair that
+    lapse would refuse has a key, too, and a channel that is NULL or empty is WhatsApp. And it keeps the zero in
+    `+44 (0)20 …`, since only `phonenumbers` knows in which countries it is not part of the number.
     """
     return _SESSION_KEY.format(function=names.qualified(KEY_FUNCTION), longest=MAX_ADDRESS_LENGTH).strip()

@@ -1,4 +1,4 @@
-"""The application's triggers that set `updated_at`: lapse's own bookkeeping must not count as activity."""
+"""The application's triggers that set `updated_at`: updates of lapse's own columns must not count as activity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STATES = {"D": "DISABLE TRIGGER", "R": "ENABLE REPLICA TRIGGER", "A": "ENABLE A
 
 _MENTION = re.compile(r"(?<![\w$])updated_at(?![\w$])", re.IGNORECASE)
 _QUOTED = re.compile(r"\"(?:[^\"]|\"\")*\"|'(?:[^']|'')*'")
-# As `pg_get_triggerdef` writes it, with what is quoted masked: there keywords alone are in capitals.
+# As `pg_get_triggerdef` prints it, with quoted parts masked: then only keywords are in capitals.
 _DEFINITION = re.compile(
     r"CREATE TRIGGER (?P<name>\S+) (?P<time>BEFORE) (?P<events>.+?) ON (?P<table>\S+) "
     r"FOR EACH (?P<each>ROW) (?:WHEN \((?P<condition>.*)\) )?EXECUTE FUNCTION (?P<call>(?P<function>[^(]+)\(.*)",
@@ -42,7 +42,7 @@ class _Definition:
 
 
 def touches_updated_at(trigger: Trigger) -> bool:
-    """Tell whether it is a trigger of the application's that may set `updated_at` where a row is updated."""
+    """Tell whether it is an application's trigger that may set `updated_at` when a row is updated."""
     return (
         trigger.is_before
         and trigger.is_for_each_row
@@ -52,24 +52,35 @@ def touches_updated_at(trigger: Trigger) -> bool:
     )
 
 
-def is_narrowed(trigger: Trigger, names: Names) -> bool:
-    """Tell whether `narrowed` was applied to the trigger already."""
+def is_restricted(trigger: Trigger, names: Names) -> bool:
+    """Tell whether `restrict_statements` was applied to the trigger.
+
+    Raises:
+        ValueError: it is no BEFORE ... FOR EACH ROW trigger.
+    """
     condition = _parsed(trigger.definition).condition or ""
     columns = [re.escape(names.columns[name]) for name in _BOOKKEEPING]
     return all(re.search(rf"\bnew\.\"?{column}\b", condition, re.IGNORECASE) for column in columns)
 
 
 def full_definition(trigger: Trigger) -> str:
-    """Return the trigger's definition with its function's schema, to be kept: it means the same in every session."""
-    found = _parsed(trigger.definition)
-    return trigger.definition.removesuffix(found.call) + trigger.function + found.call.removeprefix(found.function)
+    """Return the trigger's definition with its function's schema: it means the same in every session.
+
+    Raises:
+        ValueError: it is no BEFORE ... FOR EACH ROW trigger.
+    """
+    parsed = _parsed(trigger.definition)
+    return trigger.definition.removesuffix(parsed.call) + trigger.function + parsed.call.removeprefix(parsed.function)
 
 
-def narrowed(trigger: Trigger, names: Names) -> list[str]:
-    """Return the statements after which the trigger leaves out those updates that lapse makes of its own columns.
+def restrict_statements(trigger: Trigger, names: Names) -> list[str]:
+    """Return the statements that restrict a trigger: it no longer fires when lapse updates its own columns.
 
-    Its name, columns, condition, arguments and state stay. One that fires on INSERT as well becomes two, since a
-    condition that compares with the row before has no meaning there.
+    Its name, columns, condition, arguments and state are preserved. A trigger that fires on INSERT as well is split in
+    two, since the condition refers to OLD.
+
+    Raises:
+        ValueError: it is no BEFORE ... FOR EACH ROW trigger.
     """
     old = _parsed(full_definition(trigger))
     columns = [names.column(name) for name in _BOOKKEEPING]
@@ -86,12 +97,15 @@ def narrowed(trigger: Trigger, names: Names) -> list[str]:
     return [*statements, old.statement(old.name, on_update, condition), *_state(old.table, old.name, trigger.enabled)]
 
 
-def restored(definition: str, enabled: str) -> list[str]:
-    """Return the statements that make a trigger again what it was before `narrowed`.
+def restore_statements(definition: str, enabled: str) -> list[str]:
+    """Return the statements that restore a trigger which `restrict_statements` has restricted.
 
     Args:
-        definition: as `full_definition` gave it then.
-        enabled: its state then: `O`, `A`, `R` or `D`.
+        definition: the original one, as `full_definition` returned it.
+        enabled: its original state: `O`, `A`, `R` or `D`.
+
+    Raises:
+        ValueError: the definition is not that of a BEFORE ... FOR EACH ROW trigger.
     """
     old = _parsed(definition)
     statements = [old.statement(old.name, old.events, old.condition), *_state(old.table, old.name, enabled)]
@@ -102,7 +116,7 @@ def restored(definition: str, enabled: str) -> list[str]:
 
 
 def insert_part(name: str) -> str:
-    """Return the name of the trigger that does on INSERT what this one did, when it was one for both."""
+    """Return the name of the trigger that fires on INSERT after this one was split in two."""
     cut = name.encode()[: _MAX_NAME_BYTES - len(_INSERT_PART)].decode(errors="ignore")
     return cut + _INSERT_PART
 
@@ -116,24 +130,24 @@ def _unquoted(name: str) -> str:
 
 
 def _parsed(definition: str) -> _Definition:
-    masked = _QUOTED.sub(lambda found: "x" * len(found[0]), definition)
-    found = _DEFINITION.fullmatch(masked)
-    if found is None:
+    masked = _QUOTED.sub(lambda match: "x" * len(match[0]), definition)
+    parsed = _DEFINITION.fullmatch(masked)
+    if parsed is None:
         raise ValueError("not the definition of a BEFORE … FOR EACH ROW trigger")
 
     def part(group: str) -> str:
-        return definition[slice(*found.span(group))]
+        return definition[slice(*parsed.span(group))]
 
-    # Between events stands ` OR `, which in the masked text is no part of a column's name.
-    places = [match.span() for match in re.finditer(" OR ", found["events"])]
+    # Events are separated by ` OR `, which in the masked text cannot be part of a column's name.
+    places = [match.span() for match in re.finditer(" OR ", parsed["events"])]
     starts = [0, *(end for _, end in places)]
-    ends = [*(start for start, _ in places), len(found["events"])]
+    ends = [*(start for start, _ in places), len(parsed["events"])]
     events = part("events")
     return _Definition(
         name=part("name"),
         events=tuple(events[start:end] for start, end in zip(starts, ends, strict=True)),
         table=part("table"),
-        condition=part("condition") if found["condition"] is not None else None,
+        condition=part("condition") if parsed["condition"] is not None else None,
         function=part("function"),
         call=part("call"),
     )

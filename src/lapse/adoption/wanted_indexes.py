@@ -1,4 +1,4 @@
-"""The indexes that lapse needs, and whether an index of that name is the one."""
+"""The indexes that lapse needs, and the comparison with an existing index of the same name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from sqlalchemy.dialects import postgresql
 
 from lapse.adoption.catalog import Index, Table
 from lapse.adoption.findings import name_of
-from lapse.store.schema import conv_id_index, conversations
-from lapse.store.tolerance import CHANNEL_EXPRESSION
+from lapse.store.tables import CHANNEL_EXPRESSION, OWN_TABLES
 
 CHANNEL = CHANNEL_EXPRESSION.format(column="channel")
-"""What an adopted table's indexes have in place of the channel, which the application may leave out."""
+"""The expression that an adopted table's indexes use for the channel, which may be NULL there."""
 
 _CAST = re.compile(r"::[a-z ]+(\(\d+\))?(\[\])?")
 _STORAGE = re.compile(r" WITH \([^)]*\)| TABLESPACE \S+")
@@ -23,35 +22,35 @@ _STORAGE = re.compile(r" WITH \([^)]*\)| TABLESPACE \S+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedIndex:
-    """An index as lapse makes it."""
+    """An index as lapse defines it."""
 
     name: str
     is_unique: bool
     body: str
-    """What follows `USING btree`: the columns and the condition."""
+    """The text after `USING btree`: the columns and the predicate."""
 
-    def is_made_by(self, index: Index) -> bool:
-        """Tell whether this index is the one, however PostgreSQL spells it."""
+    def matches(self, index: Index) -> bool:
+        """Tell whether an existing index has this definition, however PostgreSQL spells it."""
         _, _, body = index.definition.partition(" USING btree ")
-        return index.is_unique == self.is_unique and _plain(body) == _plain(self.body)
+        return index.is_unique == self.is_unique and _normalized(body) == _normalized(self.body)
 
     def statement(self, table: Table) -> str:
-        """Return the SQL that makes it, beside other sessions' writes where PostgreSQL can do that."""
+        """Return the statement that creates it, CONCURRENTLY where PostgreSQL supports that."""
         unique = "UNIQUE " if self.is_unique else ""
-        beside = "" if table.kind == "p" else "CONCURRENTLY "
-        return f"CREATE {unique}INDEX {beside}{self.name} ON {name_of(table)} {self.body};"
+        concurrently = "" if table.kind == "p" else "CONCURRENTLY "
+        return f"CREATE {unique}INDEX {concurrently}{self.name} ON {name_of(table)} {self.body};"
 
 
-def wanted_indexes(physical: Mapping[str, str], *, is_adopted: bool) -> Iterator[WantedIndex]:
-    """Yield the indexes of `conversations`.
+def wanted_indexes(column_names: Mapping[str, str], *, is_adopted: bool) -> Iterator[WantedIndex]:
+    """Yield the indexes of `conversations` that lapse needs.
 
     Args:
-        physical: the names of lapse's columns in the table.
-        is_adopted: it is an application's table: its primary key is `conv_id`, and the channel may be NULL.
+        column_names: lapse's columns, and their names in the table.
+        is_adopted: the table is an application's: its primary key is `conv_id`, and its channel may be NULL.
     """
-    names = {**physical, "channel": CHANNEL} if is_adopted else physical
-    for index in sorted(conversations.indexes, key=lambda index: index.name or ""):
-        if is_adopted and index.name == conv_id_index.name:
+    names = {**column_names, "channel": CHANNEL} if is_adopted else column_names
+    for index in sorted(OWN_TABLES.conversations.indexes, key=lambda index: index.name or ""):
+        if is_adopted and index.name == OWN_TABLES.conv_id_index.name:
             continue
         body = f"({', '.join(names.get(column.name, column.name) for column in index.columns)})"
         condition = index.dialect_options["postgresql"]["where"]
@@ -66,8 +65,8 @@ def _sql(condition: ClauseElement) -> str:
     return str(compiled)
 
 
-def _plain(body: str) -> str:
-    """Return the columns and the condition without what PostgreSQL adds, leaves out or writes otherwise."""
+def _normalized(body: str) -> str:
+    """Return the columns and the predicate in a form that does not depend on PostgreSQL's formatting."""
     text = _CAST.sub("", _STORAGE.sub("", body)).lower()
     text = re.sub(r"\bnot in\b", "<> all array", text)
     text = re.sub(r"\bin\b", "= any array", text)

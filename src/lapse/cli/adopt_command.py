@@ -37,32 +37,31 @@ def adopt(
         typer.Option(
             metavar="WHICH",
             show_default=False,
-            help="Which of a pair's open conversations stays: newest or oldest. [default: newest]",
+            help="Which open conversation of a pair is kept: newest or oldest. [default: newest]",
         ),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", show_default=False, help="Write the duplicates that end, or would, to a new CSV file."
+            metavar="FILE", show_default=False, help="Write the duplicates that end, or would end, to a new CSV file."
         ),
     ] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Make an application's own table `conversations` lapse's, while the application goes on.
+    """Adopt an application's own table `conversations`, while the application continues to use it.
 
-    It prints its plan as SQL first. It may be stopped at any time and run again: it goes on where it was. `lapse
-    unadopt` takes everything off. What the application writes gets the idle timeout of
-    CONVERSATION_IDLE_TIMEOUT_MINUTES (30).
+    Prints its plan as SQL first. Can be interrupted at any time and run again to resume. `lapse unadopt` reverts it.
+    Conversations that the application opens get the idle timeout of CONVERSATION_IDLE_TIMEOUT_MINUTES (30).
     """
+    from lapse.adoption.adoption_record import KEEP_CHOICES
     from lapse.adoption.export import check_new
-    from lapse.adoption.record import KEEP
 
-    if keep is not None and keep not in KEEP:
-        raise InvalidInputError(f"--keep {shown(keep)}: use {' or '.join(KEEP)}")
+    if keep is not None and keep not in KEEP_CHOICES:
+        raise InvalidInputError(f"--keep {shown(keep)}: use {' or '.join(KEEP_CHOICES)}")
     report = check_new(report) if report else None
 
     def work(adoption: Adoption) -> None:
-        _foresee(adoption, report) if dry_run else _adopt(adoption, report)
+        _dry_run(adoption, report) if dry_run else _adopt(adoption, report)
 
     _with_adoption(database_url, keep, work)
 
@@ -73,26 +72,26 @@ def unadopt(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="Where the history goes, as CSV. [default: conversation_events-TIME.csv in this folder]",
+            help="The CSV file for the history. [default: conversation_events-TIME.csv in this directory]",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also while lapse is connected, or without a history.")
+        bool, typer.Option("--force", help="Revert even while lapse is connected, or where the history is missing.")
     ] = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Take off what `lapse adopt` put on, so that the table is as before; the history goes into a file first."""
+    """Revert `lapse adopt`: export the history to a file, then restore the table's original definition."""
     from lapse.adoption.export import default_file
 
     file = export or default_file()
 
     def work(adoption: Adoption) -> None:
-        from lapse.adoption.unadopt import Return
+        from lapse.adoption.revert import Revert
 
-        with _watched() as watcher:
-            exported = Return(adoption=adoption, file=file, force=force).run(watcher)
+        with _progress_reporter() as progress:
+            exported = Revert(adoption=adoption, file=file, force=force).run(progress)
         history = f"{exported:,} events are in {file}" if file.exists() else "there was no history"
-        typer.echo(f"given back: the table is as it was before; {history}")
+        typer.echo(f"reverted: the table has its original definition; {history}")
 
     _with_adoption(database_url, None, work)
 
@@ -115,14 +114,14 @@ def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[A
                 retry=False,
             )
         except Interrupted:
-            tell("stopped; what was done stays done, and the next run goes on from there")
+            tell("interrupted; the completed steps are kept, and the next run resumes from there")
             raise typer.Abort from None
         finally:
             database.close()
 
 
-def _foresee(adoption: Adoption, report: Path | None) -> None:
-    steps, duplicates = adoption.foresee()
+def _dry_run(adoption: Adoption, report: Path | None) -> None:
+    steps, duplicates = adoption.dry_run()
     typer.echo(_plan(steps, duplicates) if steps else "-- nothing to do: the table is adopted")
     if report is not None:
         _write_report(report, duplicates)
@@ -130,12 +129,12 @@ def _foresee(adoption: Adoption, report: Path | None) -> None:
 
 def _adopt(adoption: Adoption, report: Path | None) -> None:
     begin = time.monotonic()
-    steps, duplicates = adoption.foresee()
+    steps, duplicates = adoption.dry_run()
     if steps:
         typer.echo(_plan(steps, duplicates))
-        with _watched() as watcher:
-            adoption.run(watcher)
-        done = f"adopted in {time.monotonic() - begin:.1f} s; look at `lapse preview` before a worker starts"
+        with _progress_reporter() as progress:
+            adoption.run(progress)
+        done = f"adopted in {time.monotonic() - begin:.1f} s; run `lapse preview` before you start a worker"
     else:
         done = "nothing to do: the table is adopted"
     if report is not None:
@@ -165,28 +164,28 @@ def _write_report(file: Path, duplicates: Sequence[Duplicate]) -> None:
     writer = csv.writer(text)
     writer.writerow(["owner_id", "kept_conv_id", "conv_id", "status", "started_at", "updated_at"])
     writer.writerows(
-        [one.owner_id, one.kept_conv_id, one.conv_id, one.status, one.started_at or "", one.updated_at or ""]
-        for one in duplicates
+        [each.owner_id, each.kept_conv_id, each.conv_id, each.status, each.started_at or "", each.updated_at or ""]
+        for each in duplicates
     )
     write_whole(file, text.getvalue().encode())
 
 
-class _Lines:
-    """Says on standard error what is done, a line for each step; on a terminal with a bar."""
+class _StderrProgress:
+    """Reports progress on standard error: a line for each completed step, and on a terminal a progress bar."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._told = ""
+        self._last_message = ""
 
     @contextmanager
-    def doing(self, step: Step) -> Iterator[None]:
+    def step(self, step: Step) -> Iterator[None]:
         begin = time.monotonic()
         if self._progress is not None:
             self._task = self._progress.add_task(step.title, total=None)
         try:
             yield
-            self._say(f"{time.monotonic() - begin:7.2f} s  {step.title}")
+            self._print(f"{time.monotonic() - begin:7.2f} s  {step.title}")
         finally:
             if self._progress is not None and self._task is not None:
                 self._progress.remove_task(self._task)
@@ -195,12 +194,12 @@ class _Lines:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=total)
 
-    def tell(self, line: str) -> None:
-        if line != self._told:
-            self._told = line
-            self._say(line)
+    def message(self, line: str) -> None:
+        if line != self._last_message:
+            self._last_message = line
+            self._print(line)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._progress is not None:
             self._progress.console.print(line, highlight=False, markup=False)
         else:
@@ -208,12 +207,12 @@ class _Lines:
 
 
 @contextmanager
-def _watched() -> Iterator[Any]:
+def _progress_reporter() -> Iterator[Any]:
     if not sys.stderr.isatty():
-        yield _Lines(None)
+        yield _StderrProgress(None)
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        yield _Lines(progress)
+        yield _StderrProgress(progress)

@@ -22,26 +22,26 @@ _WIDTH = 79
 _KINDS = {
     "own": "lapse's own tables",
     "adoptable": "an application's table, not adopted",
-    "adopting": "an application's table, its adoption unfinished",
+    "adopting": "an application's table, its adoption incomplete",
     "adopted": "an application's table, adopted",
     "empty": "no table of conversations",
-    "hidden": "a table of conversations, or a file, that this role may not see",
-    "other": "a table of that name that lapse cannot adopt, or no database",
+    "hidden": "a table of conversations, or a file, that this role or user cannot read",
+    "other": "a table of that name that lapse cannot adopt, or not a database",
 }
 
 
 def doctor(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
-    """Say what a database is, what is wrong with it for lapse, and what to do. Reads only.
+    """Diagnose a database: what it is, which problems lapse has with it, and how to correct them. Read-only.
 
-    Exits with 0 when nothing is wrong, with 1 when something is.
+    Exits with 1 if there is an error, and with 0 if there are only warnings or none.
     """
     database, _ = open_database(database_url)
     try:
-        found = _examine(database)
+        diagnosis = _examine(database)
     finally:
         database.close()
-    typer.echo(_as_json(database.safe_url, found) if as_json else _as_text(database.safe_url, found))
-    if not found.is_healthy:
+    typer.echo(_as_json(database.safe_url, diagnosis) if as_json else _as_text(database.safe_url, diagnosis))
+    if not diagnosis.is_healthy:
         raise typer.Exit(1)
 
 
@@ -55,27 +55,31 @@ def _examine(database: Database) -> Diagnosis:
     return examine(database)
 
 
-def _as_json(url: str, found: Diagnosis) -> str:
+def _as_json(url: str, diagnosis: Diagnosis) -> str:
     return json.dumps(
         {
             "database": url,
-            "kind": found.kind,
-            "traits": found.traits,
-            "server_version": found.server_version,
-            "findings": [asdict(finding) for finding in found.findings],
-            "healthy": found.is_healthy,
+            "kind": diagnosis.kind,
+            "traits": diagnosis.traits,
+            "server_version": diagnosis.server_version,
+            "findings": [asdict(finding) for finding in diagnosis.findings],
+            "healthy": diagnosis.is_healthy,
         }
     )
 
 
-def _as_text(url: str, found: Diagnosis) -> str:
-    head = [("database", url), ("kind", _KINDS[found.kind]), ("server", f"{found.product} {found.server_version}")]
-    if found.traits:
-        head.append(("traits", ", ".join(found.traits)))
+def _as_text(url: str, diagnosis: Diagnosis) -> str:
+    head = [
+        ("database", url),
+        ("kind", _KINDS[diagnosis.kind]),
+        ("server", f"{diagnosis.product} {diagnosis.server_version}"),
+    ]
+    if diagnosis.traits:
+        head.append(("traits", ", ".join(diagnosis.traits)))
     lines = [f"{name + ':':<10} {value}" for name, value in head]
-    for finding in found.findings:
+    for finding in diagnosis.findings:
         lines += ["", *_finding(finding)]
-    return "\n".join([*lines, "", _summary(found)])
+    return "\n".join([*lines, "", _summary(diagnosis)])
 
 
 def _finding(finding: Finding) -> list[str]:
@@ -83,13 +87,13 @@ def _finding(finding: Finding) -> list[str]:
     wrap = partial(textwrap.wrap, width=_WIDTH, break_long_words=False, break_on_hyphens=False)
     return [
         f"{finding.level}: {finding.code}",
-        *wrap(finding.what, initial_indent="  ", subsequent_indent="  "),
-        *wrap(finding.do, initial_indent="  -> ", subsequent_indent="     "),
+        *wrap(finding.message, initial_indent="  ", subsequent_indent="  "),
+        *wrap(finding.hint, initial_indent="  -> ", subsequent_indent="     "),
     ]
 
 
-def _summary(found: Diagnosis) -> str:
-    troubles = sum(finding.level == "trouble" for finding in found.findings)
-    notes = len(found.findings) - troubles
-    counts = [f"{n} {name}{'s' if n > 1 else ''}" for n, name in ((troubles, "trouble"), (notes, "note")) if n]
-    return f"{'healthy' if found.is_healthy else 'not healthy'}{': ' if counts else ''}{', '.join(counts)}"
+def _summary(diagnosis: Diagnosis) -> str:
+    errors = sum(finding.level == "error" for finding in diagnosis.findings)
+    warnings = len(diagnosis.findings) - errors
+    counts = [f"{n} {name}{'s' if n > 1 else ''}" for n, name in ((errors, "error"), (warnings, "warning")) if n]
+    return f"{'healthy' if diagnosis.is_healthy else 'not healthy'}{': ' if counts else ''}{', '.join(counts)}"

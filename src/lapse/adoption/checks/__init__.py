@@ -1,1 +1,1 @@
-"""What `lapse doctor` looks at: a file for each kind of trouble."""
+"""The checks of `lapse doctor`: a module for each kind of problem."""

@@ -1,4 +1,4 @@
-"""Check that this machine and the database agree on the time."""
+"""Check that the clocks of this machine and of the database agree."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 from psycopg import Connection
 
-from lapse.adoption.findings import NOTE, TROUBLE, Finding
-from lapse.adoption.subject import Subject
+from lapse.adoption.findings import ERROR, WARNING, Finding
+from lapse.adoption.inspection import Inspection
 
-NOTE_SECONDS = 2
-TROUBLE_SECONDS = 60
+WARNING_SECONDS = 2
+ERROR_SECONDS = 60
 
 
-def check_clock(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    """Yield how far this machine's clock is from the database's."""
-    del subject
+def check_clock(inspection: Inspection, connection: Connection[Any]) -> Iterator[Finding]:
+    """Yield a difference between this machine's clock and the database's, beyond the time of the round trip."""
+    del inspection
     before = datetime.now(UTC)
-    ((theirs,),) = connection.execute("SELECT clock_timestamp()").fetchall()
+    ((database_time,),) = connection.execute("SELECT clock_timestamp()").fetchall()
     after = datetime.now(UTC)
-    way = (after - before) / 2
-    ahead = (before + way - theirs).total_seconds()
-    apart = abs(ahead) - way.total_seconds()  # the answer may have been made at any moment in between
-    if apart > NOTE_SECONDS:
+    half_trip = (after - before) / 2
+    ahead = (before + half_trip - database_time).total_seconds()
+    difference = abs(ahead) - half_trip.total_seconds()  # the server may have answered at any moment in between
+    if difference > WARNING_SECONDS:
         yield Finding(
-            TROUBLE if apart > TROUBLE_SECONDS else NOTE,
+            ERROR if difference > ERROR_SECONDS else WARNING,
             "clock-difference",
             f"This machine's clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} the database's. "
-            "lapse goes by the database's; a time that an application here writes is wrong by so much.",
-            "Let both machines take their time from NTP: `timedatectl set-ntp true`.",
+            "lapse uses the database's; a time that an application on this machine writes is wrong by so much.",
+            "Synchronize both machines by NTP: `timedatectl set-ntp true`.",
         )

@@ -1,4 +1,4 @@
-"""Check the indexes: those that lapse needs, invalid ones, and one that makes every message more expensive."""
+"""Check the indexes: those that lapse needs, invalid ones, and those that make every message more expensive."""
 
 from __future__ import annotations
 
@@ -6,70 +6,70 @@ import re
 from collections.abc import Iterator
 
 from lapse.adoption.catalog import Index, Table
-from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.findings import Finding, error, warning
+from lapse.adoption.inspection import Inspection, Kind
 from lapse.adoption.names import quoted
-from lapse.adoption.subject import Kind, Subject
 from lapse.adoption.wanted_indexes import WantedIndex, wanted_indexes
 
 _SUMMARISING_SINCE = 160_000
-"""PostgreSQL 16: BRIN no longer stands in the way of a HOT update."""
+"""PostgreSQL 16: a BRIN index no longer prevents a HOT update."""
 
 
-def check_indexes(subject: Subject) -> Iterator[Finding]:
-    """Yield indexes of lapse's that are missing, or others under their names."""
-    if not (subject.is_current and subject.table):
+def check_indexes(inspection: Inspection) -> Iterator[Finding]:
+    """Yield lapse's indexes that are missing, or differ from their definition."""
+    if not (inspection.is_current and inspection.table):
         return
-    for wanted in wanted_indexes(subject.physical, is_adopted=subject.kind is Kind.ADOPTED):
-        index = subject.table.indexes.get(wanted.name)
+    for wanted in wanted_indexes(inspection.column_names, is_adopted=inspection.kind is Kind.ADOPTED):
+        index = inspection.table.indexes.get(wanted.name)
         if index is None:
-            yield trouble(
+            yield error(
                 "missing-index",
                 f"The index {wanted.name} is missing: {_consequence(wanted)}.",
-                wanted.statement(subject.table),
+                wanted.statement(inspection.table),
             )
-        elif not wanted.is_made_by(index):
-            yield trouble(
+        elif not wanted.matches(index):
+            yield error(
                 "differing-index",
-                f"The index {wanted.name} is not the one that lapse makes: {_consequence(wanted)}.",
-                f"DROP INDEX CONCURRENTLY {_name(subject.table, index)}; {wanted.statement(subject.table)}",
+                f"The index {wanted.name} differs from lapse's definition: {_consequence(wanted)}.",
+                f"DROP INDEX CONCURRENTLY {_name(inspection.table, index)}; {wanted.statement(inspection.table)}",
             )
 
 
-def check_valid_indexes(subject: Subject) -> Iterator[Finding]:
-    """Yield indexes that are not valid, whoever made them."""
-    for table in (subject.table, subject.events):
+def check_valid_indexes(inspection: Inspection) -> Iterator[Finding]:
+    """Yield invalid indexes, lapse's and the application's."""
+    for table in (inspection.table, inspection.events):
         for index in table.indexes.values() if table else ():
             if table and not index.is_valid:
-                yield trouble(
+                yield error(
                     "invalid-index",
-                    f"The index {index.name} of {table.name} is invalid: each write pays for it and no query uses it. "
-                    "A CREATE INDEX CONCURRENTLY was interrupted, failed, or is at work just now.",
+                    f"The index {index.name} of {table.name} is invalid: each write updates it and no query uses it. "
+                    "A CREATE INDEX CONCURRENTLY was interrupted, has failed, or is still running.",
                     f"REINDEX INDEX CONCURRENTLY {_name(table, index)}; or DROP INDEX CONCURRENTLY "
                     f"{_name(table, index)};",
                 )
 
 
-def check_cheap_messages(subject: Subject) -> Iterator[Finding]:
-    """Yield indexes over what every message writes."""
-    if subject.table is None or subject.kind is Kind.OTHER:
+def check_cheap_messages(inspection: Inspection) -> Iterator[Finding]:
+    """Yield indexes on the columns that every message updates."""
+    if inspection.table is None or inspection.kind is Kind.OTHER:
         return
-    written = re.compile(rf"\b(updated_at|{subject.physical['last_inbound_at']})\b")
-    for index in subject.table.indexes.values():
+    written = re.compile(rf"\b(updated_at|{inspection.column_names['last_inbound_at']})\b")
+    for index in inspection.table.indexes.values():
         _, _, body = index.definition.partition(" USING ")
-        is_summary = body.startswith("brin ") and subject.server.version_number >= _SUMMARISING_SINCE
-        if (found := written.search(body)) and not is_summary:
-            yield note(
+        is_summary = body.startswith("brin ") and inspection.server.version_number >= _SUMMARISING_SINCE
+        if (column := written.search(body)) and not is_summary:
+            yield warning(
                 "activity-index",
-                f"The index {index.name} is over {found[1]}, which every message writes: no message is a HOT update, "
-                "each writes more than twice as much.",
-                f"If no query of yours needs it: DROP INDEX CONCURRENTLY {_name(subject.table, index)};",
+                f"The index {index.name} includes {column[1]}, which every message updates: no message is a HOT "
+                "update, and each writes more than twice as much.",
+                f"If none of your queries needs it: DROP INDEX CONCURRENTLY {_name(inspection.table, index)};",
             )
 
 
 def _consequence(wanted: WantedIndex) -> str:
     if wanted.is_unique:
         return "messages fail, and a pair may have several open conversations"
-    return "what looks by it reads the whole table"
+    return "queries that need it read the whole table"
 
 
 def _name(table: Table, index: Index) -> str:

@@ -1,95 +1,96 @@
-"""Check that lapse can work with this database at all: what it is, its schema's version, whether it can be written."""
+"""Check that lapse can use the database at all: what it is, its schema version, and the server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.findings import Finding, error, warning
+from lapse.adoption.inspection import Inspection, Kind
 from lapse.adoption.names import quoted
 from lapse.adoption.required_columns import obstacles
-from lapse.adoption.subject import Kind, Subject
-from lapse.store.schema_version import head_version
+from lapse.store.operations.schema import head_version
 
 OLDEST_VERSION = 140_000
-"""PostgreSQL 14: before it there are no TID range scans and no CREATE OR REPLACE TRIGGER."""
+"""PostgreSQL 14: earlier versions lack TID range scans and CREATE OR REPLACE TRIGGER."""
 
-_NOT_POOLED = ", with the database's own address, not the pooler's"
+_NOT_POOLED = ", with the database's own address instead of the pooler's"
 
 
-def check_kind(subject: Subject) -> Iterator[Finding]:
-    """Yield what has to be done before lapse can work here."""
-    if subject.kind is Kind.EMPTY:
-        yield from _empty(subject)
-    elif subject.kind is Kind.HIDDEN:
-        yield trouble(
-            "missing-right",
-            f"The table conversations is in schema {', '.join(subject.hidden_in)}, into which role "
-            f"{subject.server.role} may not look.",
-            f"GRANT USAGE ON SCHEMA {quoted(subject.hidden_in[0])} TO {quoted(subject.server.role)};",
+def check_kind(inspection: Inspection) -> Iterator[Finding]:
+    """Yield what must be done before lapse can use the database."""
+    if inspection.kind is Kind.EMPTY:
+        yield from _empty(inspection)
+    elif inspection.kind is Kind.HIDDEN:
+        yield error(
+            "missing-privilege",
+            f"The table conversations is in schema {', '.join(inspection.hidden_in)}, on which role "
+            f"{inspection.server.role} lacks USAGE.",
+            f"GRANT USAGE ON SCHEMA {quoted(inspection.hidden_in[0])} TO {quoted(inspection.server.role)};",
         )
-    elif subject.kind is Kind.ADOPTABLE:
-        yield trouble(
+    elif inspection.kind is Kind.ADOPTABLE:
+        yield error(
             "not-adopted",
-            "The table conversations is an application's own, and not adopted yet: lapse leaves it alone.",
-            "`lapse adopt --dry-run`, then `lapse adopt`" + (_NOT_POOLED if subject.server.is_pooled else ""),
+            "The table conversations belongs to an application and is not adopted: lapse does not use it.",
+            "`lapse adopt --dry-run`, then `lapse adopt`" + (_NOT_POOLED if inspection.server.is_pooled else ""),
         )
-    elif subject.kind is Kind.ADOPTING:
-        yield trouble(
+    elif inspection.kind is Kind.ADOPTING:
+        yield error(
             "adoption-unfinished",
-            "An adoption has begun and is not finished. The application works as before, lapse does not yet.",
-            "`lapse adopt` goes on where it stopped; `lapse unadopt` takes off what is there.",
+            "An adoption, or its revert, is incomplete. The application works as before, lapse does not use the table.",
+            "`lapse adopt` completes the adoption; `lapse unadopt` reverts it.",
         )
-    elif subject.kind is Kind.OTHER and subject.table:
-        yield from obstacles(subject.table)
+    elif inspection.kind is Kind.OTHER and inspection.table:
+        yield from obstacles(inspection.table)
 
 
-def check_version(subject: Subject) -> Iterator[Finding]:
-    """Yield whether the schema's version is another one than this lapse needs, or one of its tables is gone."""
-    if subject.is_ahead:
-        yield trouble(
+def check_version(inspection: Inspection) -> Iterator[Finding]:
+    """Yield a schema version other than this lapse requires, and missing tables."""
+    if inspection.is_ahead:
+        yield error(
             "schema-ahead",
-            f"The schema has version {subject.schema_version}, this lapse needs {head_version()}: a newer lapse made "
-            "it.",
-            "Upgrade lapse here.",
+            f"The schema has version {inspection.schema_version}, this lapse requires {head_version()}: it was "
+            "created by a newer lapse.",
+            "Upgrade lapse on this machine.",
         )
-    if subject.is_behind:
-        yield trouble(
+    if inspection.is_behind:
+        yield error(
             "schema-behind",
-            f"The schema has version {subject.schema_version}, this lapse needs {head_version()}.",
+            f"The schema has version {inspection.schema_version}, this lapse requires {head_version()}.",
             "`lapse migrate`",
         )
-    if subject.kind in (Kind.OWN, Kind.ADOPTED):
-        tables = {"conversations": subject.table, "conversation_events": subject.events}
+    if inspection.kind in (Kind.OWN, Kind.ADOPTED):
+        tables = {"conversations": inspection.table, "conversation_events": inspection.events}
         for name in (name for name, table in tables.items() if table is None):
-            yield trouble(
+            yield error(
                 "missing-table",
-                f"The schema's version is there, but the table {name} is not.",
-                "Restore the table from a backup, or put its schema on the role's search_path.",
+                f"The schema version exists, but the table {name} does not.",
+                "Restore the table from a backup, or add its schema to the role's search_path.",
             )
 
 
-def check_server(subject: Subject) -> Iterator[Finding]:
-    """Yield what the server, or this session with it, does not allow."""
-    server = subject.server
+def check_server(inspection: Inspection) -> Iterator[Finding]:
+    """Yield whether the server is too old, or a standby."""
+    server = inspection.server
     if server.version_number < OLDEST_VERSION:
-        yield trouble(
+        yield error(
             "old-server",
-            f"This is PostgreSQL {server.version}: lapse is made for 14 and later.",
+            f"The server is PostgreSQL {server.version}: lapse requires 14 or later.",
             "Upgrade PostgreSQL.",
         )
     if server.is_standby:
-        yield trouble("read-only", "This server is a standby: it only reads.", "Use the primary server's URL.")
+        yield error("read-only", "The server is a standby: it accepts no writes.", "Use the primary server's URL.")
 
 
-def _empty(subject: Subject) -> Iterator[Finding]:
-    yield trouble(
+def _empty(inspection: Inspection) -> Iterator[Finding]:
+    yield error(
         "empty",
-        "There is no table conversations here.",
-        "`lapse migrate` makes lapse's own tables; if the table should be here, look at DATABASE_URL.",
+        "The database has no table conversations.",
+        "`lapse migrate` creates lapse's own tables; if the table should exist, check DATABASE_URL.",
     )
-    if subject.visible_in:
-        yield note(
+    if inspection.visible_in:
+        yield warning(
             "table-elsewhere",
-            f"Schema {', '.join(subject.visible_in)} has a table conversations, but is not on the role's search_path.",
-            f"ALTER ROLE {quoted(subject.server.role)} SET search_path = {quoted(subject.visible_in[0])};",
+            f"Schema {', '.join(inspection.visible_in)} has a table conversations, but is not on the role's "
+            "search_path.",
+            f"ALTER ROLE {quoted(inspection.server.role)} SET search_path = {quoted(inspection.visible_in[0])};",
         )

@@ -1,90 +1,90 @@
-"""Check what the role, the database and the server have set: that with which lapse fails, or works worse."""
+"""Check the settings of the role, the database and the server: those with which lapse fails, or works worse."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.findings import Finding, error, warning
+from lapse.adoption.inspection import Inspection, Kind
 from lapse.adoption.names import quoted
-from lapse.adoption.subject import Kind, Subject
 
 SHORT_MS = {"statement_timeout": 1_000, "transaction_timeout": 1_000, "lock_timeout": 100}
-"""A batch takes 100 ms, and waits for no row; what is slower is tried again with fewer conversations."""
+"""In milliseconds. A batch takes 100 ms, and waits for no row; a slower one is retried with fewer conversations."""
 _UTF8 = "UTF8"
 
 
-def check_settings(subject: Subject) -> Iterator[Finding]:
-    """Yield settings that this session began with and that go against lapse."""
-    server, settings = subject.server, subject.server.settings
+def check_settings(inspection: Inspection) -> Iterator[Finding]:
+    """Yield settings with which this session started and that impair lapse."""
+    server, settings = inspection.server, inspection.server.settings
     if server.is_read_only and not server.is_standby:
-        yield trouble(
+        yield error(
             "read-only",
             f"default_transaction_read_only is on for role {server.login} here: nothing can be written.",
-            _change(subject, "default_transaction_read_only", "off"),
+            _change(inspection, "default_transaction_read_only", "off"),
         )
     if settings["session_replication_role"] == "replica":
-        yield trouble(
+        yield error(
             "replication-role",
-            "session_replication_role is replica here: no foreign key is checked, and ordinary triggers do not fire, "
-            "those by which an adopted table refuses an old write included.",
-            _change(subject, "session_replication_role", "origin"),
+            "session_replication_role is replica here: foreign keys are not checked, and ordinary triggers do not "
+            "fire, including those that protect an adopted table from stale writes.",
+            _change(inspection, "session_replication_role", "origin"),
         )
-    tables = (subject.table, subject.events, subject.version_table)
+    tables = (inspection.table, inspection.events, inspection.version_table)
     filtered = [table.name for table in tables if table and table.is_row_security_active]
     if settings["row_security"] == "off" and filtered:
-        yield trouble(
+        yield error(
             "row-security-off",
             f"row_security is off here, and policies apply to role {server.role} in {', '.join(filtered)}: each "
-            "statement there is an error.",
-            _change(subject, "row_security", "on"),
+            "statement on them fails.",
+            _change(inspection, "row_security", "on"),
         )
     isolation = settings["default_transaction_isolation"]
-    if isolation not in ("read committed", "read uncommitted"):  # which are one
-        yield note(
+    if isolation not in ("read committed", "read uncommitted"):  # which are the same
+        yield warning(
             "isolation",
-            f"default_transaction_isolation is {isolation} here: lapse's statements are made for read committed, and "
-            "with this one some are refused and tried again when others write the same row.",
-            _change(subject, "default_transaction_isolation", "read committed"),
+            f"default_transaction_isolation is {isolation} here: lapse's statements are designed for read "
+            "committed; with this level some fail and are retried when others write the same row.",
+            _change(inspection, "default_transaction_isolation", "read committed"),
         )
     for name, shortest in SHORT_MS.items():
         if 0 < int(settings.get(name, 0)) < shortest:
-            yield note(
+            yield warning(
                 "short-timeout",
                 f"{name} is {int(settings[name])} ms here: a batch, or a message that waits for another one, may take "
-                "longer, and is then given up.",
-                _change(subject, name, f"{5 * shortest}ms"),
+                "longer, and is then cancelled.",
+                _change(inspection, name, f"{5 * shortest}ms"),
             )
 
 
-def check_encoding(subject: Subject) -> Iterator[Finding]:
-    """Yield whether there are texts that this database, or this session, cannot hold."""
-    if subject.kind is Kind.OTHER:
+def check_encoding(inspection: Inspection) -> Iterator[Finding]:
+    """Yield an encoding, of the database or of the session, that cannot represent every text."""
+    if inspection.kind is Kind.OTHER:
         return
-    server, settings = subject.server, subject.server.settings
+    server, settings = inspection.server, inspection.server.settings
     if server.encoding == "SQL_ASCII":
-        what = "which keeps bytes as they come: what others write in another encoding than UTF-8 lapse cannot read."
+        effect = "it stores bytes unchecked: lapse cannot read what others write in an encoding other than UTF-8."
     else:
-        what = "a message with a character that it has not got (an emoji in a handle, say) is refused."
+        effect = "a message with a character that it cannot represent (an emoji in a handle, say) is refused."
     if server.encoding != _UTF8:
-        yield note(
+        yield warning(
             "encoding",
-            f"The database's encoding is {server.encoding}: {what}",
+            f"The database's encoding is {server.encoding}: {effect}",
             f"CREATE DATABASE {quoted(f'{server.database}_utf8')} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'; (or "
-            "with another locale), then copy all into it: `pg_dump` of this one, `psql` into that one.",
+            "with another locale), then copy the data: `pg_dump` of this database, `psql` into the new one.",
         )
     elif settings["client_encoding"] not in (_UTF8, "UNICODE"):
-        yield note(
+        yield warning(
             "encoding",
-            f"client_encoding is {settings['client_encoding']} here: a message with a character that it has not got is "
-            "refused.",
-            _change(subject, "client_encoding", _UTF8),
+            f"client_encoding is {settings['client_encoding']} here: a message with a character that it cannot "
+            "represent is refused.",
+            _change(inspection, "client_encoding", _UTF8),
         )
 
 
-def _change(subject: Subject, name: str, value: str) -> str:
-    """Return how the setting is changed, wherever it comes from."""
-    server = subject.server
+def _change(inspection: Inspection, name: str, value: str) -> str:
+    """Return the hint that changes the setting, wherever it comes from."""
+    server = inspection.server
     if name in server.options:
-        return f"Take {name} out of `options` in DATABASE_URL, or out of PGOPTIONS."
-    # What is set for a role in a database goes before what is set for either, and for the server.
+        return f"Remove {name} from `options` in DATABASE_URL, or from PGOPTIONS."
+    # A setting of a role in a database overrides those of the role, of the database and of the server.
     return f"ALTER ROLE {quoted(server.login)} IN DATABASE {quoted(server.database)} SET {name} = '{value}';"

@@ -1,4 +1,4 @@
-"""Check a SQLite file: whether it is there, is a database, is whole, can be written, and stands where it may."""
+"""Check a SQLite file: that it exists, is an intact database, can be written, and is on a local file system."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from lapse.addresses import mask_addresses
 from lapse.adoption.checks.sqlite_schema import File
-from lapse.adoption.findings import Finding, note, trouble
+from lapse.adoption.findings import Finding, error, warning
 
 CORRUPT = "corrupt"
 _FAULTS = 5
 _HEADER_BYTES = 100
 _IS_WAL = 2
-"""What stands at places 18 and 19 of a file with a write-ahead log."""
+"""The value of bytes 18 and 19 of a file with a write-ahead log."""
 NETWORKED = frozenset(
     (
         *("afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs"),
@@ -26,94 +26,94 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def check_place(path: Path) -> Iterator[Finding]:
-    """Yield why there is nothing to look at."""
+    """Yield why the file cannot be opened: it does not exist, or cannot be read."""
     if not path.parent.is_dir():
-        yield trouble(
+        yield error(
             "empty",
-            f"There is no folder {path.parent}.",
-            f"mkdir -p {shlex.quote(str(path.parent))}; then `lapse migrate`; or look at DATABASE_URL.",
+            f"There is no directory {path.parent}.",
+            f"mkdir -p {shlex.quote(str(path.parent))}; then `lapse migrate`; or check DATABASE_URL.",
         )
     elif not os.access(path.parent, os.X_OK) or (path.exists() and not os.access(path, os.R_OK)):
-        yield trouble("missing-right", f"This user may not read {path}.", _allow(path, "r"))
+        yield error("missing-privilege", f"This user cannot read {path}.", _allow(path, "r"))
     elif not path.exists():
-        yield trouble(
+        yield error(
             "empty",
             f"There is no file {path}.",
-            "`lapse migrate` makes it, and so does a worker; if it should be there, look at DATABASE_URL.",
+            "`lapse migrate` creates it, and so does a worker; if it should exist, check DATABASE_URL.",
         )
     elif not path.is_file():
-        yield trouble("not-a-database", f"{path} is no file.", "Name a file in DATABASE_URL.")
+        yield error("not-a-database", f"{path} is not a file.", "Name a file in DATABASE_URL.")
 
 
-def unreadable(path: Path, error: Exception) -> Finding | None:
-    """Return what an error says about the file itself; None where it is about something else."""
-    text = str(error)
+def unreadable(path: Path, exception: Exception) -> Finding | None:
+    """Return the finding for an exception that says the file is damaged or no database; None for any other."""
+    text = str(exception)
     if "file is not a database" in text:
-        return trouble(
+        return error(
             "not-a-database",
-            f"{path} is no SQLite database, or an encrypted one.",
-            "Name another file in DATABASE_URL, or put a backup in its place.",
+            f"{path} is not a SQLite database, or is encrypted.",
+            "Name another file in DATABASE_URL, or restore it from a backup.",
         )
-    return _damaged(path, text) if "malformed" in text else None
+    return _corrupt(path, text) if "malformed" in text else None
 
 
 def check_integrity(file: File) -> Iterator[Finding]:
-    """Yield whether the file is damaged."""
-    file.driver.execute("PRAGMA ignore_check_constraints = ON")  # a row that breaks a rule is no damage
-    found = [str(row[0]) for row in file.driver.execute(f"PRAGMA quick_check({_FAULTS})")]
-    if found != ["ok"]:
-        yield _damaged(file.path, "; ".join(found))
+    """Yield whether the file is corrupt."""
+    file.driver.execute("PRAGMA ignore_check_constraints = ON")  # a row that violates a constraint is no corruption
+    results = [str(row[0]) for row in file.driver.execute(f"PRAGMA quick_check({_FAULTS})")]
+    if results != ["ok"]:
+        yield _corrupt(file.path, "; ".join(results))
 
 
 def check_journal(file: File) -> Iterator[Finding]:
-    """Yield whether it has no write-ahead log."""
+    """Yield whether the file has no write-ahead log."""
     with file.path.open("rb") as opened:
         header = opened.read(_HEADER_BYTES)
     if file.has_version and header[18:20] != bytes([_IS_WAL, _IS_WAL]):
-        yield note(
+        yield warning(
             "journal-mode",
-            "The file has no write-ahead log: readers and writers wait for each other. lapse gives it one when it "
+            "The file has no write-ahead log: readers and writers block each other. lapse enables it when it "
             "connects next.",
             f'sqlite3 {shlex.quote(str(file.path))} "PRAGMA journal_mode = WAL"',
         )
 
 
 def check_writable(path: Path) -> Iterator[Finding]:
-    """Yield what keeps this user from writing: the file, what stands beside it, or the folder."""
-    beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
-    for each in (path, *(file for file in beside if file.exists()), path.resolve().parent):
+    """Yield what this user cannot write: the file, its log files, or the directory."""
+    logs = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
+    for each in (path, *(file for file in logs if file.exists()), path.resolve().parent):
         if os.access(each, os.W_OK):
             continue
-        is_folder = each.is_dir()
+        is_directory = each.is_dir()
         if os.statvfs(each).f_flag & os.ST_RDONLY:
-            do = "Mount its file system for writing: `mount -o remount,rw …`"
+            hint = "Mount its file system for writing: `mount -o remount,rw …`"
         else:
-            do = _allow(each, "w")
-        yield trouble(
+            hint = _allow(each, "w")
+        yield error(
             "read-only",
-            f"This user may not write {'into the folder ' if is_folder else ''}{each}"
-            f"{', where SQLite keeps its log' if is_folder else ''}: nothing can be written.",
-            do,
+            f"This user cannot write {'to the directory ' if is_directory else ''}{each}"
+            f"{', where SQLite creates its log' if is_directory else ''}: no message can be recorded.",
+            hint,
         )
 
 
 def check_file_system(path: Path) -> Iterator[Finding]:
-    """Yield whether the file is on another machine, as far as this one can tell."""
+    """Yield whether the file is on a network file system, as far as the kernel reports it."""
     try:
-        found = file_system_of(_MOUNTS.read_text(encoding="utf-8", errors="replace"), path.stat().st_dev)
+        file_system = file_system_of(_MOUNTS.read_text(encoding="utf-8", errors="replace"), path.stat().st_dev)
     except OSError:
         return
-    if found in NETWORKED:
-        yield trouble(
+    if file_system in NETWORKED:
+        yield error(
             "network-file-system",
-            f"{path} is on a network file system ({found}): there the locks and the log of SQLite do not work between "
-            "machines, and the file may be damaged.",
+            f"{path} is on a network file system ({file_system}): SQLite's locks and log do not work across machines, "
+            "and the file may become corrupt.",
             "Keep the file on a disk of the machine that uses it, or use PostgreSQL.",
         )
 
 
 def file_system_of(mounts: str, device: int) -> str | None:
-    """Return the type of the file system that has this device number, by the text of /proc/self/mountinfo."""
+    """Return the type of the file system with this device number; None where /proc/self/mountinfo does not list it."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in mounts.splitlines():
         fields, _, rest = line.partition(" - ")
@@ -122,14 +122,14 @@ def file_system_of(mounts: str, device: int) -> str | None:
     return None
 
 
-def _damaged(path: Path, what: str) -> Finding:
+def _corrupt(path: Path, reason: str) -> Finding:
     name = shlex.quote(str(path))
     new = shlex.quote(str(path.with_name(f"recovered-{path.name}")))
-    return trouble(
+    return error(
         CORRUPT,
-        f"The file is damaged: {mask_addresses(what)[:300]}.",
-        # Not `.recover`: Debian's sqlite3 3.40 has one that fails.
-        "Stop what uses it, keep a copy, and put the latest backup in its place. What can still be read: "
+        f"The file is corrupt: {mask_addresses(reason)[:300]}.",
+        # Not `.recover`, which fails in Debian's sqlite3 3.40.
+        "Stop the programs that use it, keep a copy, and restore the latest backup. To recover what can still be read: "
         f"sqlite3 {name} .dump | sed 's/^ROLLBACK;.*/COMMIT;/' | sqlite3 {new}",
     )
 
@@ -137,5 +137,5 @@ def _damaged(path: Path, what: str) -> Finding:
 def _allow(path: Path, right: str) -> str:
     name = shlex.quote(str(path))
     if path.exists() and path.stat().st_uid != os.geteuid():
-        return f"As root: chown {os.geteuid()} {name}; or run lapse as the user whose it is."
+        return f"As root: chown {os.geteuid()} {name}; or run lapse as the user who owns it."
     return f"chmod u+{right} {name}"

@@ -1,4 +1,4 @@
-"""Check what is in a SQLite file: whose tables these are, the schema's version, columns, keys, indexes and triggers."""
+"""Check the schema of a SQLite file: its origin and version, tables, columns, keys, indexes and triggers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from lapse.adoption.findings import Finding, note, trouble
-from lapse.adoption.subject import Kind
-from lapse.store.layout import VERSION_TABLE
-from lapse.store.schema import conversation_events, conversations, metadata
-from lapse.store.schema_version import head_version, known_versions
+from lapse.adoption.findings import Finding, error, warning
+from lapse.adoption.inspection import Kind
+from lapse.store.operations.schema import head_version, known_versions
+from lapse.store.table_mapping import VERSION_TABLE
+from lapse.store.tables import OWN_TABLES
 
 _COLUMNS = 'SELECT name, "notnull", dflt_value, pk FROM pragma_table_info(?)'
 _KEYS = """
@@ -29,19 +29,20 @@ _BOOKKEEPING = ("version", "session_key", "idle_check_at", "idle_timeout_seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """What every check looks at."""
+    """The input of every check."""
 
     driver: sqlite3.Connection
     path: Path
     objects: Mapping[tuple[str, str], tuple[str, str]]
-    """By type and name: the table that each is of, and the statement that made it."""
+    """By type and name: the table of each object, and the statement that created it."""
     columns: frozenset[str]
-    """Of `conversations`; none where there is no such table."""
+    """Of `conversations`; empty where there is no such table."""
     schema_version: str | None
+    """None where there is none."""
 
     @property
     def has_version(self) -> bool:
-        """Tell whether lapse's own version stands here."""
+        """Tell whether the table of the schema version exists."""
         return ("table", VERSION_TABLE) in self.objects
 
     @property
@@ -53,105 +54,112 @@ class File:
 
     @property
     def foreign_tables(self) -> list[str]:
-        """Return tables of lapse's names that lapse did not make."""
-        return [] if self.has_version else [name for name in metadata.tables if ("table", name) in self.objects]
+        """Return tables with names of lapse's that lapse did not create."""
+        return (
+            [] if self.has_version else [name for name in OWN_TABLES.metadata.tables if ("table", name) in self.objects]
+        )
 
     @property
     def is_current(self) -> bool:
-        """Tell whether lapse made the tables, in the version of this lapse."""
+        """Tell whether lapse created the tables, with the schema version of this lapse."""
         return self.kind is Kind.OWN and self.schema_version == head_version()
 
     @property
     def traits(self) -> list[str]:
-        """Return what else there is to know."""
+        """Return the special properties of the file, as `lapse doctor` prints them."""
         is_known = self.schema_version in known_versions()
         if not self.has_version or self.schema_version == head_version():
             return []
         return ["behind" if is_known or self.schema_version is None else "ahead"]
 
     def has(self, table: str) -> bool:
-        """Tell whether a table is there."""
+        """Tell whether a table exists."""
         return ("table", table) in self.objects
 
 
 def read_file(driver: sqlite3.Connection, path: Path) -> File:
-    """Return what is in the file."""
-    found = driver.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema").fetchall()
-    objects = {(kind, name): (table, sql) for kind, name, table, sql in found}
+    """Read the schema of the file.
+
+    Raises:
+        sqlite3.DatabaseError: the file cannot be read.
+    """
+    rows = driver.execute("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema").fetchall()
+    objects = {(kind, name): (table, sql) for kind, name, table, sql in rows}
     version = None
     if ("table", VERSION_TABLE) in objects:
         row = driver.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608 - a constant
         version = str(row[0]) if row else None
-    columns = frozenset(row[0] for row in driver.execute(_COLUMNS, [conversations.name]))
+    columns = frozenset(row[0] for row in driver.execute(_COLUMNS, [OWN_TABLES.conversations.name]))
     return File(driver=driver, path=path, objects=objects, columns=columns, schema_version=version)
 
 
 def check_schema(file: File) -> Iterator[Finding]:
-    """Yield what has to be done before lapse can work here: whose tables these are, versions, tables, columns, keys."""
+    """Yield what must be done before lapse can use the file: foreign tables, version, missing tables, columns, keys."""
     if file.kind is Kind.EMPTY:
-        yield trouble(
+        yield error(
             "empty",
-            "There is no table conversations here.",
-            "`lapse migrate` makes lapse's own tables; if the table should be here, look at DATABASE_URL.",
+            "The database has no table conversations.",
+            "`lapse migrate` creates lapse's own tables; if the table should exist, check DATABASE_URL.",
         )
     for name in file.foreign_tables:
-        yield trouble(
+        yield error(
             "foreign-table",
-            f"The file has a table {name} that lapse did not make: lapse leaves it alone. On SQLite there is no "
-            "adopting.",
+            f"The file has a table {name} that lapse did not create: lapse does not use it. Adoption requires "
+            "PostgreSQL.",
             f"Name another file in DATABASE_URL; or: ALTER TABLE {name} RENAME TO old_{name}; then `lapse migrate`",
         )
     if file.traits == ["ahead"]:
-        yield trouble(
+        yield error(
             "schema-ahead",
-            f"The schema has version {file.schema_version}, this lapse needs {head_version()}: a newer lapse made it.",
-            "Upgrade lapse here.",
+            f"The schema has version {file.schema_version}, this lapse requires {head_version()}: it was created "
+            "by a newer lapse.",
+            "Upgrade lapse on this machine.",
         )
     if file.traits == ["behind"]:
-        yield trouble(
+        yield error(
             "schema-behind",
-            f"The schema has version {file.schema_version}, this lapse needs {head_version()}.",
+            f"The schema has version {file.schema_version}, this lapse requires {head_version()}.",
             "`lapse migrate`",
         )
     if not file.is_current:
         return
-    for table in (conversations, conversation_events):
+    for table in (OWN_TABLES.conversations, OWN_TABLES.events):
         if file.has(table.name):
             yield from _columns(file, table)
         else:
-            yield trouble(
+            yield error(
                 "missing-table",
-                f"The schema's version is there, but the table {table.name} is not.",
+                f"The schema version exists, but the table {table.name} does not.",
                 "Restore the table from a backup.",
             )
 
 
 def check_indexes(file: File) -> Iterator[Finding]:
-    """Yield indexes of lapse's that are missing, or others under their names."""
-    if not (file.is_current and file.has(conversations.name)):
+    """Yield lapse's indexes that are missing, or differ from their definition."""
+    if not (file.is_current and file.has(OWN_TABLES.conversations.name)):
         return
-    for index in sorted(conversations.indexes, key=lambda index: str(index.name)):
+    for index in sorted(OWN_TABLES.conversations.indexes, key=lambda index: str(index.name)):
         wanted = str(sa.schema.CreateIndex(index).compile(dialect=sqlite.dialect()))
-        what = (
+        consequence = (
             "messages fail, and a pair may have several open conversations"
             if index.unique
-            else "what looks by it reads the whole table"
+            else "queries that need it read the whole table"
         )
-        found = file.objects.get(("index", str(index.name)))
-        if found is None:
-            yield trouble("missing-index", f"The index {index.name} is missing: {what}.", f"{wanted};")
-        elif _plain(found[1]) != _plain(wanted):
-            yield trouble(
+        existing = file.objects.get(("index", str(index.name)))
+        if existing is None:
+            yield error("missing-index", f"The index {index.name} is missing: {consequence}.", f"{wanted};")
+        elif _normalized(existing[1]) != _normalized(wanted):
+            yield error(
                 "differing-index",
-                f"The index {index.name} is not the one that lapse makes: {what}.",
+                f"The index {index.name} differs from lapse's definition: {consequence}.",
                 f"DROP INDEX {index.name}; {wanted};",
             )
 
 
 def check_triggers(file: File) -> Iterator[Finding]:
-    """Yield triggers that set `updated_at` when lapse only looks."""
+    """Yield triggers that set `updated_at` when lapse updates its own columns."""
     for (kind, name), (table, sql) in file.objects.items():
-        if kind != "trigger" or table != conversations.name or file.kind is not Kind.OWN:
+        if kind != "trigger" or table != OWN_TABLES.conversations.name or file.kind is not Kind.OWN:
             continue
         head, _, body = re.sub(r"\s+", " ", sql).partition(" BEGIN ")
         event = _TRIGGER.search(head)
@@ -161,49 +169,51 @@ def check_triggers(file: File) -> Iterator[Finding]:
         if columns and not any(re.search(rf"\b{column}\b", columns, re.IGNORECASE) for column in _BOOKKEEPING):
             continue
         quoted = '"' + name.replace('"', '""') + '"'
-        what = f"The trigger {name} sets updated_at after an update: lapse's own bookkeeping counts as activity, and "
-        make = trouble if not _HAS_CONDITION.search(sql) else note
-        yield make(
-            "activity-trigger" if make is trouble else "activity-trigger-after",
-            f"{what}such conversations {'never' if make is trouble else 'may never'} become idle.",
-            f"DROP TRIGGER {quoted}; and make it again for the columns that are yours: AFTER UPDATE OF context, …",
-        )
+        effect = f"The trigger {name} sets updated_at after an update: lapse's own updates count as activity, and "
+        hint = f"DROP TRIGGER {quoted}; and create it again for your own columns only: AFTER UPDATE OF context, …"
+        if _HAS_CONDITION.search(sql):
+            yield warning("activity-trigger-after", f"{effect}such conversations may never become idle.", hint)
+        else:
+            yield error("activity-trigger", f"{effect}such conversations never become idle.", hint)
 
 
 def _columns(file: File, table: sa.Table) -> Iterator[Finding]:
-    found = {row[0]: row for row in file.driver.execute(_COLUMNS, [table.name])}
+    existing = {row[0]: row for row in file.driver.execute(_COLUMNS, [table.name])}
     for column in table.columns:
-        if column.name not in found:
+        if column.name not in existing:
             add = str(sa.schema.CreateColumn(column).compile(dialect=sqlite.dialect()))
-            may_add = column.nullable or column.server_default is not None
-            yield trouble(
+            can_add = column.nullable or column.server_default is not None
+            yield error(
                 "missing-column",
                 f"{table.name} has no column {column.name}.",
-                f"ALTER TABLE {table.name} ADD COLUMN {add};" if may_add else "Restore the table from a backup.",
+                f"ALTER TABLE {table.name} ADD COLUMN {add};" if can_add else "Restore the table from a backup.",
             )
-    for name, is_required, default, is_key in found.values():
+    for name, is_required, default, is_key in existing.values():
         if name not in table.columns and is_required and default is None and not is_key:
-            level = note if table is conversations else trouble
-            yield level(
+            finding, effect = (
+                (warning, "lapse cannot open conversations")
+                if table is OWN_TABLES.conversations
+                else (error, "no conversation can end")
+            )
+            yield finding(
                 "required-column",
-                f"{table.name}.{name} must be given and is unknown to lapse: "
-                f"{'lapse cannot open conversations' if table is conversations else 'nothing can end'}.",
-                f'ALTER TABLE {table.name} DROP COLUMN "{name}"; (or let it have a default)',
+                f"{table.name}.{name} is NOT NULL without a default and unknown to lapse: {effect}.",
+                f'ALTER TABLE {table.name} DROP COLUMN "{name}"; (or give it a default)',
             )
     wanted = {column.name for column in table.primary_key.columns}
-    keys: dict[str, set[str]] = {"": {name for name, _, _, is_key in found.values() if is_key}}
+    keys: dict[str, set[str]] = {"": {name for name, _, _, is_key in existing.values() if is_key}}
     for index, column in file.driver.execute(_KEYS, [table.name]):
         keys.setdefault(index, set()).add(column)
-    if wanted <= found.keys() and wanted not in keys.values():
+    if wanted <= existing.keys() and wanted not in keys.values():
         key = ", ".join(column.name for column in table.primary_key.columns)
-        yield trouble(
+        yield error(
             "primary-key",
             f"The primary key of {table.name} is not ({key}).",
             f"CREATE UNIQUE INDEX pk_{table.name} ON {table.name} ({key});",
         )
 
 
-def _plain(statement: str) -> str:
-    """Return an index's statement without what says nothing."""
+def _normalized(statement: str) -> str:
+    """Return the statement of an index without formatting."""
     text = re.sub(r"^create (unique )?index (if not exists )?", r"\1", re.sub(r"\s+", " ", statement).lower())
     return re.sub(r"""[\s()\[\]"`;]+""", "", text)

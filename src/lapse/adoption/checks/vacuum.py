@@ -1,4 +1,4 @@
-"""Check that the tables are vacuumed: dead rows, autovacuum, and what holds it back."""
+"""Check that the tables are vacuumed: autovacuum, dead rows, and what holds back their removal."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 from psycopg import Connection
 
+from lapse.adoption.bounded_queries import fetch_rows
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, name_of, trouble
-from lapse.adoption.looks import rows
-from lapse.adoption.subject import Kind, Subject
+from lapse.adoption.findings import Finding, error, name_of
+from lapse.adoption.inspection import Inspection, Kind
 
 FEW_DEAD = 10_000
-"""So many dead rows cost nothing worth telling."""
+"""Fewer dead rows have no noticeable cost."""
 DEAD_SHARE = 0.5
-"""Of the live rows. Autovacuum comes at 0.2: beyond this it does not come, or cannot remove them."""
+"""Of the live rows. Autovacuum starts at 0.2: beyond this share it does not run, or cannot remove them."""
 JUST_VACUUMED = timedelta(minutes=1)
-"""So long the figures say nothing: what a session counted before a vacuum may be added to them after it."""
+"""So long the statistics are unreliable: a session may report after the vacuum what it counted before."""
 OLD_TRANSACTION = timedelta(minutes=15)
 OLD_XMIN = 10_000_000
-"""In transactions: where this role may not see how long another one has been there."""
+"""In transactions: for sessions whose start this role cannot see."""
 
 _SETTINGS = "SELECT current_setting('autovacuum')::bool AND current_setting('track_counts')::bool AS is_on"
 _DEAD = """
@@ -42,48 +42,48 @@ _HOLDERS = """
     ORDER BY since LIMIT 5"""
 
 
-def check_autovacuum(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    """Yield whether autovacuum is off, for all tables or for one of these."""
-    if subject.kind in (Kind.OTHER, Kind.HIDDEN, Kind.EMPTY):
+def check_autovacuum(inspection: Inspection, connection: Connection[Any]) -> Iterator[Finding]:
+    """Yield whether autovacuum is disabled, for all tables or for one of these."""
+    if inspection.kind in (Kind.OTHER, Kind.HIDDEN, Kind.EMPTY):
         return
-    (settings,) = rows(connection, _SETTINGS)
+    (settings,) = fetch_rows(connection, _SETTINGS)
     if not settings["is_on"]:
-        yield trouble(
+        yield error(
             "autovacuum-off",
-            "autovacuum, or track_counts, which it needs, is off on this server: dead rows are never removed.",
+            "autovacuum, or track_counts, which it requires, is off on this server: dead rows are never removed.",
             "ALTER SYSTEM SET autovacuum = on; ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf();",
         )
-    for table in _tables(subject):
+    for table in _tables(inspection):
         if any(option in table.options for option in ("autovacuum_enabled=false", "autovacuum_enabled=off")):
-            yield trouble(
+            yield error(
                 "autovacuum-off",
-                f"autovacuum is off for {table.name}: its dead rows are never removed.",
+                f"autovacuum is disabled for {table.name}: its dead rows are never removed.",
                 f"ALTER TABLE {name_of(table)} RESET (autovacuum_enabled);",
             )
 
 
-def check_dead_rows(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
+def check_dead_rows(inspection: Inspection, connection: Connection[Any]) -> Iterator[Finding]:
     """Yield tables with many dead rows."""
-    for table in _tables(subject):
-        (found,) = rows(connection, _DEAD, {"table": name_of(table)})
-        vacuumed_at = found["vacuumed_at"]
-        if vacuumed_at and found["now"] - vacuumed_at < JUST_VACUUMED:
+    for table in _tables(inspection):
+        (statistics,) = fetch_rows(connection, _DEAD, {"table": name_of(table)})
+        vacuumed_at = statistics["vacuumed_at"]
+        if vacuumed_at and statistics["now"] - vacuumed_at < JUST_VACUUMED:
             continue
-        if found["dead"] > max(FEW_DEAD, DEAD_SHARE * found["live"]):
+        if statistics["dead"] > max(FEW_DEAD, DEAD_SHARE * statistics["live"]):
             vacuumed = f"{vacuumed_at:%Y-%m-%d %H:%M}" if vacuumed_at else "never"
-            yield trouble(
+            yield error(
                 "dead-rows",
-                f"{table.name} has {found['dead']:,} dead rows beside {found['live']:,} live ones (last vacuumed: "
-                f"{vacuumed}): each look at what is due passes them.",
-                f"VACUUM (ANALYZE) {name_of(table)}; and see what keeps autovacuum from it.",
+                f"{table.name} has {statistics['dead']:,} dead rows beside {statistics['live']:,} live ones (last "
+                f"vacuumed: {vacuumed}): each query for due conversations reads them.",
+                f"VACUUM (ANALYZE) {name_of(table)}; and find out why autovacuum does not remove them.",
             )
 
 
-def check_vacuum_is_free(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    """Yield what has kept dead rows from being removed for long: old transactions, forgotten slots."""
-    if subject.kind in (Kind.OTHER, Kind.HIDDEN, Kind.EMPTY):
+def check_vacuum_is_free(inspection: Inspection, connection: Connection[Any]) -> Iterator[Finding]:
+    """Yield what holds back the removal of dead rows: old transactions, prepared ones, inactive replication slots."""
+    if inspection.kind in (Kind.OTHER, Kind.HIDDEN, Kind.EMPTY):
         return
-    for holder in rows(connection, _HOLDERS, {"old": OLD_TRANSACTION, "old_xmin": OLD_XMIN}):
+    for holder in fetch_rows(connection, _HOLDERS, {"old": OLD_TRANSACTION, "old_xmin": OLD_XMIN}):
         kind, name, since = holder["kind"], holder["name"], holder["since"]
         ends = {
             "session": f"SELECT pg_terminate_backend({name}); and set idle_in_transaction_session_timeout",
@@ -91,13 +91,13 @@ def check_vacuum_is_free(subject: Subject, connection: Connection[Any]) -> Itera
             "replication slot": f"SELECT pg_drop_replication_slot({_literal(name)});",
         }
         holds = f"a transaction since {since:%Y-%m-%d %H:%M:%S %Z}" if since else "an old snapshot"
-        what = f"The {kind} {name} holds {holds}: no dead row since then can be removed."
-        yield trouble("vacuum-held-back", what, f"If nobody needs it: {ends[kind]}")
+        message = f"The {kind} {name} holds {holds}: rows that died since then cannot be removed."
+        yield error("vacuum-held-back", message, f"If it is not needed: {ends[kind]}")
 
 
-def _tables(subject: Subject) -> Iterator[Table]:
-    if subject.kind not in (Kind.OTHER, Kind.HIDDEN, Kind.EMPTY):
-        yield from filter(None, (subject.table, subject.events))
+def _tables(inspection: Inspection) -> Iterator[Table]:
+    if inspection.kind not in (Kind.OTHER, Kind.HIDDEN, Kind.EMPTY):
+        yield from filter(None, (inspection.table, inspection.events))
 
 
 def _literal(name: str) -> str:

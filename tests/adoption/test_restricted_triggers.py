@@ -13,14 +13,14 @@ from lapse.adoption.names import LAPSE_TRIGGERS, Names
 from lapse.adoption.updated_at_triggers import (
     full_definition,
     insert_part,
-    is_narrowed,
-    narrowed,
-    restored,
+    is_restricted,
+    restore_statements,
+    restrict_statements,
     touches_updated_at,
 )
 from tests.adoption.dumps import dump_program, schema_of
-from tests.adoption.old_table import Form, connect, create_old_table
-from tests.adoption.routines_installed import Connection, columns_and_events, install, run, table_of
+from tests.adoption.installed_functions import Connection, columns_and_events, install, run, table_of
+from tests.adoption.legacy_table import Form, connect, create_legacy_table
 
 NO_TRIGGER = Form(updated_at_trigger=False, extra_columns=('"a OR ""b" text', "touched text"))
 TOUCH = """
@@ -33,8 +33,8 @@ BOOKKEEPING = ("session_key = 'x'", "version = 7", "idle_check_at = '2026-01-01'
 
 
 @dataclass
-class Old:
-    """The old table with lapse's columns, and no trigger of lapse's."""
+class LegacyTable:
+    """The legacy table with lapse's columns, and no trigger of lapse's."""
 
     connection: Connection
     url: str
@@ -65,26 +65,26 @@ class Old:
 
 
 @pytest.fixture
-def old(empty_postgres_url: str) -> Iterator[Old]:
+def legacy(empty_postgres_url: str) -> Iterator[LegacyTable]:
     with connect(empty_postgres_url) as connection:
-        create_old_table(connection, NO_TRIGGER)
+        create_legacy_table(connection, NO_TRIGGER)
         names = Names()
         run(connection, *columns_and_events(names, table_of(connection)), TOUCH)
-        yield Old(connection, empty_postgres_url, names)
+        yield LegacyTable(connection, empty_postgres_url, names)
 
 
-def test_an_update_of_lapses_own_columns_is_not_activity(old: Old) -> None:
+def test_an_update_of_lapses_own_columns_is_not_activity(legacy: LegacyTable) -> None:
     run(
-        old.connection,
+        legacy.connection,
         "CREATE TRIGGER touch BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION touch()",
     )
-    assert all(old.is_touched_by(change) for change in BOOKKEEPING)
-    run(old.connection, *narrowed(old.trigger("touch"), old.names))
-    assert [change for change in BOOKKEEPING if old.is_touched_by(change)] == []
-    assert old.is_touched_by("status = 'progress'")
-    assert old.is_touched_by("updated_at = now()")
-    assert old.is_touched_by("session_key = session_key")
-    assert not old.is_touched_on_insert()
+    assert all(legacy.is_touched_by(change) for change in BOOKKEEPING)
+    run(legacy.connection, *restrict_statements(legacy.trigger("touch"), legacy.names))
+    assert [change for change in BOOKKEEPING if legacy.is_touched_by(change)] == []
+    assert legacy.is_touched_by("status = 'progress'")
+    assert legacy.is_touched_by("updated_at = now()")
+    assert legacy.is_touched_by("session_key = session_key")
+    assert not legacy.is_touched_on_insert()
 
 
 ODD = '"an ""odd"" EXECUTE FUNCTION name() OR WHEN ("'
@@ -115,67 +115,67 @@ TRIGGERS = {
 }
 
 
-def test_a_trigger_comes_back_as_it_was(old: Old, postgres: str) -> None:
+def test_a_trigger_comes_back_as_it_was(legacy: LegacyTable, postgres: str) -> None:
     program = dump_program(int(postgres.rpartition("-")[2]))
     if program is None:
         pytest.skip("no pg_dump that can read this server")
     for name, (events, function, state, *condition) in TRIGGERS.items():
         run(
-            old.connection,
+            legacy.connection,
             f"""CREATE TRIGGER {name} {events} ON conversations FOR EACH ROW {" ".join(condition)}
             EXECUTE FUNCTION {function};
             ALTER TABLE conversations {state} TRIGGER {name};
             COMMENT ON TRIGGER {name} ON conversations IS 'ours'""",
         )
-    before, dumped = table_of(old.connection).triggers, schema_of(program, old.url)
+    before, dumped = table_of(legacy.connection).triggers, schema_of(program, legacy.url)
     assert len(before) == len(TRIGGERS)
-    assert all(touches_updated_at(trigger) and not is_narrowed(trigger, old.names) for trigger in before.values())
+    assert all(touches_updated_at(trigger) and not is_restricted(trigger, legacy.names) for trigger in before.values())
 
     for trigger in before.values():
-        run(old.connection, *narrowed(trigger, old.names))
-    after = table_of(old.connection).triggers
+        run(legacy.connection, *restrict_statements(trigger, legacy.names))
+    after = table_of(legacy.connection).triggers
     assert set(after) == {*before, *(insert_part(name) for name, trigger in before.items() if trigger.on_insert)}
     for name, trigger in before.items():
-        assert is_narrowed(after[name], old.names)
+        assert is_restricted(after[name], legacy.names)
         assert (after[name].on_update, after[name].on_insert) == (True, False)
         assert after[name].enabled == trigger.enabled
         if trigger.on_insert:
             assert after[insert_part(name)].enabled == trigger.enabled
     # In a session that finds nothing without its schema.
-    run(old.connection, "SET search_path = ''")
+    run(legacy.connection, "SET search_path = ''")
     for trigger in before.values():
-        run(old.connection, *restored(full_definition(trigger), trigger.enabled))
-    assert schema_of(program, old.url) == dumped
+        run(legacy.connection, *restore_statements(full_definition(trigger), trigger.enabled))
+    assert schema_of(program, legacy.url) == dumped
 
 
-def test_a_trigger_for_inserts_and_updates_goes_on_doing_both(old: Old) -> None:
+def test_a_trigger_for_inserts_and_updates_goes_on_doing_both(legacy: LegacyTable) -> None:
     run(
-        old.connection,
+        legacy.connection,
         "CREATE TRIGGER touch BEFORE INSERT OR UPDATE OF status, version ON conversations FOR EACH ROW "
         "WHEN (NEW.from_number = 'a') EXECUTE FUNCTION touch()",
     )
-    run(old.connection, *narrowed(old.trigger("touch"), old.names))
-    assert old.is_touched_on_insert()
-    assert old.is_touched_by("status = 'progress'")
-    assert not old.is_touched_by("context = NULL")
-    assert not old.is_touched_by("status = 'progress', from_number = 'c'")
-    assert not old.is_touched_by("status = 'expired', version = 1")
+    run(legacy.connection, *restrict_statements(legacy.trigger("touch"), legacy.names))
+    assert legacy.is_touched_on_insert()
+    assert legacy.is_touched_by("status = 'progress'")
+    assert not legacy.is_touched_by("context = NULL")
+    assert not legacy.is_touched_by("status = 'progress', from_number = 'c'")
+    assert not legacy.is_touched_by("status = 'expired', version = 1")
 
 
-def test_the_extension_for_such_triggers_is_narrowed_with_its_argument(old: Old) -> None:
+def test_the_extension_for_such_triggers_is_restricted_with_its_argument(legacy: LegacyTable) -> None:
     try:
-        run(old.connection, "CREATE EXTENSION moddatetime")
+        run(legacy.connection, "CREATE EXTENSION moddatetime")
     except psycopg.errors.FeatureNotSupported:
         pytest.skip("this server has no extension moddatetime")
     run(
-        old.connection,
+        legacy.connection,
         """CREATE TRIGGER touch BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION moddatetime(updated_at);
         INSERT INTO conversations (owner_id, from_number, to_number, updated_at) VALUES (1, 'a', 'b', '2020-01-01')""",
     )
-    assert touches_updated_at(old.trigger("touch"))
-    run(old.connection, *narrowed(old.trigger("touch"), old.names))
+    assert touches_updated_at(legacy.trigger("touch"))
+    run(legacy.connection, *restrict_statements(legacy.trigger("touch"), legacy.names))
     for change, is_touched in (("version = 1", False), ("status = 'progress'", True)):
-        [found] = old.connection.execute(f"UPDATE conversations SET {change} RETURNING updated_at > '2021-01-01'")
+        [found] = legacy.connection.execute(f"UPDATE conversations SET {change} RETURNING updated_at > '2021-01-01'")
         assert found == (is_touched,)
 
 
@@ -204,5 +204,5 @@ def test_only_triggers_of_the_applications_that_may_set_updated_at_are_meant(emp
             "set_updated_at",
         ]
         assert set(LAPSE_TRIGGERS) < set(triggers)
-        assert is_narrowed(triggers["set_updated_at"], names)
-        assert not is_narrowed(triggers["meant"], names)
+        assert is_restricted(triggers["set_updated_at"], names)
+        assert not is_restricted(triggers["meant"], names)

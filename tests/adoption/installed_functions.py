@@ -1,4 +1,4 @@
-"""The old table with lapse's columns, functions and triggers on it, as adoption leaves it: for tests of these alone."""
+"""The legacy table with lapse's columns, functions and triggers, as adoption leaves it: for tests of these alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lapse.adoption.catalog import Table, read_table
 from lapse.adoption.names import Names
 from lapse.adoption.row_triggers import row_functions, row_triggers
 from lapse.adoption.session_key_sql import session_key_function
-from lapse.adoption.updated_at_triggers import narrowed, touches_updated_at
-from lapse.store.layout import LAPSE_COLUMNS
-from tests.adoption.old_table import PLAIN, Form, create_old_table
+from lapse.adoption.updated_at_triggers import restrict_statements, touches_updated_at
+from lapse.store.table_mapping import LAPSE_COLUMNS
+from tests.adoption.legacy_table import PLAIN, Form, create_legacy_table
 
 IDLE_SECONDS = 1_800
 Connection = psycopg.Connection[Any]
@@ -32,11 +32,11 @@ def run(connection: Connection, *statements: str) -> None:
 
 
 def install(connection: Connection, form: Form = PLAIN, *, ends_others: bool = True, unique: bool = True) -> Names:
-    """Make the old table and put lapse's columns, functions and triggers on it."""
-    create_old_table(connection, form)
+    """Make the legacy table and put lapse's columns, functions and triggers on it."""
+    create_legacy_table(connection, form)
     table = table_of(connection)
     names = Names(columns={name: f"lapse_{name}" if name in table.columns else name for name in LAPSE_COLUMNS})
-    run(connection, *columns_and_events(names, table), *routines(names, table, ends_others=ends_others))
+    run(connection, *columns_and_events(names, table), *functions_and_triggers(names, table, ends_others=ends_others))
     if unique:
         run(connection, unique_index(names))
     return names
@@ -58,12 +58,12 @@ def columns_and_events(names: Names, table: Table) -> list[str]:
     ]
 
 
-def routines(names: Names, table: Table, *, ends_others: bool) -> list[str]:
-    """Return the statements that make the functions and triggers, and narrow the application's."""
+def functions_and_triggers(names: Names, table: Table, *, ends_others: bool) -> list[str]:
+    """Return the statements that create the functions and triggers, and restrict the application's."""
     statements = [session_key_function(names), *row_functions(names, table, ends_others=ends_others)]
     statements += row_triggers(names)
     for trigger in filter(touches_updated_at, table.triggers.values()):
-        statements += narrowed(trigger, names)
+        statements += restrict_statements(trigger, names)
     return statements
 
 

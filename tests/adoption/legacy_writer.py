@@ -1,4 +1,4 @@
-"""The old application under load: writers in threads, and a ledger of every row as they left it."""
+"""The legacy application under load: writers in threads, and a ledger of every row as they left it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import psycopg
 
-from tests.adoption.old_application import BUSINESS
-from tests.adoption.old_table import connect
+from tests.adoption.legacy_application import BUSINESS
+from tests.adoption.legacy_table import connect
 
 COLUMNS = (
     "conv_id",
@@ -66,7 +66,7 @@ class Ledger:
         self.rows[conv_id] = row
 
 
-class OldWriter:
+class LegacyWriter:
     """Writes to pairs of its own, and to its share of the rows that were there before."""
 
     def __init__(self, url: str, number: int, chance: random.Random, old_rows: Sequence[Row], pairs: int = 40) -> None:
@@ -208,10 +208,10 @@ def running_application(url: str, number: int, chance: random.Random, per_second
     """Run so many writers, and a reader beside them; hand out the writers' ledgers, complete at the end."""
     with connect(url) as connection:
         rows = list(read_all(connection).values())
-    writers = [OldWriter(url, place, random.Random(chance.random()), rows[place::number]) for place in range(number)]
+    writers = [LegacyWriter(url, place, random.Random(chance.random()), rows[place::number]) for place in range(number)]
     stopping = threading.Event()
 
-    def write(writer: OldWriter) -> None:
+    def write(writer: LegacyWriter) -> None:
         while not stopping.wait(1 / per_second):
             writer.step()
 

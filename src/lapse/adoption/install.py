@@ -1,4 +1,4 @@
-"""The one short transaction with which an adoption begins: after it the old application fills lapse's columns, too."""
+"""The first transaction of an adoption: it installs columns, tables, functions and triggers, and repairs them later."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from lapse.adoption.adoption_record import AdoptionRecord, record_statements, save_triggers_statement
 from lapse.adoption.catalog import Table
-from lapse.adoption.facts import Facts
 from lapse.adoption.names import EVENTS, Names, quoted
-from lapse.adoption.record import Record, keep_triggers_statement, record_statements
 from lapse.adoption.required_columns import OPTIONAL
 from lapse.adoption.row_triggers import row_functions, row_triggers
 from lapse.adoption.session_key_sql import session_key_function
-from lapse.adoption.updated_at_triggers import narrowed
-from lapse.store.layout import ADOPTION_TABLE
-from lapse.store.schema import FILLFACTOR, conversation_events
+from lapse.adoption.state import AdoptionState
+from lapse.adoption.updated_at_triggers import restrict_statements
 from lapse.store.table_access import close_statement
 from lapse.store.table_locks import taking
+from lapse.store.table_mapping import ADOPTION_TABLE
+from lapse.store.tables import FILLFACTOR, OWN_TABLES
 
 _OPTIONAL_DEFAULTS = {"channel": " DEFAULT 'whatsapp'", "context": " DEFAULT '{}'", "metadata": " DEFAULT '{}'"}
 _EVENT_IDS = ("owner_id", "conv_id")
 
 
-def prepare_statements(facts: Facts) -> list[str]:
-    """Return the statements, those that lock the table last, for it stays locked until COMMIT."""
-    names, table, record = facts.names, facts.table, facts.new
-    narrow = [
-        statement for kept in record.before.triggers for statement in narrowed(table.triggers[kept["name"]], names)
+def install_statements(state: AdoptionState) -> list[str]:
+    """Return the statements of the first transaction; those that lock the table until COMMIT come last.
+
+    Raises:
+        AdoptionError: a name or an index definition contains the quotes of lapse's functions.
+    """
+    names, table, record = state.names, state.table, state.effective_record
+    restrictions = [
+        statement
+        for trigger in record.original.triggers
+        for statement in restrict_statements(table.triggers[trigger["name"]], names)
     ]
     return [
         *record_statements(names, record, table.owner),
@@ -39,37 +45,41 @@ def prepare_statements(facts: Facts) -> list[str]:
         *taking(names.conversations),
         _alter_table(names, table, record),
         *row_triggers(names),
-        *narrow,
+        *restrictions,
     ]
 
 
-def repair_statements(facts: Facts) -> list[str]:
-    """Return the statements that make again what has been taken off since, and narrow what has been put on."""
-    names, table, triggers = facts.names, facts.table, facts.wide_triggers
+def repair_statements(state: AdoptionState) -> list[str]:
+    """Return the statements that recreate what is missing or differs, and restrict triggers that were added since.
+
+    Raises:
+        AdoptionError: a name or an index definition contains the quotes of lapse's functions.
+    """
+    names, table, triggers = state.names, state.table, state.unrestricted_triggers
     return [
-        *([keep_triggers_statement(names, triggers)] if triggers else []),
+        *([save_triggers_statement(names, triggers)] if triggers else []),
         session_key_function(names),
-        *row_functions(names, table, ends_others=facts.has_unique_index),
+        *row_functions(names, table, ends_others=state.has_unique_index),
         *taking(names.conversations),
-        _alter_table(names, table, facts.new),
+        _alter_table(names, table, state.effective_record),
         *row_triggers(names),
-        *(statement for trigger in triggers for statement in narrowed(trigger, names)),
+        *(statement for trigger in triggers for statement in restrict_statements(trigger, names)),
     ]
 
 
-def _alter_table(names: Names, table: Table, record: Record) -> str:
+def _alter_table(names: Names, table: Table, record: AdoptionRecord) -> str:
     seconds = record.idle_timeout_seconds
     declared = {
         "session_key": "text",
         "version": "bigint NOT NULL DEFAULT 0",
         "last_inbound_at": "timestamptz",
-        # A row of the application's is armed as lapse would arm it. Both defaults are constant for the rows that are
-        # there, so that none of them is written.
+        # A row that the application inserts is armed as lapse would arm it. Both defaults are constant for existing
+        # rows, so that none of them is rewritten.
         "idle_check_at": f"timestamptz NOT NULL DEFAULT now() + interval '{seconds} seconds'",
         "idle_timeout_seconds": f"bigint NOT NULL DEFAULT {seconds}",
     }
     wanted = {names.columns[name]: declaration for name, declaration in declared.items()}
-    wanted |= {name: f"{OPTIONAL[name][0]}{_OPTIONAL_DEFAULTS.get(name, '')}" for name in record.before.optional}
+    wanted |= {name: f"{OPTIONAL[name][0]}{_OPTIONAL_DEFAULTS.get(name, '')}" for name in record.original.optional}
     changes = [f"ADD COLUMN {quoted(name)} {kind}" for name, kind in wanted.items() if name not in table.columns]
     if table.columns["conv_id"].identity == "a":
         changes.append("ALTER COLUMN conv_id SET GENERATED BY DEFAULT")
@@ -78,16 +88,16 @@ def _alter_table(names: Names, table: Table, record: Record) -> str:
 
 
 def fillfactor(options: Sequence[str]) -> int:
-    """Return the fillfactor of a table with these storage parameters."""
+    """Return the fillfactor, in per cent, of a table with these storage parameters."""
     return int(dict(option.split("=", 1) for option in options).get("fillfactor", 100))
 
 
 def _events(names: Names, table: Table) -> list[str]:
-    """Return the statements that make the table of events as lapse makes it, with the application's types of ids."""
+    """Return the statements that create the table of events, with the application's types of ids."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    compiler = dialect.ddl_compiler(dialect, sa.schema.CreateTable(conversation_events))
+    compiler = dialect.ddl_compiler(dialect, sa.schema.CreateTable(OWN_TABLES.events))
     lines = []
-    for column in conversation_events.columns:
+    for column in OWN_TABLES.events.columns:
         specification = str(compiler.get_column_specification(column))  # type: ignore[no-untyped-call]
         if column.name in _EVENT_IDS:
             specification = f"{column.name} {table.columns[column.name].type} NOT NULL"
@@ -96,7 +106,7 @@ def _events(names: Names, table: Table) -> list[str]:
         lines.append(specification)
     key = ", ".join(
         names.column(column.name) if column.name == "version" else column.name
-        for column in conversation_events.primary_key.columns
+        for column in OWN_TABLES.events.primary_key.columns
     )
     lines.append(f"CONSTRAINT pk_{EVENTS} PRIMARY KEY ({key})")
     return [

@@ -1,4 +1,4 @@
-"""Which database it is: lapse's own, an application's that may be adopted or was, an empty one, or another one."""
+"""Inspection of a database: what its table of conversations is to lapse, and everything the checks need to know."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import psycopg
 
+from lapse.adoption.bounded_queries import fetch_rows, in_savepoint
 from lapse.adoption.catalog import Table, read_table
-from lapse.adoption.looks import look, rows
 from lapse.adoption.names import Names
 from lapse.adoption.required_columns import obstacles
-from lapse.store import citus
 from lapse.store.connection import Connection
-from lapse.store.layout import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX, VERSION_TABLE
-from lapse.store.schema import conversation_events, conversations
-from lapse.store.schema_version import head_version, known_versions
+from lapse.store.operations.schema import head_version, known_versions
+from lapse.store.statements import citus
+from lapse.store.table_mapping import ADOPTION_TABLE, LAPSE_COLUMNS, PREFIX, VERSION_TABLE
+from lapse.store.tables import OWN_TABLES
 
 SETTINGS = (
     "client_encoding",
@@ -36,37 +36,41 @@ class Kind(StrEnum):
     OWN = "own"
     ADOPTABLE = "adoptable"
     ADOPTING = "adopting"
+    """Its adoption, or the revert of it, is incomplete."""
     ADOPTED = "adopted"
     EMPTY = "empty"
+    """There is no such table."""
     HIDDEN = "hidden"
+    """The role lacks the privilege to see it."""
     OTHER = "other"
+    """It does not fulfil the requirements of adoption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The server, and this session with it."""
+    """The server, and the current session."""
 
     version: str
     version_number: int
     """As `server_version_num`: 150006 is 15.6."""
     role: str
     login: str
-    """As whom the session began: settings are that role's."""
+    """The role that logged in: the session started with its settings."""
     database: str
     encoding: str
     """As `SHOW server_encoding`."""
     settings: Mapping[str, str]
-    """Those of `SETTINGS` that this server knows, as the session began with them."""
+    """Those of `SETTINGS` that this server knows, with the values with which the session started."""
     options: str
-    """What the client asked for when it connected: `-c row_security=off`."""
+    """The options of the connection: `-c row_security=off`."""
     is_standby: bool
     is_read_only: bool
     is_pooled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What every check looks at."""
+class Inspection:
+    """The input of every check; a table is None where it does not exist."""
 
     kind: Kind
     server: Server
@@ -74,42 +78,43 @@ class Subject:
     events: Table | None
     version_table: Table | None
     schema_version: str | None
-    """None where there is none, or this role may not read it."""
+    """None where there is none, or this role cannot read it."""
     hidden_in: Sequence[str]
-    """Schemas that this role may not look into, with a table of that name."""
+    """Schemas with a table of that name on which this role lacks USAGE."""
     visible_in: Sequence[str]
-    """Schemas out of the search path, with a table of that name."""
+    """Schemas with a table of that name that are not on the search path."""
     is_distributed: bool
+    """By Citus."""
 
     @property
-    def physical(self) -> Mapping[str, str]:
-        """Return the names that lapse's columns have in this table."""
-        has = self.table.columns if self.table else {}
-        return {name: PREFIX + name if PREFIX + name in has else name for name in LAPSE_COLUMNS}
+    def column_names(self) -> Mapping[str, str]:
+        """Return lapse's columns, and their names in this table."""
+        columns = self.table.columns if self.table else {}
+        return {name: PREFIX + name if PREFIX + name in columns else name for name in LAPSE_COLUMNS}
 
     @property
     def names(self) -> Names:
-        """Return how the things of lapse's are spelled here."""
-        return Names(schema=self.table.schema if self.table else "public", columns=self.physical)
+        """Return the names of lapse's objects in this database."""
+        return Names(schema=self.table.schema if self.table else "public", columns=self.column_names)
 
     @property
     def is_current(self) -> bool:
-        """Tell whether lapse made or adopted the table, in the version of this lapse."""
+        """Tell whether lapse created or adopted the table, with the schema version of this lapse."""
         return self.kind in (Kind.OWN, Kind.ADOPTED) and self.schema_version in (None, head_version())
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether `lapse migrate` has something to do."""
+        """Tell whether the schema is older than this lapse: `lapse migrate` upgrades it."""
         return self.schema_version in known_versions()[:-1]
 
     @property
     def is_ahead(self) -> bool:
-        """Tell whether a newer lapse made it."""
+        """Tell whether the schema is newer than this lapse."""
         return self.schema_version is not None and self.schema_version not in known_versions()
 
     @property
     def traits(self) -> list[str]:
-        """Return what else there is to know about the database."""
+        """Return the special properties of the database, as `lapse doctor` prints them."""
         traits = {
             "distributed": self.is_distributed,
             "partitioned": self.table is not None and self.table.kind == "p",
@@ -122,24 +127,28 @@ class Subject:
         return [name for name, is_so in traits.items() if is_so]
 
 
-def read_subject(connection: Connection) -> Subject:
-    """Look at the catalog; inside a transaction that only reads."""
+def inspect_database(connection: Connection) -> Inspection:
+    """Read the catalog, inside a read-only transaction.
+
+    Raises:
+        psycopg.Error: the catalog cannot be read, or the connection is lost.
+    """
     driver = connection.driver
-    table, adoption = read_table(driver, conversations.name), read_table(driver, ADOPTION_TABLE)
+    table, adoption = read_table(driver, OWN_TABLES.conversations.name), read_table(driver, ADOPTION_TABLE)
     version_table = read_table(driver, VERSION_TABLE)
-    others = [] if table else rows(driver, _ELSEWHERE, {"name": conversations.name})
+    others = [] if table else fetch_rows(driver, _ELSEWHERE, {"name": OWN_TABLES.conversations.name})
     hidden = [other["schema"] for other in others if not other["is_visible"]]
     is_complete = bool(version_table) and (adoption is None or _value(driver, _IS_COMPLETE) is not False)
-    return Subject(
+    return Inspection(
         kind=_kind(table, adoption=adoption, is_complete=is_complete, is_hidden=bool(hidden)),
         server=_read_server(driver),
         table=table,
-        events=read_table(driver, conversation_events.name),
+        events=read_table(driver, OWN_TABLES.events.name),
         version_table=version_table,
         schema_version=_value(driver, _VERSION) if version_table else None,
         hidden_in=hidden,
         visible_in=[other["schema"] for other in others if other["is_visible"]],
-        is_distributed=look(driver, lambda: citus.is_distributed(connection)) is True,
+        is_distributed=in_savepoint(driver, lambda: _is_distributed(connection)) is True,
     )
 
 
@@ -160,18 +169,18 @@ _ELSEWHERE = """
 
 
 def _read_server(driver: psycopg.Connection[Any]) -> Server:
-    (found,) = rows(driver, _SERVER)
-    # Not as they are now: `set_output` has changed some for this look.
-    settings = {row["name"]: row["reset_val"] for row in rows(driver, _SETTINGS, {"names": list(SETTINGS)})}
-    # A pooler hands out a process number of its own making.
-    is_pooled = found.pop("pid") != driver.info.backend_pid
-    return Server(is_pooled=is_pooled, settings=settings, options=driver.info.options, **found)
+    (server,) = fetch_rows(driver, _SERVER)
+    # Not the current values: `apply_session_settings` has changed some.
+    settings = {row["name"]: row["reset_val"] for row in fetch_rows(driver, _SETTINGS, {"names": list(SETTINGS)})}
+    # A pooler reports a process ID of its own.
+    is_pooled = server.pop("pid") != driver.info.backend_pid
+    return Server(is_pooled=is_pooled, settings=settings, options=driver.info.options, **server)
 
 
 def _value(driver: psycopg.Connection[Any], query: str) -> Any:
-    """Return the only value of the only row, or None where there is none or this role may not look."""
-    found = look(driver, lambda: driver.execute(query.encode()).fetchone())
-    return None if found is None or isinstance(found, psycopg.Error) else found[0]
+    """Return the only value of the only row, or None where there is none or the database refused."""
+    row = in_savepoint(driver, lambda: driver.execute(query.encode()).fetchone())
+    return None if row is None or isinstance(row, psycopg.Error) else row[0]
 
 
 def _kind(table: Table | None, *, adoption: Table | None, is_complete: bool, is_hidden: bool) -> Kind:
@@ -182,3 +191,10 @@ def _kind(table: Table | None, *, adoption: Table | None, is_complete: bool, is_
     if table is None:
         return Kind.HIDDEN if is_hidden else Kind.EMPTY
     return Kind.OTHER if obstacles(table) else Kind.ADOPTABLE
+
+
+def _is_distributed(connection: Connection) -> bool:
+    if not connection.execute(citus.is_installed(OWN_TABLES)).one().is_installed:
+        return False
+    rows = connection.execute(citus.distribution(OWN_TABLES), {"table": OWN_TABLES.conversations.name})
+    return any(row.is_by_hash for row in rows)

@@ -1,4 +1,4 @@
-"""Check that nothing stands where adoption would put something of lapse's."""
+"""Check that adoption can create lapse's objects: their names are free, and the table is a stand-alone one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from psycopg import Connection
 
+from lapse.adoption.bounded_queries import fetch_rows
 from lapse.adoption.catalog import Table
-from lapse.adoption.findings import Finding, name_of, trouble
-from lapse.adoption.looks import rows
+from lapse.adoption.findings import Finding, error, name_of
+from lapse.adoption.inspection import Inspection, Kind
 from lapse.adoption.names import (
     EVENTS,
     HELPER_INDEX,
@@ -19,34 +20,33 @@ from lapse.adoption.names import (
     TRIGGER_FUNCTIONS,
     quoted,
 )
-from lapse.adoption.subject import Kind, Subject
-from lapse.store.layout import ADOPTION_TABLE, PREFIX, VERSION_TABLE
-from lapse.store.schema import conversations
+from lapse.store.table_mapping import ADOPTION_TABLE, PREFIX, VERSION_TABLE
+from lapse.store.tables import OWN_TABLES
 
 
-def check_way(subject: Subject, connection: Connection[Any]) -> Iterator[Finding]:
-    """Yield what has the names of lapse's own, and that the table is on a cluster or has relatives."""
-    if subject.kind is not Kind.ADOPTABLE or subject.table is None:
+def check_name_conflicts(inspection: Inspection, connection: Connection[Any]) -> Iterator[Finding]:
+    """Yield objects with the names of lapse's, and whether the table is distributed, or part of an inheritance tree."""
+    if inspection.kind is not Kind.ADOPTABLE or inspection.table is None:
         return
-    if subject.is_distributed:
-        yield trouble(
+    if inspection.is_distributed:
+        yield error(
             "distributed",
-            "The table conversations is distributed by Citus: lapse adopts tables of a single server.",
+            "The table conversations is distributed by Citus: lapse can adopt only a local table.",
             "SELECT undistribute_table('conversations');",
         )
-    if rows(connection, _RELATIVES, {"table": name_of(subject.table)}):
-        yield trouble(
+    if fetch_rows(connection, _RELATIVES, {"table": name_of(inspection.table)}):
+        yield error(
             "inheritance",
-            "The table conversations is a partition, or inherits or is inherited from: lapse adopts a table that "
-            "stands alone.",
-            "Make it one: ALTER TABLE … DETACH PARTITION, or NO INHERIT.",
+            "The table conversations is a partition, or part of an inheritance tree: lapse can adopt only a "
+            "stand-alone table.",
+            "ALTER TABLE … DETACH PARTITION, or NO INHERIT.",
         )
-    yield from _names(subject.table, connection)
+    yield from _conflicts(inspection.table, connection)
 
 
 _RELATIVES = """
     SELECT inhrelid FROM pg_inherits WHERE inhrelid = to_regclass(%(table)s) OR inhparent = to_regclass(%(table)s)"""
-_OF_THAT_NAME = """
+_SAME_NAME = """
     SELECT CASE WHEN c.relkind IN ('i', 'I') THEN 'INDEX' WHEN c.relkind = 'v' THEN 'VIEW' WHEN c.relkind = 'S'
         THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, c.relname::text AS name
     FROM pg_class c WHERE c.relnamespace = %(schema)s::regnamespace AND c.relname = ANY (%(relations)s::text[])
@@ -54,17 +54,17 @@ _OF_THAT_NAME = """
     WHERE p.pronamespace = %(schema)s::regnamespace AND p.proname = ANY (%(functions)s::text[])"""
 
 
-def _names(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
-    indexes = [str(index.name) for index in conversations.indexes]
+def _conflicts(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
+    indexes = [str(index.name) for index in OWN_TABLES.conversations.indexes]
     parameters = {
         "schema": quoted(table.schema),
         "relations": [EVENTS, ADOPTION_TABLE, VERSION_TABLE, HELPER_INDEX, *indexes],
         "functions": [KEY_FUNCTION, *TRIGGER_FUNCTIONS],
     }
-    for row in rows(connection, _OF_THAT_NAME, parameters):
+    for row in fetch_rows(connection, _SAME_NAME, parameters):
         thing, name = f"{quoted(table.schema)}.{quoted(row['name'])}", quoted(f"old_{row['name']}")
-        yield _in_the_way(
-            f"There is another {row['kind'].lower()} {row['name']} already",
+        yield _conflict(
+            f"The schema already has a {row['kind'].lower()} {row['name']}, a name that lapse needs",
             f"ALTER {row['kind']} {thing} RENAME TO {name};",
         )
     where = name_of(table)
@@ -75,13 +75,13 @@ def _names(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
     ]
     for kind, name in of_table:
         new = f"{quoted(name)} TO {quoted(f'old_{name}')};"
-        yield _in_the_way(
-            f"conversations has a {kind} {name} already, a name that lapse keeps for its own",
+        yield _conflict(
+            f"conversations already has a {kind} {name}, a name that lapse reserves",
             f"ALTER TRIGGER {quoted(name)} ON {where} RENAME TO {quoted(f'old_{name}')};"
             if kind == "trigger"
             else f"ALTER TABLE {where} RENAME {kind.upper()} {new}",
         )
 
 
-def _in_the_way(what: str, do: str) -> Finding:
-    return trouble("in-the-way", f"{what}.", do)
+def _conflict(message: str, hint: str) -> Finding:
+    return error("name-conflict", f"{message}.", hint)

@@ -1,4 +1,4 @@
-"""The application that the old table belongs to: what it writes and reads, knowing nothing of lapse."""
+"""The application that the legacy table belongs to: what it writes and reads, knowing nothing of lapse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from tests.adoption.old_table import Form
+from tests.adoption.legacy_table import Form
 
 BUSINESS = "+14155238886"
 NEVER = None
@@ -27,7 +27,7 @@ def owner_of(form: Form, number: int = 7) -> Any:
     return uuid.UUID(hashlib.md5(f"owner{number}".encode(), usedforsecurity=False).hexdigest())
 
 
-class OldApplication:
+class LegacyApplication:
     """Its statements, each in a transaction of its own."""
 
     def __init__(self, connection: psycopg.Connection[Any], form: Form) -> None:
@@ -83,7 +83,7 @@ class OldApplication:
 
 def write_dirty_rows(connection: psycopg.Connection[Any], form: Form) -> None:
     """Write what years of use leave behind; the column `phone_number` says what each row is."""
-    application = OldApplication(connection, form)
+    application = LegacyApplication(connection, form)
 
     def add(what: str, customer: str, **values: Any) -> None:
         begun = {"started_at": ago(1), "updated_at": ago(0.1), "expires_at": ago(-20), "status": "progress"}

@@ -30,7 +30,7 @@ _OWNER = {"bigint": "1 + n % 20", "uuid": "md5('owner' || n % 20)::uuid"}
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """One form of the old table."""
+    """One form of the legacy table."""
 
     conv_id: str = "bigint"
     owner_id: str = "bigint"
@@ -73,13 +73,13 @@ FORMS = (
 
 
 def connect(url: str, **options: Any) -> psycopg.Connection[Any]:
-    """Open a connection as the old application does: plain psycopg, in autocommit mode."""
+    """Open a connection as the legacy application does: plain psycopg, in autocommit mode."""
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(plain, autocommit=True, **options)
 
 
-def create_old_table(connection: psycopg.Connection[Any], form: Form = PLAIN) -> None:
-    """Create the old table, with what stands around it."""
+def create_legacy_table(connection: psycopg.Connection[Any], form: Form = PLAIN) -> None:
+    """Create the legacy table, with what stands around it."""
     statuses = ", ".join(f"'{status}'" for status in (*STATUSES, *form.extra_statuses))
     columns = [
         f"conv_id {_CONV_ID[form.conv_id]}",

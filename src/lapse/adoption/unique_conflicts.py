@@ -1,4 +1,4 @@
-"""Whether a unique index of the application's own would refuse a row, as a condition inside a trigger."""
+"""The condition, inside a trigger, that a row conflicts with a unique index of the application's own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from lapse.adoption.catalog import Index, Table
 from lapse.adoption.names import Names, quoted
 
 LAPSE_INDEXES = frozenset({"uq_conversations_open_session", "ix_conversations_open_session"})
-"""Unique, but none of the application's."""
+"""Unique, but lapse's own."""
 
 
-def own_unique_indexes(table: Table) -> list[Index]:
-    """Return the unique indexes of the application's, the primary key too."""
+def application_unique_indexes(table: Table) -> list[Index]:
+    """Return the valid unique indexes of the application, the primary key included."""
     return [
         index
         for index in table.indexes.values()
@@ -18,14 +18,21 @@ def own_unique_indexes(table: Table) -> list[Index]:
     ]
 
 
-def is_refused(names: Names, table: Table, *, on_update: bool) -> str:
-    """Return the condition that NEW stands against a row in one of the application's unique indexes."""
-    conditions = [_stands_against(names, table, index, on_update=on_update) for index in own_unique_indexes(table)]
+def conflict_condition(names: Names, table: Table, *, on_update: bool) -> str:
+    """Return the condition that NEW conflicts with an existing row in one of the application's unique indexes.
+
+    Args:
+        names: of the table and its columns.
+        table: as the catalog describes it.
+        on_update: the trigger fires on UPDATE: the row's own old version is no conflict.
+    """
+    indexes = application_unique_indexes(table)
+    conditions = [_index_conflict_condition(names, table, index, on_update=on_update) for index in indexes]
     return "\n                OR ".join(conditions) or "false"
 
 
-# NEW has no generated columns yet: what they are made of does in their place. Each value is compared by the operator of
-# the index, which is found wherever it is: a type of an extension has its own.
+# NEW has no generated columns yet: their expressions stand in for them. Each value is compared by the operator of the
+# index, spelled with its schema: the type of an extension has its own.
 _EXISTS = """\
 EXISTS (
                     SELECT FROM (SELECT {values} FROM (SELECT NEW.*) AS conversations{concerned}) AS lapse_new,
@@ -34,8 +41,8 @@ EXISTS (
                 )"""
 
 
-def _stands_against(names: Names, table: Table, index: Index, *, on_update: bool) -> str:
-    triples = [triple for place in range(len(index.columns)) for triple in _compared(table, index, place)]
+def _index_conflict_condition(names: Names, table: Table, index: Index, *, on_update: bool) -> str:
+    triples = [triple for place in range(len(index.columns)) for triple in _compared_values(table, index, place)]
     conditions = [f"{key} {equals} lapse_new.lapse_{place}" for place, (key, equals, _) in enumerate(triples)]
     if " NULLS NOT DISTINCT" in index.definition:
         conditions = [
@@ -53,11 +60,11 @@ def _stands_against(names: Names, table: Table, index: Index, *, on_update: bool
     )
 
 
-def _compared(table: Table, index: Index, place: int) -> list[tuple[str, str, str]]:
-    """Return what an index compares, of the rows that are there and of NEW, and by which operator.
+def _compared_values(table: Table, index: Index, place: int) -> list[tuple[str, str, str]]:
+    """Return what an index compares: the expression of existing rows, the operator, and the expression of NEW.
 
-    What takes functions of the application's own cannot be computed here: they may not be found, or may do anything.
-    In their place stand both numbers, in either direction, which is what such a key is commonly made of.
+    Functions of the application cannot be called here: they may not resolve, or may have side effects. In their place
+    stand both numbers, in either direction, of which such a key is commonly composed.
     """
     both = ("least(from_number, to_number)", "greatest(from_number, to_number)")
     numbers = [(number, "=", number) for number in both]
