@@ -1,120 +1,50 @@
 """lapse: one live conversation per pair of addresses; idle and expired ones end on time, exactly once.
 
-The names here are the public interface; everything else may move. They are loaded on first use, so that
-`import lapse` and `lapse --help` stay fast.
+The names that `lapse.public` lists are the public interface; everything else may move. They are loaded on first use,
+so that `import lapse` and `lapse --help` stay fast.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # True for type checkers; importing it from `typing` would double the time of `import lapse`
 if TYPE_CHECKING:
-    from lapse.addresses import normalise_address, session_key
-    from lapse.errors import (
-        CallTimeoutError,
-        ConversationAlreadyOpenError,
-        ConversationExpiredError,
-        ConversationNotFoundError,
-        DatabaseError,
-        DatabaseUnavailableError,
-        ForeignTableError,
-        InvalidAddressError,
-        InvalidInputError,
-        InvalidTransitionError,
-        LapseError,
-        NaiveDatetimeError,
-        ReplayError,
-        SameAddressError,
-        SchemaError,
-        SchemaMissingError,
-        SchemaVersionError,
-        SettingsError,
-    )
-    from lapse.lifecycle import ConversationStatus, EventType, Sender
-    from lapse.models import Conversation, ConversationEvent, NextDeadlines, PurgeResult, SweepResult
-    from lapse.service import ConversationService
-    from lapse.settings import Settings, load_settings
-    from lapse.store import ConversationRepository, Database, migrate
-    from lapse.worker import BackgroundWorker, TaskMetrics
+    from lapse.public import *  # noqa: F403
+else:
+    # Hidden from type checkers, which would accept every misspelt name because of it.
+    def __getattr__(name):
+        modules = _public_modules()
+        if name == "__all__":
+            return sorted(modules)
+        if name not in modules:
+            raise AttributeError(f"module 'lapse' has no attribute {name!r}")
+        from importlib import import_module
 
-_MODULES = {
-    "lapse.addresses": ("normalise_address", "session_key"),
-    "lapse.errors": (
-        "CallTimeoutError",
-        "ConversationAlreadyOpenError",
-        "ConversationExpiredError",
-        "ConversationNotFoundError",
-        "DatabaseError",
-        "DatabaseUnavailableError",
-        "ForeignTableError",
-        "InvalidAddressError",
-        "InvalidInputError",
-        "InvalidTransitionError",
-        "LapseError",
-        "NaiveDatetimeError",
-        "ReplayError",
-        "SameAddressError",
-        "SchemaError",
-        "SchemaMissingError",
-        "SchemaVersionError",
-        "SettingsError",
-    ),
-    "lapse.lifecycle": ("ConversationStatus", "EventType", "Sender"),
-    "lapse.models": ("Conversation", "ConversationEvent", "NextDeadlines", "PurgeResult", "SweepResult"),
-    "lapse.service": ("ConversationService",),
-    "lapse.settings": ("Settings", "load_settings"),
-    "lapse.store": ("ConversationRepository", "Database", "migrate"),
-    "lapse.worker": ("BackgroundWorker", "TaskMetrics"),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+        return getattr(import_module(modules[name]), name)
+
 
 __version__ = "0.1.0"
-__all__ = [
-    "BackgroundWorker",
-    "CallTimeoutError",
-    "Conversation",
-    "ConversationAlreadyOpenError",
-    "ConversationEvent",
-    "ConversationExpiredError",
-    "ConversationNotFoundError",
-    "ConversationRepository",
-    "ConversationService",
-    "ConversationStatus",
-    "Database",
-    "DatabaseError",
-    "DatabaseUnavailableError",
-    "EventType",
-    "ForeignTableError",
-    "InvalidAddressError",
-    "InvalidInputError",
-    "InvalidTransitionError",
-    "LapseError",
-    "NaiveDatetimeError",
-    "NextDeadlines",
-    "PurgeResult",
-    "ReplayError",
-    "SameAddressError",
-    "SchemaError",
-    "SchemaMissingError",
-    "SchemaVersionError",
-    "Sender",
-    "Settings",
-    "SettingsError",
-    "SweepResult",
-    "TaskMetrics",
-    "load_settings",
-    "migrate",
-    "normalise_address",
-    "session_key",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'lapse' has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
+_modules: dict[str, str] = {}
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *_public_modules()]
+
+
+def _public_modules() -> dict[str, str]:
+    """Return the module of each public name, as listed by the import statements of `lapse.public`.
+
+    They are executed with an `__import__` that records its arguments and imports nothing. Unlike reading the source,
+    this also works where only compiled files are installed.
+    """
+    if not _modules:
+        from importlib.util import find_spec
+        from types import SimpleNamespace
+
+        modules: dict[str, str] = {}
+
+        def record(module: str, _globals: object, _locals: object, names: tuple[str, ...], _level: int) -> object:
+            modules.update(dict.fromkeys(names, module))
+            return SimpleNamespace(**dict.fromkeys(names))
+
+        code = find_spec("lapse.public").loader.get_code("lapse.public")  # type: ignore[union-attr]
+        exec(code, {"__builtins__": {"__import__": record}})  # noqa: S102 - the package's own code
+        _modules.update(modules)  # in one step, for threads
+    return _modules

@@ -1,4 +1,4 @@
-"""`python -m lapse` is the command `lapse`."""
+"""`python -m lapse` runs the command `lapse`."""
 
 from lapse.cli import main
 

@@ -1,4 +1,4 @@
-"""Addresses as providers spell them, made one: normalising, and the session key of a pair."""
+"""Addresses: normalisation of the spellings that providers use, and the session key of a pair."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import NamedTuple
 from lapse.errors import InvalidAddressError, InvalidInputError, SameAddressError
 
 MAX_ADDRESS_LENGTH = 320
-"""Characters: the longest e-mail address (RFC 3696, errata 1690), which no phone number or handle comes near."""
+"""Characters: the longest e-mail address (RFC 3696, erratum 1690); phone numbers and handles are far shorter."""
 
 CACHED_PAIRS = 16_384
-"""Pairs whose session key is kept in memory: who talks to whom these minutes. Some 10 MB when it is full."""
+"""Size of the cache of session keys, for the pairs with recent messages. About 10 MB when full."""
 
 WHATSAPP = "whatsapp"
 SEPARATOR = "::"
 
-# Schemes that say "a phone number follows"; before anything else they are part of the handle.
+# Schemes of phone numbers; before anything else they are part of the handle.
 _PHONE_SCHEMES = frozenset({"whatsapp", "tel", "sms", "mms", "rcs"})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-# What people put between digits: spaces, brackets, dots, hyphens and their typographic kin.
+# Separators between digits: spaces, brackets, dots, hyphens and their typographic variants.
 _FILLER = re.compile(r"[\s().\-/\u00ad\u2010-\u2015\u2212]")
 _E164 = re.compile(r"\+[1-9][0-9]{0,14}")  # ITU-T E.164: at most 15 digits, no country code starts with 0
-# In texts that others wrote: digits in a row, a number with a plus and what people put between digits, an e-mail
-# address. Not the user of a URL, which stands behind slashes.
-_UUID = r"(?P<kept>\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"
+# In texts of other programs: a run of digits, a number with a plus and separators, an e-mail address. Not the user
+# of a URL, which follows slashes.
+_UUID = r"(?P<not_address>\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"
 _ADDRESS_IN_TEXT = re.compile(
     _UUID + r")"
     r"|\+?(?<!\d)\d{8,}"
     r"|\+[1-9](?:[\s().\-/\u2010-\u2015]{0,3}\d){7,14}"
     r"|(?<![\w.%+\-/])[\w.%+\-]+@\w[\w\-]*(?:\.\w[\w\-]*)+"
 )
-# In a value that is no use where it was given, which may well be an address in the wrong place: whatever has as many
-# digits as a number has and is no date, and whatever has an @.
+# In an unusable value, which may be an address in the wrong place: anything with as many digits as a phone number that
+# is not a date, and anything with an @.
 _BETWEEN_DIGITS = (
     r"[\s().,_\-/\u00ad\u200b-\u200f\u2010-\u2015\u202a-\u202e\u2060-\u2064\u2066-\u2069\u2212\ufeff]{0,3}"
 )
@@ -46,12 +46,12 @@ _ADDRESS_IN_VALUE = re.compile(
 )
 _SHOWN_LENGTH = 40
 _READ_LENGTH = 1_000
-"""Characters of a value that are looked at at all."""
+"""Only so many characters of a value are read."""
 _PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,14}")
 # Control characters, unpaired surrogates (not UTF-8) and line or paragraph separators (they forge log lines).
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
-# The spellings that WhatsApp hands out for one and the same subscriber; the right side is canonical.
+# The spellings that WhatsApp uses for the same subscriber; the right side is canonical.
 _WHATSAPP_SPELLINGS = (
     # Brazil's ninth digit (Anatel resolution 553/2010): old mobile numbers begin with 6 to 9.
     (re.compile(r"\+55([1-9][0-9])([6-9][0-9]{7})"), r"+55\g<1>9\g<2>"),
@@ -63,15 +63,15 @@ _WHATSAPP_SPELLINGS = (
 
 
 ERRORS_OF_OBJECTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a method of some object may raise that is asked for its text or its number. Not any `Exception`: that may be
-what interrupts the call, a task queue's time limit say."""
+"""What converting an arbitrary object to text or to a number may raise. Not all of `Exception`: the call may be
+interrupted by one, for example by the time limit of a task queue."""
 
 
 def normalise_channel(channel: str) -> str:
-    """Return the channel in lower case, without surrounding white space.
+    """Check the name of a channel, and return it in lower case without surrounding whitespace.
 
     Raises:
-        InvalidInputError: it is not 1 to 32 of the characters a-z, 0-9, `.`, `_` and `-`.
+        InvalidInputError: it is not 1 to 32 of a-z, 0-9, `.`, `_` and `-`, the first a letter or digit.
     """
     name = channel.strip().lower() if isinstance(channel, str) else ""
     if not _CHANNEL.fullmatch(name):
@@ -82,23 +82,23 @@ def normalise_channel(channel: str) -> str:
 
 
 def normalise_address(address: str, channel: str = WHATSAPP) -> str:
-    """Return the address as lapse stores it: a phone number in E.164, any other handle as it is spelled.
+    """Return the address as lapse stores it: a phone number in E.164, any other handle unchanged.
 
-    A scheme that repeats the channel (`whatsapp:`) goes. A number with its plus is a phone number on every channel;
-    digits alone are one on WhatsApp only, elsewhere they are a handle (a short code, say). A number that a library
-    calls invalid is accepted: whatever a provider delivers is an address.
+    A scheme that repeats the channel (`whatsapp:`) is removed. A number with a plus is a phone number on every channel;
+    digits alone are one on WhatsApp only, elsewhere they are a handle, such as a short code. Numbers that libraries
+    consider invalid are accepted: whatever a provider delivers is an address.
 
     Raises:
-        InvalidAddressError: empty, over 320 characters, or with control characters.
-        InvalidInputError: the channel is not a channel's name.
+        InvalidAddressError: it is not text, is empty or longer than 320 characters, or has control characters.
+        InvalidInputError: `channel` is not the name of a channel.
     """
     return _spellings(address, channel)[0]
 
 
 def canonical_address(address: str, channel: str = WHATSAPP) -> str:
-    """Return the one spelling that stands for all spellings of this address, for comparing addresses.
+    """Return the canonical spelling of an address, for comparisons.
 
-    On WhatsApp some numbers come in two spellings (Brazil's ninth digit, Mexico's `521`, Argentina's `549`).
+    On WhatsApp some numbers have two spellings (Brazil's ninth digit, Mexico's `521`, Argentina's `549`).
 
     Raises:
         InvalidAddressError: as `normalise_address`.
@@ -109,7 +109,7 @@ def canonical_address(address: str, channel: str = WHATSAPP) -> str:
 def session_key(from_address: str, to_address: str, channel: str = WHATSAPP) -> str:
     """Return the key of a pair of addresses: canonical, sorted, joined with `::`, the same for both directions.
 
-    No two pairs share a key: a colon that could be taken for the joint is written `%3A`, and `%` then `%25`.
+    Different pairs have different keys: a colon that could be mistaken for the separator becomes `%3A`, and `%` `%25`.
 
     Raises:
         InvalidAddressError: as `normalise_address`.
@@ -119,7 +119,7 @@ def session_key(from_address: str, to_address: str, channel: str = WHATSAPP) -> 
 
 
 class AddressPair(NamedTuple):
-    """Both addresses of a message as they are stored, and what they have in common with the answer to it."""
+    """The addresses of a message as they are stored, with their channel and session key."""
 
     channel: str
     from_number: str
@@ -133,13 +133,13 @@ def address_pair(from_address: str, to_address: str, channel: str = WHATSAPP) ->
     Raises:
         InvalidAddressError: as `normalise_address`.
         SameAddressError: both are the same address.
-        InvalidInputError: the channel is not a channel's name.
+        InvalidInputError: `channel` is not the name of a channel.
     """
     try:
-        # What is too long for an address may still become one, by its blanks; it must not fill the memory.
+        # Not cached: long text would fill the memory, though without its whitespace it may be a valid address.
         is_long = len(from_address) + len(to_address) + len(channel) > 2 * MAX_ADDRESS_LENGTH
         return (_cached_pair.__wrapped__ if is_long else _cached_pair)(from_address, to_address, channel)
-    except TypeError:  # what has no length, or cannot be hashed, is no text, and refused by name
+    except TypeError:  # not text, because it has no length or cannot be hashed; raises the proper error
         return _cached_pair.__wrapped__(from_address, to_address, channel)
 
 
@@ -157,36 +157,36 @@ def _cached_pair(from_address: str, to_address: str, channel: str) -> AddressPai
 
 
 def mask_address(address: str) -> str:
-    """Return the address with its middle hidden (`+5511*****9999`), for logs and errors: it is personal data."""
+    """Return the address with its middle masked (`+5511*****9999`), for logs and errors: it is personal data."""
     if len(address) >= 12:
         return f"{address[:5]}*****{address[-4:]}"
     return f"{address[:2]}*****" if len(address) >= 5 else "*****"
 
 
 def mask_addresses(text: str) -> str:
-    """Return the text with every phone number and e-mail address in it masked: for messages that others wrote."""
+    """Return the text with all phone numbers and e-mail addresses masked: for messages of other programs."""
     return _masked(_ADDRESS_IN_TEXT, text)
 
 
 def shown(value: object) -> str:
-    """Return an unusable value as an error shows it: on one line, not much of it, and any address masked."""
+    """Return an unusable value for an error message: one line, shortened, with addresses masked."""
     if isinstance(value, float):
         return float.__format__(value, "g")
     try:
         text = str(value)[:_READ_LENGTH]
     except ERRORS_OF_OBJECTS:
-        # Of an object's own method, perhaps; and Python writes out no number of over 4,300 digits.
+        # The object's own method failed, or an `int` has more than 4,300 digits, which Python does not convert.
         return "a number of thousands of digits" if isinstance(value, int) else f"an object of {type(value).__name__}"
     return repr(_masked(_ADDRESS_IN_VALUE, text)[:_SHOWN_LENGTH])
 
 
 def masked(value: object) -> str:
-    """Return an id as an error shows it: whole, unless it may be an address."""
+    """Return an id for an error message: complete, unless it may contain an address."""
     return _masked(_ADDRESS_IN_VALUE, str(value))
 
 
 def _masked(addresses: re.Pattern[str], text: str) -> str:
-    return addresses.sub(lambda found: found[0] if found["kept"] else mask_address(found[0]), text)
+    return addresses.sub(lambda match: match[0] if match["not_address"] else mask_address(match[0]), text)
 
 
 def _spellings(address: str, channel: str) -> tuple[str, str]:
@@ -227,17 +227,17 @@ def _checked(address: str) -> str:
 
 
 def _without_scheme(handle: str, channel: str) -> str:
-    found = _SCHEME.match(handle)
-    if not found:
+    match = _SCHEME.match(handle)
+    if not match:
         return handle
-    scheme, rest = found[1].lower(), handle[found.end() :].strip()
+    scheme, rest = match[1].lower(), handle[match.end() :].strip()
     if scheme == channel or (scheme in _PHONE_SCHEMES and _phone_number(rest, channel)):
         return rest
     return handle
 
 
 def _phone_number(handle: str, channel: str) -> str | None:
-    """Return the handle in E.164 when it is a phone number on this channel, else None."""
+    """Return the handle in E.164; None: it is not a phone number on this channel."""
     digits = _FILLER.sub("", handle)
     if channel == WHATSAPP and _PLAIN_DIGITS.fullmatch(digits):
         digits = f"+{digits}"
@@ -247,11 +247,11 @@ def _phone_number(handle: str, channel: str) -> str | None:
 
 
 def _without_trunk_prefix(number: str) -> str:
-    """Drop the zero that people write after a country code (`+44 (0)20 …`), where it is no part of the number.
+    """Remove the zero after a country code (`+44 (0)20 …`) unless it is part of the number.
 
-    The zero is for callers inside the country; in some plans (Italy's) it belongs to the number and stays.
+    It is the trunk prefix of domestic calls; in some numbering plans (Italy's) it belongs to the number and stays.
     """
-    import phonenumbers  # a fifth of what a quick command takes
+    import phonenumbers  # takes a fifth of the time of a short command
 
     try:
         parsed = phonenumbers.parse(number, None)

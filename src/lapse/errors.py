@@ -1,4 +1,4 @@
-"""Every error that lapse raises on purpose: one tree, and a class's docstring is its default message."""
+"""The exceptions of lapse, all derived from `LapseError`. A class's docstring is its default message."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class LapseError(Exception):
     """lapse could not do what was asked."""
 
     def __init__(self, message: str | None = None) -> None:
-        """`message` is one line for people; without it the class's docstring is used."""
-        # Without docstrings (python -OO) the class's name is what there is.
+        """`message` is one line for people; None: the class's docstring."""
+        # `python -OO` removes docstrings; the class's name is left.
         super().__init__(message or (self.__doc__ or re.sub("(?<!^)(?=[A-Z])", " ", type(self).__name__)).strip())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it be copied and pickled as it is. Python's own way would call `__init__` with the finished text."""
+        """Support copying and pickling: by default, `__init__` would be called with the formatted message."""
         return _blank, (type(self), self.args), vars(self)
 
 
@@ -43,7 +43,7 @@ class InvalidTransitionError(LapseError):
     """A conversation cannot go from its status to the one asked for."""
 
     def __init__(self, from_status: str, to_status: str, message: str | None = None) -> None:
-        """Names both statuses; they stay readable as `from_status` and `to_status`."""
+        """The message names both statuses, which are also attributes."""
         self.from_status = from_status
         self.to_status = to_status
         super().__init__(message or f"a conversation cannot go from {from_status} to {to_status}")
@@ -57,7 +57,7 @@ class ConversationAlreadyOpenError(LapseError):
     """This pair of addresses already has an open conversation."""
 
     def __init__(self, conv_id: object, shown_id: str | None = None) -> None:
-        """`conv_id` is the conversation that is open already; `shown_id` is how the message names it."""
+        """`conv_id` is the open conversation; `shown_id` is its id in the message, None: `conv_id` itself."""
         self.conv_id = conv_id
         super().__init__(f"this pair of addresses already has an open conversation: {shown_id or conv_id}")
 
@@ -82,7 +82,7 @@ class SchemaError(LapseError):
     """The database does not have the schema that this version of lapse needs."""
 
 
-class SchemaMissingError(SchemaError):  # noqa: D101 - assigned, which `python -OO` leaves: it says what to do
+class SchemaMissingError(SchemaError):  # noqa: D101 - assigned, because `python -OO` removes docstrings, and this one says what to do
     __doc__ = "The database has no lapse schema yet: run `lapse migrate`."
 
 
@@ -102,7 +102,7 @@ class BacklogError(LapseError):
     """More conversations are due on a table that was adopted than a worker may end unasked."""
 
     def __init__(self, message: str | None = None, preview: Any = None) -> None:
-        """`preview` is what would have ended, a `lapse.models.Preview`; None where it could not be counted."""
+        """`preview` is the backlog, a `lapse.models.Preview`; None: it could not be counted."""
         self.preview = preview
         super().__init__(message)
 

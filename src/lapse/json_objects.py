@@ -1,4 +1,4 @@
-"""JSON objects of the public calls: what both databases give back as it was given, and nothing else."""
+"""Validation of JSON objects: only values that both databases return exactly as they were given."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from lapse.errors import InvalidInputError
 
 MAX_JSON_DEPTH = 64
-"""Objects and lists within each other. Python reads some hundreds, and fewer the deeper in calls it is."""
+"""Nesting of objects and lists. Python's parser reads some hundreds, fewer when the call stack is deep."""
 MAX_JSON_VALUES = 1_000_000
-"""All that an object holds: one that holds the same list again and again has no other end."""
+"""Values in an object, nested ones included: one that contains the same list many times has no other bound."""
 MAX_JSON_DIGITS = 1_000
-"""Of a whole number: Python reads 4,300, and fewer where it is told so."""
+"""Digits of a whole number. Python parses 4,300, fewer if it is configured so."""
 _MAX_BITS = math.floor(MAX_JSON_DIGITS * math.log2(10))
 _INEXACT = 1e16
-"""From here on PostgreSQL writes a number with a fraction as a whole one."""
+"""From here on PostgreSQL writes a floating-point number as a whole one."""
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def check_json_object(name: str, value: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a JSON object that both databases give back as it is; None is the empty one.
+    """Check that both databases return a JSON object exactly as it is, and return it; None: the empty object.
 
     Raises:
-        InvalidInputError: it is not a dict; it holds what JSON has not (a tuple, a key that is no text, NaN, …), a NUL
-            character or half a surrogate pair; or it is deeper than 64 levels.
+        InvalidInputError: it is not a dict; it contains something that JSON does not have (a tuple, a key that is not
+            text, NaN, …), a NUL character or half a surrogate pair; or it exceeds one of the limits above.
     """
     if value is None:
         return {}
@@ -49,11 +49,11 @@ def check_json_object(name: str, value: dict[str, Any] | None) -> dict[str, Any]
 
 
 def _check_values(name: str, value: dict[str, Any]) -> None:
-    """Check all that is inside. No call within a call: what is deep, or holds itself, must not use up the stack."""
-    inside: list[tuple[Any, int]] = [(value, 1)]
+    """Check all nested values. Not recursive: a deep or cyclic object must not exhaust the stack."""
+    pending: list[tuple[Any, int]] = [(value, 1)]
     values = 0
-    while inside:
-        container, depth = inside.pop()
+    while pending:
+        container, depth = pending.pop()
         if depth > MAX_JSON_DEPTH:
             raise InvalidInputError(f"{name} is deeper than {MAX_JSON_DEPTH} levels of objects and lists")
         if isinstance(container, dict):
@@ -67,13 +67,13 @@ def _check_values(name: str, value: dict[str, Any]) -> None:
             raise InvalidInputError(f"{name} holds more than {MAX_JSON_VALUES} values")
         for member in members:
             if isinstance(member, dict | list):
-                inside.append((member, depth + 1))
-            elif problem := _problem_of(member):
+                pending.append((member, depth + 1))
+            elif problem := _problem(member):
                 raise InvalidInputError(f"{name} holds {problem}")
 
 
-def _problem_of(value: object) -> str | None:
-    """Return why a single value would not come back as it is, or None."""
+def _problem(value: object) -> str | None:
+    """Return why a database would not return a value exactly as it is; None: it would."""
     if value is None or isinstance(value, bool | str):
         return None
     if isinstance(value, int):

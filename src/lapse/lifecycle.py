@@ -1,4 +1,4 @@
-"""The life of a conversation as rules: statuses, transitions, deadlines. Pure: no clock, no database."""
+"""The rules of a conversation's life: statuses, transitions, deadlines. Pure functions: no clock, no database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lapse.errors import InvalidInputError, InvalidTransitionError, NaiveDatetim
 
 
 class ConversationStatus(StrEnum):
-    """Where a conversation stands. *Open* is active or paused; a closed status is final."""
+    """Status of a conversation. *Open* means active or paused; a closed status is final."""
 
     PENDING = "pending"
     PROGRESS = "progress"
@@ -23,17 +23,17 @@ class ConversationStatus(StrEnum):
 
     @classmethod
     def active_statuses(cls) -> tuple[ConversationStatus, ...]:
-        """Return the statuses in which messages are expected: the idle timeout runs."""
+        """Return the statuses in which the idle timeout runs."""
         return (cls.PENDING, cls.PROGRESS)
 
     @classmethod
     def paused_statuses(cls) -> tuple[ConversationStatus, ...]:
-        """Return the statuses from which a message brings the conversation back."""
+        """Return the statuses from which a message reactivates the conversation."""
         return (cls.IDLE_TIMEOUT,)
 
     @classmethod
     def open_statuses(cls) -> tuple[ConversationStatus, ...]:
-        """Return active and paused: at most one conversation of a pair is in one of these."""
+        """Return the active and paused statuses: a pair of addresses has at most one conversation in them."""
         return cls.active_statuses() + cls.paused_statuses()
 
     @classmethod
@@ -43,7 +43,7 @@ class ConversationStatus(StrEnum):
 
 
 class Sender(StrEnum):
-    """Which side a message comes from; `user` is the customer."""
+    """The side that sent a message; `user` is the customer."""
 
     USER = "user"
     AGENT = "agent"
@@ -52,7 +52,7 @@ class Sender(StrEnum):
 
 
 class EventType(StrEnum):
-    """What a transition means to whoever reads the events."""
+    """Type of the event that records a transition."""
 
     ACTIVATED = "activated"
     REACTIVATED = "reactivated"
@@ -69,7 +69,7 @@ TRANSITIONS: dict[ConversationStatus, frozenset[ConversationStatus]] = {
     ConversationStatus.IDLE_TIMEOUT: frozenset({ConversationStatus.PROGRESS, *ConversationStatus.closed_statuses()}),
     **{status: frozenset() for status in ConversationStatus.closed_statuses()},
 }
-"""Status by status, the statuses that a conversation can go to."""
+"""The statuses that a conversation can change to, by its present status."""
 
 EVENT_TYPES: dict[ConversationStatus, EventType] = {
     ConversationStatus.PROGRESS: EventType.ACTIVATED,
@@ -80,16 +80,16 @@ EVENT_TYPES: dict[ConversationStatus, EventType] = {
     ConversationStatus.EXPIRED: EventType.EXPIRED,
     ConversationStatus.FAILED: EventType.FAILED,
 }
-"""The type of the event by the status that the transition leads to; see `event_type`."""
+"""Event type by the new status; `event_type` knows the exception."""
 
 _SENDERS = {sender.value: sender for sender in Sender}
 
 
 def parse_sender(sender: str) -> Sender:
-    """Return the sender.
+    """Return the `Sender` of this name.
 
     Raises:
-        InvalidInputError: it is none of user, agent, support and system.
+        InvalidInputError: it is not user, agent, support or system.
     """
     if isinstance(sender, str) and sender in _SENDERS:
         return _SENDERS[sender]
@@ -97,10 +97,10 @@ def parse_sender(sender: str) -> Sender:
 
 
 def parse_closed_status(status: str) -> ConversationStatus:
-    """Return the status that a conversation can be closed with.
+    """Return the closed status of this name.
 
     Raises:
-        InvalidInputError: it is not a closed status.
+        InvalidInputError: it is not the name of a closed status.
     """
     closed = {status.value: status for status in ConversationStatus.closed_statuses()}
     if isinstance(status, str) and status in closed:
@@ -109,57 +109,57 @@ def parse_closed_status(status: str) -> ConversationStatus:
 
 
 def check_transition(from_status: ConversationStatus, to_status: ConversationStatus) -> None:
-    """Let a possible transition pass.
+    """Check that a transition is allowed.
 
     Raises:
-        InvalidTransitionError: the table of transitions does not have it.
+        InvalidTransitionError: it is not in `TRANSITIONS`.
     """
     if to_status not in TRANSITIONS[from_status]:
         raise InvalidTransitionError(from_status, to_status)
 
 
 def event_type(from_status: ConversationStatus, to_status: ConversationStatus) -> EventType:
-    """Return what the transition means: coming back from a pause is not the same as a first answer."""
+    """Return the event type of a transition; progress after a pause is a reactivation, otherwise an activation."""
     if (from_status, to_status) == (ConversationStatus.IDLE_TIMEOUT, ConversationStatus.PROGRESS):
         return EventType.REACTIVATED
     return EVENT_TYPES[to_status]
 
 
 def initial_status(sender: Sender) -> ConversationStatus:
-    """Return the status a conversation begins with when this side speaks first."""
+    """Return the status of a new conversation whose first message is from this side."""
     return ConversationStatus.PENDING if sender is Sender.USER else ConversationStatus.PROGRESS
 
 
 def status_after_message(status: ConversationStatus, sender: Sender) -> ConversationStatus:
-    """Return the status of an open conversation after a message of this side."""
+    """Return the status of an open conversation after a message from this side."""
     if status is ConversationStatus.PENDING and sender is Sender.USER:
         return status
     return ConversationStatus.PROGRESS
 
 
-def unmoved_statuses(sender: Sender) -> tuple[ConversationStatus, ...]:
-    """Return the open statuses that a message of this side leaves as they are: the fast path of a message."""
+def statuses_unchanged_by(sender: Sender) -> tuple[ConversationStatus, ...]:
+    """Return the open statuses that a message from this side does not change: the fast path of `record_message`."""
     return tuple(
         status for status in ConversationStatus.open_statuses() if status_after_message(status, sender) is status
     )
 
 
 def idle_deadline(updated_at: datetime, idle_timeout: timedelta) -> datetime:
-    """Return the moment after which a conversation without activity is idle."""
+    """Return the time after which a conversation without activity is idle."""
     return updated_at + idle_timeout
 
 
 def is_due(deadline: datetime, now: datetime) -> bool:
-    """Tell whether a deadline has passed: strictly, so that nothing ends in the very moment it is still allowed."""
+    """Return whether a deadline has passed; at the deadline itself it has not."""
     return deadline < now
 
 
 def require_utc(moment: datetime) -> datetime:
-    """Return the moment in UTC.
+    """Return an aware datetime in UTC.
 
     Raises:
         NaiveDatetimeError: it has no time zone.
-        InvalidInputError: it is no datetime, or in UTC it lies outside the calendar.
+        InvalidInputError: it is not a datetime, its time zone is unusable, or in UTC it is outside the calendar.
     """
     if not isinstance(moment, datetime):
         raise InvalidInputError(f"a moment must be an aware datetime, not {shown(moment)}")

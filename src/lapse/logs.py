@@ -1,7 +1,7 @@
-"""Logging: events with fields, through the standard `logging`. Never a variable's value, never a whole address.
+"""Logging: events with fields, through the standard `logging`, without values of variables or complete addresses.
 
-In an application its handlers decide what becomes of them: lapse prints nothing and configures nothing. The command
-writes JSON lines for machines, readable lines for a terminal.
+As a library, lapse leaves output to the application's handlers: it prints and configures nothing. The command writes
+JSON lines, or readable lines to a terminal.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 _ROOT = "lapse"
 _ATTRIBUTE = "lapse"
-"""Of a log record: the event and its fields, as values."""
+"""Attribute of a log record: a dict of the event and its fields."""
 _NOT_MASKED = frozenset({"conv_id", "timestamp"})
-"""Values that are no address, though a part of them may look like one."""
+"""Fields that never contain an address, though a part of their value may look like one."""
 
 # Without a handler anywhere, `logging` would print warnings to standard error.
 logging.getLogger(_ROOT).addHandler(logging.NullHandler())
 
 
 class EventLogger:
-    """Logs events: the text of a record says the fields, its attribute `lapse` (from `extra`) is the dict of them."""
+    """Logs events. A record's message contains the fields as text; its attribute `lapse` is a dict of them."""
 
     def __init__(self, name: str) -> None:
-        """Log as the logger of this name, `lapse` or one below it."""
+        """Log to the logger of this name: `lapse` or a descendant."""
         self._logger = logging.getLogger(name)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Log that something happened as it should."""
+        """Log an expected event."""
         self._log(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Log that something went wrong that lapse copes with."""
+        """Log a problem that lapse handles."""
         self._log(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """Log that something could not be done; the field `exception` is a traceback."""
+        """Log a failure; the field `exception` is a traceback."""
         self._log(logging.ERROR, event, fields)
 
     def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
@@ -56,24 +56,24 @@ class EventLogger:
 
 
 def configure_logging(level: str, stream: TextIO) -> None:
-    """Send lapse's lines of `level` and above to `stream`, and the warnings of the libraries below it: for the command.
+    """Configure the command's logging: `level` and above of lapse, warnings of the libraries it uses, to `stream`.
 
-    A stream that cannot be written (a full disk, a reader that has gone) loses its lines, and stops nothing.
+    A failure to write (a full disk, a closed pipe) loses lines, but interrupts nothing.
     """
     import structlog
 
-    first: list[structlog.typing.Processor] = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # The default would print the values of variables, which hold addresses.
+    # The default prints the values of variables, which contain addresses.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer: structlog.typing.Processor = console if stream.isatty() else structlog.processors.JSONRenderer()
     handler = _StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_own_fields, *first, _library],
+            foreign_pre_chain=[_own_fields, *shared, _library],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -83,15 +83,15 @@ def configure_logging(level: str, stream: TextIO) -> None:
         )
     )
     number = logging.getLevelNamesMapping()[level]
-    # psycopg, Alembic, waitress and Python's own warnings: only what is wrong.
+    # Only warnings from psycopg, Alembic, waitress and Python itself.
     logging.basicConfig(level=max(logging.WARNING, number), handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger(_ROOT).setLevel(number)
-    # A line for each request that waits a moment for a thread.
+    # It logs a warning for each request that waits for a thread.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # What others log with structlog in this process comes out in the same form.
+    # Give the same form to what other code in this process logs with structlog.
     structlog.configure(
-        processors=[*first, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -99,7 +99,7 @@ def configure_logging(level: str, stream: TextIO) -> None:
 
 
 class _StreamHandler(logging.StreamHandler[TextIO]):
-    """Writes lines while that is possible: what is logged is not worth the work that it tells of."""
+    """Ignores failures to write: the work is more important than its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is of `logging`
         if not isinstance(sys.exception(), OSError | ValueError):
@@ -107,20 +107,20 @@ class _StreamHandler(logging.StreamHandler[TextIO]):
 
 
 def _own_fields(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Put the fields of lapse's own events in the place of their text."""
+    """Replace the message of lapse's own events by their fields."""
     own = getattr(event["_record"], _ATTRIBUTE, None)
     return event if own is None else {**{name: event[name] for name in event if name != "event"}, **own}
 
 
 def _library(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Say which library speaks."""
+    """Add the logger's name to events of other libraries."""
     if not hasattr(event["_record"], _ATTRIBUTE):
         event["library"] = event["_record"].name
     return event
 
 
 def _mask(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Mask what looks like an address: the last defence, for texts that others wrote."""
+    """Mask whatever looks like an address: the last defence, for texts of other libraries."""
     return _masked(event)
 
 

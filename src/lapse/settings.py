@@ -1,4 +1,4 @@
-"""Settings from the environment and `.env`, validated once."""
+"""Settings from keywords, the environment and `.env`, validated once."""
 
 from __future__ import annotations
 
@@ -9,63 +9,71 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lapse.addresses import masked, shown
 from lapse.errors import InvalidIdleTimeoutError, InvalidInputError, SettingsError
-from lapse.validation import MAX_BACKLOG, MAX_LIMIT, parse_listen_address, parse_log_level, real_number
+from lapse.validation import (
+    MAX_BACKLOG,
+    MAX_LIMIT,
+    MAX_RATE,
+    MAX_TIMEOUT_MINUTES,
+    check_timeout_minutes,
+    parse_listen_address,
+    parse_log_level,
+    real_number,
+)
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
 OWN_URL_VARIABLE, URL_VARIABLE = "LAPSE_DATABASE_URL", "DATABASE_URL"
-"""The first one counts before the second, wherever either is set: that one may be of the application around lapse."""
+"""The first takes precedence, wherever either is set: the second may be the application's own."""
 _ENV_FILE = ".env"
-TEN_YEARS_MINUTES = 10 * 365 * 24 * 60
 _DAY_SECONDS = 24 * 60 * 60
 
-# Whole seconds at least, and short enough that no deadline leaves the calendar.
-Minutes = Annotated[float, Field(ge=1 / 60, le=TEN_YEARS_MINUTES, allow_inf_nan=False)]
+Minutes = Annotated[float, AfterValidator(check_timeout_minutes)]
 
 
 class Settings(BaseSettings):
     """All settings of lapse; each field's alias is its environment variable.
 
-    Keywords are names of fields (`expiration_minutes=5`) or of variables (`CONVERSATION_EXPIRATION_MINUTES=5`), and
-    count before the environment, that before `.env`, that before the defaults.
+    Keywords are names of fields (`expiration_minutes=5`) or of variables (`CONVERSATION_EXPIRATION_MINUTES=5`). They
+    take precedence over the environment, the environment over `.env`, and that over the defaults.
 
     Raises:
-        SettingsError: a value is not usable, or a keyword is no setting: one line that names it.
+        SettingsError: a value is not usable, a keyword is not a setting, or `.env` is not UTF-8 text; one line that
+            names what is wrong.
     """
 
-    # Not `populate_by_name`: it would read variables of the fields' names, and BATCH_SIZE may be another program's.
+    # Not `populate_by_name`: it would also read variables named like fields; BATCH_SIZE may be another program's.
     model_config = SettingsConfigDict(env_file=_ENV_FILE, extra="ignore", frozen=True, env_ignore_empty=True)
 
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="DATABASE_URL", repr=False)
-    # DEBUG, INFO, WARNING, ERROR or CRITICAL. Anything else is what an application means by LOG_LEVEL: only a command,
-    # which logs by it, refuses that (`check_log_level`).
+    # DEBUG, INFO, WARNING, ERROR or CRITICAL; any other text is kept as it is. An application may use LOG_LEVEL in its
+    # own way, so only the commands, which configure logging with it, refuse such a text (`check_log_level`).
     log_level: str = Field("INFO", alias="LOG_LEVEL")
     interval_seconds: float = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
     min_wait_seconds: float = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS, allow_inf_nan=False)
-    # None: the size follows the time that batches take.
+    # Conversations per transaction; None: adapted to the duration of the previous batches.
     batch_size: int | None = Field(None, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
-    # Conversations a second; None: as fast as the database goes.
-    max_rate: float | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=1_000_000, allow_inf_nan=False)
-    # Conversations that may be due at a worker's first cycle on an adopted table without anybody's word.
+    # Conversations per second; None: no limit.
+    max_rate: float | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=MAX_RATE, allow_inf_nan=False)
+    # Due conversations that the first cycle on an adopted table ends without confirmation.
     backlog_limit: int = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     # HOST:PORT; None: no HTTP server.
     http: str | None = Field(None, alias="LAPSE_HTTP")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
-    # Seconds for a call of the service altogether. Less than a provider waits for its webhook's answer (Twilio: 15).
+    # Seconds for a call of the service in total. Less than a provider waits for the response of a webhook (Twilio: 15).
     call_timeout_seconds: float = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
     expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
 
     def __init__(self, *, _names: Mapping[str, str] | None = None, **values: Any) -> None:
-        """Take keywords by the name of field or variable; `_names` says how errors call a field that is given."""
+        """Accept keywords by the name of field or variable; `_names` maps fields to their names in error messages."""
         variables: dict[str, Any] = {}
         names: dict[str, str] = {}
         for name, value in values.items():
-            if name.startswith("_"):  # of pydantic-settings: `_env_file`
+            if name.startswith("_"):  # an argument of pydantic-settings, such as `_env_file`
                 variables[name] = value
                 continue
             variable = _variable(name)
@@ -90,11 +98,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[Any, ...]:
-        """Return where values come from, the first before the others: keywords, lapse's own URL, all variables."""
+        """Return the sources of values in order of precedence: keywords, lapse's own URL, all other variables."""
 
         def own_url() -> dict[str, Any]:
-            found = (getattr(source, "env_vars", {}).get(OWN_URL_VARIABLE.lower()) for source in sources)
-            return next(({URL_VARIABLE: url} for url in found if url), {})
+            urls = (getattr(source, "env_vars", {}).get(OWN_URL_VARIABLE.lower()) for source in sources)
+            return next(({URL_VARIABLE: url} for url in urls if url), {})
 
         sources = (env_settings, dotenv_settings)
         return (init_settings, own_url, *sources)
@@ -105,7 +113,25 @@ class Settings(BaseSettings):
         try:
             return parse_log_level(value)
         except InvalidInputError:
-            return "" if value is None else str(value)  # not the word "none", which is one of a level
+            return "" if value is None else str(value)  # not "None", which is a synonym of a level
+
+    @field_validator(
+        "interval_seconds",
+        "min_wait_seconds",
+        "batch_size",
+        "max_rate",
+        "backlog_limit",
+        "idle_timeout_minutes",
+        "call_timeout_seconds",
+        "expiration_minutes",
+        mode="before",
+    )
+    @classmethod
+    def _number(cls, value: object) -> object:
+        # As in `lapse.validation.real_number`; pydantic would take True for 1.
+        if isinstance(value, bool):
+            raise InvalidInputError("input should be a number")
+        return value
 
     @field_validator("http")
     @classmethod
@@ -116,12 +142,12 @@ class Settings(BaseSettings):
 
     @property
     def expiration(self) -> timedelta:
-        """Return how long after its start a conversation expires."""
+        """Return the time from the start of a conversation to its expiry."""
         return timedelta(minutes=self.expiration_minutes)
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Return the settings: `overrides` as `Settings` takes them (None means not given), environment, `.env`, default.
+    """Return the settings; `overrides` are keywords of `Settings`, and None means that one is not given.
 
     Raises:
         SettingsError: as `Settings`.
@@ -130,10 +156,10 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def check_log_level(settings: Settings, name: str = "LOG_LEVEL") -> None:
-    """Check that one can log by the level.
+    """Check that the log level is one.
 
     Raises:
-        SettingsError: it is no level; the line calls it by this name.
+        SettingsError: it is not; the message calls it `name`.
     """
     try:
         parse_log_level(settings.log_level)
@@ -142,10 +168,10 @@ def check_log_level(settings: Settings, name: str = "LOG_LEVEL") -> None:
 
 
 def check_setting(name: str, value: Any) -> Any:
-    """Return a value as the setting of this name (a field's) takes it, wherever it was given.
+    """Check a value by the rule of a setting, wherever it was given, and return it; `name` is the field's.
 
     Raises:
-        InvalidInputError: the setting would not take it.
+        InvalidInputError: the setting would refuse it.
     """
     field = Settings.model_fields[name]
     annotated: Any = Annotated[field.annotation, *field.metadata]
@@ -156,7 +182,7 @@ def check_setting(name: str, value: Any) -> Any:
 
 
 def url_variable() -> str:
-    """Return the variable that the database's URL comes from, if from one."""
+    """Return the variable that the database URL comes from, unless it is a keyword or the default."""
     is_own = any(
         name.upper() == OWN_URL_VARIABLE and value
         for variables in (os.environ, dotenv_values(_ENV_FILE))
@@ -169,31 +195,32 @@ def idle_timeout_seconds(minutes: float) -> int:
     """Return an idle timeout in whole seconds, the unit in which it is stored.
 
     Raises:
-        InvalidIdleTimeoutError: it is no number, or not between one second and ten years.
+        InvalidIdleTimeoutError: it is not a number, or not from one second to ten years.
     """
-    number = real_number(minutes)
-    if number is None or not 1 / 60 <= number <= TEN_YEARS_MINUTES:
-        raise InvalidIdleTimeoutError(
-            f"an idle timeout of {shown(minutes)} minutes is not usable: use one second to ten years "
-            f"({TEN_YEARS_MINUTES} minutes)"
-        )
-    return round(number * 60)
+    try:
+        return round(check_timeout_minutes(minutes) * 60)
+    except InvalidInputError as error:
+        raise InvalidIdleTimeoutError(f"an idle timeout of {shown(minutes)} minutes is not usable: {error}") from None
 
 
 def check_extension(minutes: float) -> float:
-    """Return by how many minutes an expiry is to be later.
+    """Check the minutes by which an expiry is extended, and return them.
+
+    Unlike a timeout they may be less than a second: the new expiry is a time, not a number of seconds.
 
     Raises:
-        InvalidInputError: it is not more than 0 and at most ten years.
+        InvalidInputError: they are not a number greater than 0 and at most ten years.
     """
     number = real_number(minutes)
-    if number is None or not 0 < number <= TEN_YEARS_MINUTES:
-        raise InvalidInputError(f"cannot extend by {shown(minutes)} minutes: use a number of up to {TEN_YEARS_MINUTES}")
+    if number is None or not 0 < number <= MAX_TIMEOUT_MINUTES:
+        raise InvalidInputError(
+            f"cannot extend by {shown(minutes)} minutes: use a number of up to {MAX_TIMEOUT_MINUTES}"
+        )
     return number
 
 
 def _variable(name: str) -> str:
-    """Return the variable of a setting that is called by its field's name or by its variable's."""
+    """Return the variable of a setting; `name` is that of its field or of its variable."""
     variable_of = {field: info.alias or field for field, info in Settings.model_fields.items()}
     variable_of[OWN_URL_VARIABLE] = URL_VARIABLE
     if name in variable_of:
@@ -211,7 +238,7 @@ def _explain(problem: Any, names: Mapping[str, str]) -> str:
 
 
 def _given(name: str, value: object) -> str:
-    """Return what was set to what, as one writes it: `NAME='0'`, `argument=0.5`, `--option 0`."""
+    """Return an assignment as the user wrote it: `NAME='0'`, `argument=0.5`, `--option 0`."""
     text = masked(str(value).removesuffix(".0") if isinstance(value, float) else str(value)[:60])
     if name.startswith("-"):
         return f"{name} {shlex.quote(text) if text.isprintable() else repr(text)}"

@@ -1,4 +1,4 @@
-"""Stopping: a flag that wakes every wait, and the signals that raise it."""
+"""Shutdown: an event that wakes every wait, and the signals that set it."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOP_GRACE_SECONDS = 5.0
-"""How long a stop waits for the batch in hand, which may wait for another program's lock itself."""
+"""Grace period of a stop: how long it waits for the current batch, which may itself wait for a lock."""
 _LONGEST_POLL_SECONDS = 24 * 60 * 60
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A stop signal came while interruptible work was done. No `Exception`: nothing on the way may swallow it."""
+    """A stop signal arrived during interruptible work. Not an `Exception`, so that no handler on the way catches it."""
 
 
 class StopEvent:
-    """Set once, from a signal handler or any thread; every wait returns at once then.
+    """An event that is set once, from a signal handler or any thread; every wait for it then returns immediately.
 
-    Not `threading.Event`: a handler that sets one while the same thread is inside its lock waits for ever.
+    `threading.Event` would deadlock: its lock may be held by the very thread whose signal handler sets it.
     """
 
     def __init__(self) -> None:
-        """Make a flag that is not set."""
+        """Create an event that is not set."""
         self._is_set = False
         self._wakers: list[socket.socket] = []
         self._is_interruptible = False
         self._grace_seconds = 0.0
-        self._has_alarm = False
+        self._is_grace_period = False
 
     def set(self) -> None:
-        """Raise the flag and wake who waits."""
+        """Set the event and wake all waiting threads."""
         self._is_set = True
         for waker in tuple(self._wakers):
-            # The wait may be over, and its socket closed, at this very moment.
+            # The wait may just have ended and closed its socket.
             with suppress(OSError):
                 waker.send(b"\0")
 
     def is_set(self) -> bool:
-        """Tell whether the flag is up."""
+        """Return whether the event is set."""
         return self._is_set
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most so many seconds for the flag; tell whether it is up."""
+        """Wait until the event is set, for at most `seconds` (0 or less: do not wait); return whether it is set."""
         waiter, waker = socket.socketpair()
         with waiter, waker:
             self._wakers.append(waker)
-            # Looked at after the waker is in its place: a flag raised in between is not missed.
+            # Checked once the waker is registered, so that a `set` in between is not missed.
             if not self._is_set:
-                # Not `select`, which knows no file descriptors from 1024 on.
+                # Not `select.select`, which is limited to file descriptors below 1024.
                 poll = select.poll()
                 poll.register(waiter, select.POLLIN)
                 poll.poll(math.ceil(1_000 * min(max(seconds, 0), _LONGEST_POLL_SECONDS)))
@@ -63,13 +63,13 @@ class StopEvent:
 
     @contextmanager
     def interruptible(self, grace_seconds: float = 0.0) -> Iterator[None]:
-        """Let a stop signal end the work inside: for work that may wait long and can be left at any point.
+        """Let a stop signal interrupt the block: for work that may wait long and can be abandoned at any point.
 
         Args:
-            grace_seconds: how long after the signal the work may still come to its own end.
+            grace_seconds: how long after the signal the block may still complete; 0 interrupts it immediately.
 
         Raises:
-            Interrupted: the flag is up, or a signal raised it meanwhile. Only signals interrupt, not `set`.
+            Interrupted: the event was set before, or a signal arrived inside. `set` alone does not interrupt.
         """
         self._is_interruptible, self._grace_seconds = True, grace_seconds
         try:
@@ -78,29 +78,29 @@ class StopEvent:
             yield
         finally:
             self._is_interruptible = False
-            if self._has_alarm:
+            if self._is_grace_period:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                self._has_alarm = False
+                self._is_grace_period = False
 
     def on_signal(self) -> None:
-        """Raise the flag from a signal handler.
+        """Set the event from the handler of a stop signal.
 
         Raises:
-            Interrupted: the main thread is inside `interruptible`.
+            Interrupted: the main thread is inside `interruptible`, without a grace period.
         """
         self.set()
         if not self._is_interruptible:
             return
         if self._grace_seconds:
-            if self._has_alarm:
-                return  # an impatient second signal must not begin the patience anew
-            self._has_alarm = True
+            if self._is_grace_period:
+                return  # a second signal must not restart the grace period
+            self._is_grace_period = True
             signal.setitimer(signal.ITIMER_REAL, self._grace_seconds)
         else:
             raise Interrupted
 
     def on_alarm(self) -> None:
-        """End the work that a stop signal has waited for, from the handler of SIGALRM.
+        """End the grace period, from the handler of SIGALRM.
 
         Raises:
             Interrupted: the main thread is inside `interruptible`.
@@ -110,11 +110,11 @@ class StopEvent:
 
 
 @contextmanager
-def stop_on_signals(flag: StopEvent) -> Iterator[None]:
-    """Raise the flag on SIGTERM and SIGINT; only for the main thread. The old handlers come back afterwards."""
+def stop_on_signals(stop_event: StopEvent) -> Iterator[None]:
+    """Set the event on SIGTERM and SIGINT; main thread only. The previous handlers are restored on exit."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        flag.on_alarm() if number == signal.SIGALRM else flag.on_signal()
+        stop_event.on_alarm() if number == signal.SIGALRM else stop_event.on_signal()
 
     with _handled_by(handle, *STOP_SIGNALS, signal.SIGALRM):
         yield
@@ -122,19 +122,19 @@ def stop_on_signals(flag: StopEvent) -> Iterator[None]:
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """End the process with 0, at once, on SIGTERM and SIGINT: for a start, while nothing is open yet.
+    """Exit the process with status 0 immediately on SIGTERM and SIGINT: for startup, while nothing is open yet.
 
-    An exception out of the handler would end an import half-way, with its files open. Only for the main thread. The
-    old handlers come back afterwards.
+    An exception from the handler would interrupt an import and leave its files open. Main thread only. The previous
+    handlers are restored on exit.
     """
     with _handled_by(lambda *_: os._exit(0), *STOP_SIGNALS):
         yield
 
 
 def ignore_stop_signals() -> None:
-    """Let no further signal change the exit code of a command that is done; Python's own end takes a while.
+    """Ignore stop signals from now on: during interpreter shutdown they would change the exit code.
 
-    Inside `exit_on_signals`, at its end: between two handlers that come back, a signal would find the default one.
+    Call it last inside `exit_on_signals`: after that block a signal would meet the default handler.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -147,5 +147,5 @@ def _handled_by(handler: Callable[[int, FrameType | None], None], *numbers: sign
         yield
     finally:
         for number, before in previous.items():
-            if signal.getsignal(number) == handler:  # what was put in its place inside is there to stay
+            if signal.getsignal(number) == handler:  # else the block installed another one, which stays
                 signal.signal(number, before)

@@ -1,4 +1,4 @@
-"""Traces: spans by OpenTelemetry where the extra `lapse[otel]` is installed, nothing at all where it is not."""
+"""Tracing with OpenTelemetry if the extra `lapse[otel]` is installed; without it, nothing is traced."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ except ImportError:
     trace = None  # type: ignore[assignment]
 
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""Where to send traces, as OpenTelemetry's specification names it; without either nothing is sent."""
+"""Variables of OpenTelemetry's specification for the collector; if neither is set, nothing is sent."""
 SERVICE_NAME = "lapse-worker"
 FLUSH_SECONDS = 2.0
-"""How long a stop waits for the last spans to be delivered."""
+"""How long a stop waits until the last spans are exported."""
 
 log = EventLogger(__name__)
 
 
 class Span:
-    """What can still be said of a span while it lasts; says nothing where there are no traces."""
+    """The current span; without OpenTelemetry its methods do nothing."""
 
     def __init__(self, current: trace.Span | None = None) -> None:
-        """Speak of this span of OpenTelemetry."""
+        """Wrap a span of OpenTelemetry; None: there is none."""
         self._current = current
 
     def set(self, **attributes: str | float) -> None:
-        """Set attributes."""
+        """Set attributes; their names get the prefix `lapse.`."""
         if self._current is not None:
             self._current.set_attributes(_prefixed(attributes))
 
     def fail(self, error: Exception) -> None:
-        """Note an error, in the words of OpenTelemetry's conventions for exceptions, without the addresses in it."""
+        """Record an error by OpenTelemetry's conventions for exceptions, with addresses masked."""
         if self._current is None:
             return
         attributes = {
@@ -53,26 +53,26 @@ class Span:
 
 @contextmanager
 def span(name: str, **attributes: str | float) -> Iterator[Span]:
-    """Make what happens inside a span. Attributes get the prefix `lapse.`; an exception is noted, and goes on."""
+    """Trace the block as a span. Attributes get the prefix `lapse.`; an exception is recorded and raised again."""
     if trace is None:
         yield Span()
         return
     with trace.get_tracer("lapse").start_as_current_span(
         name, attributes=_prefixed(attributes), record_exception=False, set_status_on_exception=False
     ) as current:
-        opened = Span(current)
+        wrapper = Span(current)
         try:
-            yield opened
+            yield wrapper
         except Exception as error:
-            opened.fail(error)
+            wrapper.fail(error)
             raise
 
 
 @contextmanager
 def exported_traces(version: str) -> Iterator[None]:
-    """Send the spans made inside to the collector that the environment names, if it names one.
+    """Export the spans of the block to the collector that the environment names, if any.
 
-    Everything else is OpenTelemetry's own configuration: `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and so on.
+    The rest is OpenTelemetry's own configuration: `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and so on.
     """
     if not any(os.environ.get(name) for name in ENDPOINT_VARIABLES):
         yield
@@ -87,7 +87,7 @@ def exported_traces(version: str) -> Iterator[None]:
         yield
         return
     attributes = {"service.version": version}
-    if not _has_service_name():  # what is given here wins over the environment
+    if not _has_service_name():  # attributes given here take precedence over the environment
         attributes["service.name"] = SERVICE_NAME
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -95,7 +95,7 @@ def exported_traces(version: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # In a thread: a collector that is away must not hold up the stop.
+        # In a thread, because an unreachable collector must not delay the stop.
         flush = threading.Thread(target=provider.shutdown, daemon=True)
         flush.start()
         flush.join(FLUSH_SECONDS)

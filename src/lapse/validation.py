@@ -1,4 +1,7 @@
-"""Arguments of the public calls, checked before anything is asked of the database."""
+"""Validation of arguments, before anything is sent to the database; and the bounds of settings and options.
+
+Each bound is here once, wherever the value is given: as setting, option, keyword or argument.
+"""
 
 from __future__ import annotations
 
@@ -16,172 +19,195 @@ from lapse.addresses import ERRORS_OF_OBJECTS, shown
 from lapse.errors import InvalidInputError
 
 MAX_LIMIT = 10_000
+"""Conversations that one query returns, or one transaction of a sweep changes."""
 MAX_BACKLOG = 1_000_000_000
-MAX_TEXT_LENGTH = 500
+MIN_TIMEOUT_MINUTES = 1 / 60
+"""One second: timeouts are stored in whole seconds."""
+MAX_TIMEOUT_MINUTES = 10 * 365 * 24 * 60
+"""Ten years: every deadline stays within the calendar."""
+MAX_RATE = 1_000_000
+"""Conversations per second."""
+MIN_PURGE_RATE = 1
+"""Conversations per second: a purge runs at least one batch per second, of at least one conversation."""
 MAX_PURGE_BATCH = 1_000
-"""Conversations that one transaction of a purge deletes at most: larger ones gain nothing (decision 4)."""
+"""Conversations that one transaction of a purge deletes: larger ones gain nothing (decision 4)."""
 MAX_PURGE_DAYS = 36_500
-"""A hundred years: the moment that is so long ago is in every database's calendar."""
+"""A hundred years: the resulting date is within the calendar of every database."""
+MAX_TEXT_LENGTH = 500
+"""Characters."""
 MAX_PORT = 65_535
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
-_WORDS_OF_LEVEL = {
+_SYNONYMS_OF_LEVEL = {
     "DEBUG": ("NOTSET", "ALL", "TRACE", "VERBOSE"),
     "INFO": ("NOTICE", "SUCCESS"),
     "WARNING": ("WARN",),
     "ERROR": ("ERR", "SEVERE"),
     "CRITICAL": ("FATAL", "CRIT", "ALERT", "EMERG", "PANIC", "OFF", "NONE", "SILENT"),
 }
-"""How other programs' loggers call them."""
-_LEVEL_OF_WORD = {word: name for name, words in _WORDS_OF_LEVEL.items() for word in words}
+"""Names in other logging libraries."""
+_LEVEL_OF_SYNONYM = {synonym: name for name, synonyms in _SYNONYMS_OF_LEVEL.items() for synonym in synonyms}
 _BIGINT = 2**63
 _LISTEN_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
 
 
 def whole_number(value: object) -> int | None:
-    """Return what counts as a whole number (an `int`, or anything with `__index__`, as NumPy's have) as one, or None.
+    """Return a whole number (an `int`, or anything with `__index__`, such as NumPy's) as an `int`; None: it is not one.
 
-    A bool is none: it is a mistake wherever a number is asked for.
+    A bool is not one: where a number is expected, it is a mistake.
     """
-    if type(value) is int:  # nearly always, and in every message's way
+    if type(value) is int:  # the usual case; every message is checked
         return value
     if isinstance(value, bool):
         return None
     try:
-        return int(operator.index(value))  # type: ignore[arg-type]  # what cannot be one raises
+        return int(operator.index(value))  # type: ignore[arg-type]  # raises if it cannot be converted
     except ERRORS_OF_OBJECTS:
         return None
 
 
 def real_number(value: object) -> float | None:
-    """Return a finite number of any kind (`int`, `float`, `Decimal`, `Fraction`, NumPy's) as a float, or None."""
+    """Return a finite number (`int`, `float`, `Decimal`, `Fraction`, NumPy's) as a float; None: it is not one."""
     if isinstance(value, bool):
         return None
     if not isinstance(value, numbers.Real | Decimal):
         value = whole_number(value)
     try:
-        found = float(value)  # type: ignore[arg-type]  # None raises, too
+        number = float(value)  # type: ignore[arg-type]  # raises for None, too
     except ERRORS_OF_OBJECTS:  # too large, a signalling NaN
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 def check_bigint(name: str, value: int) -> int:
-    """Return a whole number that fits a `bigint`.
+    """Check that a value is a whole number within the range of `bigint`, and return it as an `int`.
 
     Raises:
-        InvalidInputError: it is something else.
+        InvalidInputError: it is not.
     """
-    found = whole_number(value)
-    if found is None or not -_BIGINT <= found < _BIGINT:
+    number = whole_number(value)
+    if number is None or not -_BIGINT <= number < _BIGINT:
         raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {shown(value)}")
-    return found
+    return number
 
 
 def check_between(what: str, value: int, least: int, most: int) -> int:
-    """Return a whole number from `least` to `most`; `what` begins the error's text.
+    """Check that a value is a whole number from `least` to `most`, and return it as an `int`.
 
     Raises:
-        InvalidInputError: it is something else.
+        InvalidInputError: it is not; the message begins with `what`.
     """
-    found = whole_number(value)
-    if found is None or not least <= found <= most:
+    number = whole_number(value)
+    if number is None or not least <= number <= most:
         raise InvalidInputError(f"{what} must be {least} to {most}, not {shown(value)}")
-    return found
+    return number
 
 
 def check_limit(limit: int) -> int:
-    """Return a limit of 1 to 10,000.
+    """Check that a limit is from 1 to `MAX_LIMIT`, and return it as an `int`.
 
     Raises:
-        InvalidInputError: it is something else.
+        InvalidInputError: it is not.
     """
     return check_between("a limit", limit, 1, MAX_LIMIT)
 
 
 def check_flag(name: str, value: bool) -> bool:
-    """Return a bool.
+    """Check that a value is a bool, and return it.
 
     Raises:
-        InvalidInputError: it is something else.
+        InvalidInputError: it is not.
     """
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
-def check_purge_days(days: float) -> float:
-    """Return a number of days after which closed conversations may go.
+def check_timeout_minutes(minutes: float) -> float:
+    """Check that a timeout is from one second to ten years, and return it in minutes.
 
     Raises:
-        InvalidInputError: it is not more than 0 and at most 36,500.
+        InvalidInputError: it is not, or not a number.
     """
-    found = real_number(days)
-    if found is None or not 0 < found <= MAX_PURGE_DAYS:
+    number = real_number(minutes)
+    if number is None or not MIN_TIMEOUT_MINUTES <= number <= MAX_TIMEOUT_MINUTES:
+        raise InvalidInputError(f"use one second to ten years ({MAX_TIMEOUT_MINUTES} minutes)")
+    return number
+
+
+def check_purge_days(days: float) -> float:
+    """Check the number of days since their end after which conversations are deleted, and return it.
+
+    Raises:
+        InvalidInputError: it is not a number greater than 0 and at most `MAX_PURGE_DAYS`.
+    """
+    number = real_number(days)
+    if number is None or not 0 < number <= MAX_PURGE_DAYS:
         raise InvalidInputError(f"closed before {shown(days)} days: use more than 0 and at most {MAX_PURGE_DAYS} days")
-    return found
+    return number
 
 
 def check_purge_batch(batch_size: int) -> int:
-    """Return a batch size of 1 to 1,000.
+    """Check that the batch size of a purge is from 1 to `MAX_PURGE_BATCH`, and return it as an `int`.
 
     Raises:
-        InvalidInputError: it is something else.
+        InvalidInputError: it is not.
     """
     return check_between("the batch size of a purge", batch_size, 1, MAX_PURGE_BATCH)
 
 
 def check_purge_rate(max_rate: float | None) -> float | None:
-    """Return conversations per second at most, or None for no limit.
+    """Check the rate limit of a purge, in conversations per second, and return it; None: no limit.
 
     Raises:
-        InvalidInputError: it is not a number from 1 on.
+        InvalidInputError: it is not a number from `MIN_PURGE_RATE` to `MAX_RATE`.
     """
     if max_rate is None:
         return None
-    found = real_number(max_rate)
-    if found is None or found < 1:
-        raise InvalidInputError(f"the rate of a purge must be at least 1 per second, not {shown(max_rate)}")
-    return found
+    number = real_number(max_rate)
+    if number is None or not MIN_PURGE_RATE <= number <= MAX_RATE:
+        bounds = f"{MIN_PURGE_RATE} to {MAX_RATE}"
+        raise InvalidInputError(f"the rate of a purge must be {bounds} per second, not {shown(max_rate)}")
+    return number
 
 
 def parse_listen_address(text: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`, where an IPv6 host stands in brackets; port 0 is any free one.
+    """Return host and port of `HOST:PORT`; an IPv6 host is in brackets; port 0 lets the system choose a free one.
 
     Raises:
-        InvalidInputError: it is something else.
+        InvalidInputError: it does not have this form.
     """
-    found = _LISTEN_ADDRESS.fullmatch(text) if isinstance(text, str) else None
-    if found is None or int(found["port"]) > MAX_PORT:
+    match = _LISTEN_ADDRESS.fullmatch(text) if isinstance(text, str) else None
+    if match is None or int(match["port"]) > MAX_PORT:
         raise InvalidInputError(
             f"{shown(text)} is no address to listen at: use HOST:PORT, such as 127.0.0.1:8080 or 0.0.0.0:8080"
         )
-    return found["ipv6"] or found["host"], int(found["port"])
+    return match["ipv6"] or match["host"], int(match["port"])
 
 
 def parse_log_level(value: object) -> str:
-    """Return DEBUG, INFO, WARNING, ERROR or CRITICAL for a word or a number that means one of them.
+    """Return DEBUG, INFO, WARNING, ERROR or CRITICAL.
 
     Args:
-        value: in any letter case, also as other programs' loggers say it (`warn`, `trace`, `fatal`, `notset`); a number
-            as of Python's `logging` means the level from which on its lines are at least that.
+        value: the level's name in any letter case, a name from another logging library (`warn`, `trace`, `fatal`,
+            `notset`), or a number as in Python's `logging`, which is rounded up to the next level.
 
     Raises:
-        InvalidInputError: it means none.
+        InvalidInputError: it is not a log level.
     """
     word = str(value).strip().upper() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if re.fullmatch(r"[0-9]{1,9}", word):
         return next((name for name, number in _LEVELS.items() if number >= int(word)), "CRITICAL")
-    name = _LEVEL_OF_WORD.get(word, word)
+    name = _LEVEL_OF_SYNONYM.get(word, word)
     if name not in _LEVELS:
         raise InvalidInputError(f"use {', '.join(_LEVELS)} or a number from 0 to 50")
     return name
 
 
 def check_uuid(name: str, value: UUID | str) -> UUID:
-    """Return an id that is a UUID.
+    """Check that an id is a UUID, and return it as one.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is not.
     """
     if isinstance(value, UUID):
         return value
@@ -192,10 +218,10 @@ def check_uuid(name: str, value: UUID | str) -> UUID:
 
 
 def check_text_id(name: str, value: str) -> str:
-    """Return an id that is text.
+    """Check that an id is printable text of 1 to `MAX_TEXT_LENGTH` characters, and return it.
 
     Raises:
-        InvalidInputError: it is empty, too long, or holds control characters.
+        InvalidInputError: it is not text, is empty or too long, or has control characters.
     """
     if not isinstance(value, str) or not value or len(value) > MAX_TEXT_LENGTH or not value.isprintable():
         raise InvalidInputError(f"{name} must be printable text of 1 to {MAX_TEXT_LENGTH} characters")
@@ -203,10 +229,10 @@ def check_text_id(name: str, value: str) -> str:
 
 
 def check_id(kind: str, name: str, value: Any) -> UUID | int | str:
-    """Return an id of a column that holds `bigint`, `uuid` or `text`.
+    """Check that an id fits its column, and return it; `kind` is the column's type: `bigint`, `uuid` or `text`.
 
     Raises:
-        InvalidInputError: it is none of that kind.
+        InvalidInputError: it does not.
     """
     return _CHECK_OF_KIND[kind](name, value)
 
@@ -219,10 +245,10 @@ _CHECK_OF_KIND: dict[str, Callable[[str, Any], UUID | int | str]] = {
 
 
 def check_text(name: str, text: str | None) -> str | None:
-    """Return a short printable text.
+    """Check that a text is printable and of at most `MAX_TEXT_LENGTH` characters, and return it; None: no text.
 
     Raises:
-        InvalidInputError: it is too long, or holds control characters.
+        InvalidInputError: it is not text, is too long, or has control characters.
     """
     if text is None:
         return None

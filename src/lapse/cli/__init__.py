@@ -1,4 +1,4 @@
-"""The command `lapse`. Whatever is heavy is imported by the command that needs it: help must be quick."""
+"""The command `lapse`. Heavy modules are imported inside the commands that need them, so that help is fast."""
 
 from lapse.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The command's entry point: its sub-commands, and errors as one clear line."""
+"""Entry point of the command: its subcommands, and errors as one line each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from lapse.cli import (
     adopt_command,
     doctor_command,
     health_command,
-    inspect_commands,
+    migrate_command,
     preview_command,
     purge_command,
     replay_command,
+    status_command,
     worker_command,
 )
 from lapse.cli.streams import discard_unwritten, open_closed_streams, tell
@@ -29,7 +30,7 @@ from lapse.validation import parse_log_level
 FAILURE = 1
 WRONG_USE = 2
 INTERRUPTED = 130
-"""128 + SIGINT, as shells count."""
+"""128 + SIGINT, as in shells."""
 
 app = typer.Typer(
     name="lapse",
@@ -39,8 +40,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("worker")(worker_command.worker)
-app.command("migrate")(inspect_commands.migrate)
-app.command("status")(inspect_commands.status)
+app.command("migrate")(migrate_command.migrate)
+app.command("status")(status_command.status)
 app.command("adopt")(adopt_command.adopt)
 app.command("unadopt")(adopt_command.unadopt)
 app.command("health")(health_command.health)
@@ -50,8 +51,8 @@ app.command("purge")(purge_command.purge)
 app.command("replay")(replay_command.replay)
 
 
-def _show_version(is_wanted: bool) -> None:
-    if is_wanted:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"lapse {__version__}")
         raise typer.Exit
 
@@ -84,19 +85,19 @@ def main() -> NoReturn:
     except LapseError as error:
         code = _report(str(error), FAILURE)
     except BrokenPipeError:
-        code = FAILURE  # whoever read the output has gone; there is nobody to tell
+        code = FAILURE  # the reader of the output has gone; nobody is left to report to
     except OSError as error:
         code = _report(f"reading or writing failed: {error.strerror}", FAILURE)
     except Exception as error:
         code = _report(f"internal error: {type(error).__name__} (LOG_LEVEL=DEBUG shows where)", FAILURE)
     discard_unwritten()
-    # Python's last search for garbage among all that was imported would be most of the time that a stop takes.
+    # Skip the final garbage collection over all imported modules: it takes most of the time of a stop.
     gc.freeze()
     sys.exit(code)
 
 
 def _report(message: str, code: int) -> int:
-    """Write one line to standard error, and a traceback only for who asked for it."""
+    """Write one line to standard error, after a traceback if LOG_LEVEL is DEBUG; return the exit code."""
     if _wants_traceback():
         tell(traceback.format_exc().rstrip())
     tell(f"lapse: {' '.join(message.split())}")

@@ -1,4 +1,4 @@
-"""Opening the database that a command's option or the settings name."""
+"""Settings and database of a command, from its options and the environment."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ OPTIONS = {
     "idle_timeout_minutes": "--idle-minutes",
     "expiration_minutes": "--expiration-minutes",
 }
-"""The option of each setting, in every command that has it."""
+"""The option of each setting; it has the same name in every command."""
 
 
 def configure(log_stream: TextIO, **options: Any) -> Settings:
-    """Return the settings with these options by their fields' names (None: not given), and begin to log.
+    """Configure logging, and return the settings; `options` are by field name, and None means not given.
 
     Raises:
-        SettingsError: one is not usable; the line names the option, or the variable where it is from there.
+        SettingsError: a value is not usable; the message names the option or variable it comes from.
     """
     from lapse.logs import configure_logging
     from lapse.settings import Settings, check_log_level
@@ -44,10 +44,10 @@ def configure(log_stream: TextIO, **options: Any) -> Settings:
 
 
 def open_database(database_url: str | None, **options: Any) -> tuple[Database, Settings]:
-    """Return the database, to which nothing is connected yet, and the settings; the log goes to standard error.
+    """Return the database, not connected yet, and the settings; logs go to standard error.
 
     Raises:
-        SettingsError: as `configure`, or the URL is not usable.
+        SettingsError: as `configure`, or the database URL is not usable.
     """
     from lapse.store import Database
 
@@ -58,7 +58,11 @@ def open_database(database_url: str | None, **options: Any) -> tuple[Database, S
 
 @contextmanager
 def naming_url(*, is_option: bool) -> Iterator[None]:
-    """Say in the error of a URL where it is from: the option, or the variable."""
+    """Name the origin of the database URL, option or variable, in errors about it.
+
+    Raises:
+        SettingsError: the one raised inside, with the name.
+    """
     from lapse.settings import url_variable
 
     try:
@@ -69,10 +73,10 @@ def naming_url(*, is_option: bool) -> Iterator[None]:
 
 
 def require_file(database: Database) -> None:
-    """Let a database pass that is there already: connecting to SQLite would make an empty one.
+    """Check that a SQLite database exists: connecting would create an empty file.
 
     Raises:
-        SchemaMissingError: it is a SQLite file that does not exist.
+        SchemaMissingError: it does not.
     """
     if database.path is not None and not database.path.exists():
         raise SchemaMissingError(f"there is no database {database.safe_url} yet: run `lapse migrate`")

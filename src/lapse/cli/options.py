@@ -1,4 +1,4 @@
-"""Options that several commands share. Settings read the environment; the help only names the variables."""
+"""Options shared by several commands. The settings read the variables that the help texts name."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ T = TypeVar("T")
 
 
 def help_with_variable(text: str, variable: str, default: str | None = None) -> str:
-    """Return a help text that names the option's environment variable and default."""
+    """Return the help text of an option with its environment variable and default (None: not shown)."""
     return f"{text} [env: {variable}]" + (f" [default: {default}]" if default else "")
 
 
 def check_option(option: str, value: T, check: Callable[[T], object]) -> None:
-    """Check the value of an option that is no setting.
+    """Check the value of an option that is not a setting.
 
     Raises:
-        InvalidInputError: it is not usable; the line names the option.
+        InvalidInputError: `check` refuses it; the message names the option.
     """
     try:
         check(value)
     except InvalidInputError as error:
-        shown = str(value).removesuffix(".0") if isinstance(value, float) else value
-        raise InvalidInputError(f"{option} {shown} is not usable: {error}") from None
+        text = str(value).removesuffix(".0") if isinstance(value, float) else value
+        raise InvalidInputError(f"{option} {text} is not usable: {error}") from None
 
 
 DatabaseUrl = Annotated[

@@ -17,8 +17,8 @@ from lapse.cli.options import AsJson, DatabaseUrl, IdleMinutes
 if TYPE_CHECKING:
     from lapse.models import Preview
 
-_HEIGHT = 5
-"""Lines of the histogram."""
+_HISTOGRAM_HEIGHT = 5
+"""Lines."""
 
 
 def preview(
@@ -28,17 +28,17 @@ def preview(
         typer.Option(
             metavar="N",
             show_default=False,
-            help="As if every conversation had been opened to expire so many minutes after its start. "
+            help="Preview as if every conversation expired this many minutes after its start. "
             "[default: the expires_at that each one has]",
         ),
     ] = None,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Count what a worker's first cycle would end, now: by status, owner and age. Reads only.
+    """Count the conversations that a worker's first cycle would end now, by status, owner and age. Reads only.
 
-    It works on lapse's own tables and on an application's, before and after `lapse adopt`. Where one is not adopted,
-    duplicates of a pair are counted like all others, though `lapse adopt` will end them.
+    Works on lapse's own tables and on an application's, before and after `lapse adopt`. In a table that is not adopted
+    yet, the count includes duplicates of a pair, which `lapse adopt` ends.
     """
     from lapse.settings import idle_timeout_seconds
     from lapse.store.preview import preview as read_preview
@@ -49,63 +49,63 @@ def preview(
     idle_timeout = timedelta(seconds=idle_timeout_seconds(settings.idle_timeout_minutes))
     expiration = None if expiration_minutes is None else settings.expiration
     try:
-        found = read_preview(database, idle_timeout, expiration)
+        result = read_preview(database, idle_timeout, expiration)
     finally:
         database.close()
     if as_json:
-        typer.echo(json.dumps({"database": database.safe_url, **asdict(found)}, default=_iso))
+        typer.echo(json.dumps({"database": database.safe_url, **asdict(result)}, default=_iso))
     else:
-        shown = preview_text(found, is_unicode=is_unicode(sys.stdout))
-        typer.echo(f"{database.safe_url}\n{shown}\n{_note(found)}nothing was changed")
+        text = preview_text(result, is_unicode=is_unicode(sys.stdout))
+        typer.echo(f"{database.safe_url}\n{text}\n{_note(result)}nothing was changed")
 
 
-def _note(found: Preview) -> str:
-    if not (found.is_before_adoption and found.conversations):
+def _note(result: Preview) -> str:
+    if not (result.is_before_adoption and result.conversations):
         return ""
     return "not adopted yet: `lapse adopt` ends duplicates first, which are counted here\n"
 
 
 def is_unicode(stream: TextIO) -> bool:
-    """Tell whether a stream takes more than ASCII."""
+    """Return whether a stream can encode more than ASCII."""
     return (stream.encoding or "").lower().startswith("utf")
 
 
-def preview_text(found: Preview, *, is_unicode: bool) -> str:
-    """Return a preview for people, in lines; it holds no address of anybody."""
+def preview_text(result: Preview, *, is_unicode: bool) -> str:
+    """Return a preview as text, without addresses."""
     expiry = (
-        "" if found.expiration_minutes is None else f", expired {found.expiration_minutes:g} minutes after its start"
+        "" if result.expiration_minutes is None else f", expired {result.expiration_minutes:g} minutes after its start"
     )
     lines = [
-        f"at {found.now:%Y-%m-%d %H:%M:%S} UTC a first cycle would end {found.conversations:,} "
-        f"conversation{'' if found.conversations == 1 else 's'}",
-        f"(idle after {found.idle_minutes:g} minutes{expiry})",
+        f"at {result.now:%Y-%m-%d %H:%M:%S} UTC a first cycle would end {result.conversations:,} "
+        f"conversation{'' if result.conversations == 1 else 's'}",
+        f"(idle after {result.idle_minutes:g} minutes{expiry})",
     ]
-    if found.oldest is None or found.newest is None:
+    if result.oldest is None or result.newest is None:
         return "\n".join(lines)
     arrow = "→" if is_unicode else "->"
-    width = len(f"{found.conversations:,}")
+    width = len(f"{result.conversations:,}")
 
-    def part(title: str, rows: Iterable[tuple[int, str]]) -> list[str]:
-        return ["", title, *(f"  {number:>{width},}  {what}" for number, what in rows)]
+    def section(title: str, rows: Iterable[tuple[int, str]]) -> list[str]:
+        return ["", title, *(f"  {count:>{width},}  {label}" for count, label in rows)]
 
-    owners = [(number, owner) for owner, number in found.by_owner]
-    if more := found.owners - len(owners):
-        rest = found.conversations - sum(number for number, _ in owners)
+    owners = [(number, owner) for owner, number in result.by_owner]
+    if more := result.owners - len(owners):
+        rest = result.conversations - sum(number for number, _ in owners)
         owners.append((rest, f"of {more:,} other{'' if more == 1 else 's'}"))
-    lines += part("by status", ((number, f"{before} {arrow} {after}") for before, after, number in found.by_status))
-    lines += part("by owner", owners)
-    lines += part("past the deadline by", ((number, age) for age, number in found.by_age.items()))
-    lines += ["", f"oldest deadline  {_iso(found.oldest)}", f"newest deadline  {_iso(found.newest)}", ""]
-    return "\n".join([*lines, _picture(found, is_unicode=is_unicode)])
+    lines += section("by status", ((number, f"{before} {arrow} {after}") for before, after, number in result.by_status))
+    lines += section("by owner", owners)
+    lines += section("past the deadline by", ((number, age) for age, number in result.by_age.items()))
+    lines += ["", f"oldest deadline  {_iso(result.oldest)}", f"newest deadline  {_iso(result.newest)}", ""]
+    return "\n".join([*lines, _histogram(result, is_unicode=is_unicode)])
 
 
-def _picture(found: Preview, *, is_unicode: bool) -> str:
+def _histogram(result: Preview, *, is_unicode: bool) -> str:
     from lapse.replay.chart import draw_columns
 
-    first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (found.histogram_begin, found.histogram_end))
-    if found.oldest is not None and found.oldest < found.histogram_begin:
+    first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (result.histogram_begin, result.histogram_end))
+    if result.oldest is not None and result.oldest < result.histogram_begin:
         first += " and before"
-    return draw_columns("deadlines", found.histogram, (first, last), height=_HEIGHT, is_unicode=is_unicode)
+    return draw_columns("deadlines", result.histogram, (first, last), height=_HISTOGRAM_HEIGHT, is_unicode=is_unicode)
 
 
 def _iso(moment: datetime) -> str:

@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 
     from lapse.models import PurgeResult
     from lapse.store import Database
-    from lapse.store.purge import Purger
+    from lapse.store.purger import Purger
 
 
 def purge(
     closed_before: Annotated[
         float,
-        typer.Option(metavar="DAYS", show_default=False, help="Delete what ended more than so many days ago."),
+        typer.Option(
+            metavar="DAYS", show_default=False, help="Delete conversations that ended more than this many days ago."
+        ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be deleted; change nothing.")] = False,
     as_json: AsJson = False,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Conversations per transaction, 1 to 1000.")
+        int, typer.Option(metavar="N", help=f"Conversations per transaction, 1 to {MAX_PURGE_BATCH}.")
     ] = MAX_PURGE_BATCH,
     max_rate: Annotated[
         float | None,
@@ -42,22 +44,22 @@ def purge(
     ] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Delete closed conversations with their events, for good. Open ones are never touched.
+    """Delete closed conversations and their events permanently. Open ones are never touched.
 
-    Safe beside messages, workers and other purges. It may be stopped at any time: the batches before that are done,
-    and the next purge goes on from there.
+    Safe to run beside messages, workers and other purges. It may be stopped at any time: what is deleted stays deleted,
+    and the next purge continues from there.
     """
     check_purge_days(closed_before)
     check_option("--batch-size", batch_size, check_purge_batch)
     check_option("--max-rate", max_rate, check_purge_rate)
-    flag = StopEvent()
-    with stop_on_signals(flag):
+    stop_event = StopEvent()
+    with stop_on_signals(stop_event):
         database, _ = open_database(database_url)
         try:
             if dry_run:
-                _preview(database, closed_before, flag, as_json=as_json)
+                _preview(database, closed_before, stop_event, as_json=as_json)
             else:
-                _purge(database, closed_before, flag, as_json=as_json, batch_size=batch_size, max_rate=max_rate)
+                _purge(database, closed_before, stop_event, as_json=as_json, batch_size=batch_size, max_rate=max_rate)
         except Interrupted:
             raise typer.Abort from None
         finally:
@@ -65,7 +67,12 @@ def purge(
 
 
 def _purger(database: Database) -> Purger:
-    """Return the purger once the schema is known to be there."""
+    """Check that the database has its schema, and return its purger.
+
+    Raises:
+        SchemaError: it does not have it.
+        DatabaseError: it refused, or cannot be reached.
+    """
     from lapse.store import ConversationRepository, check_schema
 
     require_file(database)
@@ -73,33 +80,33 @@ def _purger(database: Database) -> Purger:
     return ConversationRepository(database).purger
 
 
-def _preview(database: Database, closed_before: float, flag: StopEvent, *, as_json: bool) -> None:
+def _preview(database: Database, closed_before: float, stop_event: StopEvent, *, as_json: bool) -> None:
     begin = time.monotonic()
-    with flag.interruptible():
-        found = _purger(database).preview(closed_before)
+    with stop_event.interruptible():
+        result = _purger(database).preview(closed_before)
     if as_json:
-        typer.echo(_as_json(found, begin, is_dry_run=True))
+        typer.echo(_as_json(result, begin, is_dry_run=True))
     else:
-        typer.echo(f"would delete {_as_text(found)}; nothing was changed")
+        typer.echo(f"would delete {_as_text(result)}; nothing was changed")
 
 
-def _purge(database: Database, closed_before: float, flag: StopEvent, *, as_json: bool, **options: Any) -> None:
-    with flag.interruptible():
+def _purge(database: Database, closed_before: float, stop_event: StopEvent, *, as_json: bool, **options: Any) -> None:
+    with stop_event.interruptible():
         purger = _purger(database)
     begin = time.monotonic()
-    so_far: list[PurgeResult] = []
+    totals: list[PurgeResult] = []  # of all batches so far; empty before the first
     try:
         with _progress() as show:
 
-            def note(done: PurgeResult) -> None:
-                so_far[:] = [done]
-                show(done)
+            def on_batch(total: PurgeResult) -> None:
+                totals[:] = [total]
+                show(total)
 
-            result = purger.purge(closed_before, stop_event=flag, on_batch=note, **options)
+            result = purger.purge(closed_before, stop_event=stop_event, on_batch=on_batch, **options)
     except DatabaseError as error:
-        if not so_far:
+        if not totals:
             raise
-        raise type(error)(f"{error}; before that it deleted {_as_text(so_far[0])}") from error
+        raise type(error)(f"{error}; before that it deleted {_as_text(totals[0])}") from error
     if as_json:
         typer.echo(_as_json(result, begin, is_dry_run=False))
     else:
@@ -111,9 +118,9 @@ def _purge(database: Database, closed_before: float, flag: StopEvent, *, as_json
 
 @contextmanager
 def _progress() -> Iterator[Callable[[PurgeResult], None]]:
-    """Yield what shows how far a purge has come: by when conversations ended, since nobody has counted them."""
+    """Yield a function that shows the progress of a purge: by date, because the conversations are not counted."""
     if not sys.stderr.isatty():
-        yield lambda _done: None
+        yield lambda _total: None
         return
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeRemainingColumn
@@ -127,20 +134,20 @@ def _progress() -> Iterator[Callable[[PurgeResult], None]]:
     ) as bar:
         task = bar.add_task("purge", total=None, deleted=0)
 
-        def show(done: PurgeResult) -> None:
-            if done.oldest and done.newest:
-                total, completed = done.closed_before - done.oldest, done.newest - done.oldest
-                bar.update(task, total=total.total_seconds(), completed=completed.total_seconds())
-            bar.update(task, deleted=done.conversations)
+        def show(total: PurgeResult) -> None:
+            if total.oldest and total.newest:
+                period, completed = total.closed_before - total.oldest, total.newest - total.oldest
+                bar.update(task, total=period.total_seconds(), completed=completed.total_seconds())
+            bar.update(task, deleted=total.conversations)
 
         yield show
 
 
 def _as_text(result: PurgeResult) -> str:
-    counted = f"{_number(result.conversations, 'conversation')} and {_number(result.events, 'event')}"
+    counts = f"{_count(result.conversations, 'conversation')} and {_count(result.events, 'event')}"
     if result.oldest is None or result.newest is None:
-        return counted
-    return f"{counted} (ended from {_iso(result.oldest)} to {_iso(result.newest)})"
+        return counts
+    return f"{counts} (ended from {_iso(result.oldest)} to {_iso(result.newest)})"
 
 
 def _as_json(result: PurgeResult, begin: float, *, is_dry_run: bool) -> str:
@@ -150,8 +157,8 @@ def _as_json(result: PurgeResult, begin: float, *, is_dry_run: bool) -> str:
     return json.dumps(values | {"dry_run": is_dry_run, "seconds": round(time.monotonic() - begin, 3)})
 
 
-def _number(count: int, of_what: str) -> str:
-    return f"{count:,} {of_what}{'' if count == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _iso(moment: datetime) -> str:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lapse.settings import Settings
     from lapse.store.chronicle import Chronicle
 
-LONG_LOG = 2_000
-"""Messages from which on a progress bar is worth its line."""
+PROGRESS_BAR_MESSAGES = 2_000
+"""Shorter logs are replayed without a progress bar."""
 
 
 def replay(
@@ -53,20 +53,20 @@ def replay(
         ),
     ] = None,
     as_json: AsJson = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out and count them.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip bad lines and count them.")] = False,
     database_url: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             show_default=False,
-            help="Database to use; it must hold no conversations. [default: a temporary SQLite file, whatever "
-            "DATABASE_URL says]",
+            help="Database to use; it must not contain conversations. [default: a temporary SQLite file; "
+            "DATABASE_URL is ignored]",
         ),
     ] = None,
 ) -> None:
-    """What would these timeouts have done? Sends a log of messages through the real service in virtual time.
+    """Replay a message log in virtual time, through the real service, to see the effect of timeouts.
 
-    FILE.csv has the columns at, owner_id, from_number, to_number, channel, sender and, if you like, message_id.
+    FILE.csv has the columns at, owner_id, from_number, to_number, channel, sender and, optionally, message_id.
     """
     if events is not None and not events.absolute().parent.is_dir():
         raise typer.BadParameter(f"the folder of {events} does not exist", param_hint="--events")
@@ -88,8 +88,8 @@ def replay(
                 return
             is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
             width = shutil.get_terminal_size().columns
-            picture = draw_open_conversations(chronicle, width, is_unicode=is_unicode)
-            typer.echo(f"{_summary_text(summary, settings)}\n\n{picture}")
+            chart = draw_open_conversations(chronicle, width, is_unicode=is_unicode)
+            typer.echo(f"{_summary_text(summary, settings)}\n\n{chart}")
 
 
 def _write_events(chronicle: Chronicle, path: Path) -> None:
@@ -118,7 +118,14 @@ def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
 def _service_in_virtual_time(
     database_url: str | None, settings: Settings, log: MessageLog
 ) -> Iterator[ConversationService]:
-    """Replay the log and hand out the service on what it left behind."""
+    """Replay the log, and yield the service of the resulting database.
+
+    Raises:
+        SettingsError: the database URL is not usable.
+        ReplayError: the database contains conversations already.
+        SchemaError: the database has no schema that this lapse can use.
+        DatabaseError: it refused, or cannot be reached.
+    """
     from lapse.replay import VirtualClock
     from lapse.replay import replay as replay_messages
     from lapse.service import ConversationService
@@ -145,7 +152,7 @@ def _service_in_virtual_time(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    if total < LONG_LOG or not sys.stderr.isatty():
+    if total < PROGRESS_BAR_MESSAGES or not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.console import Console

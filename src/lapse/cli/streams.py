@@ -1,4 +1,4 @@
-"""The standard streams of the command: they may be closed, full, or read by nobody."""
+"""Standard streams of the command, which may be closed, full, or without a reader."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 
 def open_closed_streams() -> None:
-    """Take the places of standard streams that were closed (`>&-`): the next file, the database say, would get them.
+    """Reopen closed standard streams (`>&-`) on /dev/null: the next file opened would get their file descriptors.
 
-    Reading finds nothing, what is written to standard output fails as before, what is said on standard error is lost.
+    Standard input is then empty, writing to standard output fails as before, and standard error is discarded.
     """
     for number, name in enumerate(_STREAMS):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)  # gets the lowest free descriptor
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 def tell(line: str) -> None:
-    """Write a line to standard error, if that is possible: nothing fails for want of somebody who reads it."""
+    """Write a line to standard error; a failure to write it is ignored."""
     with suppress(OSError):
         typer.echo(line, err=True)
 
 
 def discard_unwritten() -> None:
-    """Throw away what cannot be written: Python would try again at its exit, and make that a failure."""
+    """Discard buffered output that cannot be written: Python would retry at exit, and change the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -17,6 +17,7 @@ from lapse.cli.streams import tell
 from lapse.errors import BacklogError, InvalidInputError
 from lapse.shutdown import StopEvent, exit_on_signals, ignore_stop_signals, stop_on_signals
 from lapse.systemd import Systemd
+from lapse.validation import MAX_LIMIT
 
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
@@ -31,7 +32,7 @@ def worker(
             metavar="SECONDS",
             show_default=False,
             help=help_with_variable(
-                "Longest wait between two cycles; a deadline that comes sooner shortens it.",
+                "Maximum time between two cycles; an earlier deadline shortens it.",
                 "BACKGROUND_TASK_INTERVAL",
                 "60",
             ),
@@ -42,7 +43,7 @@ def worker(
         typer.Option(
             metavar="SECONDS",
             show_default=False,
-            help=help_with_variable("Shortest time between two cycles.", "BACKGROUND_TASK_MIN_WAIT", "1"),
+            help=help_with_variable("Minimum time between two cycles.", "BACKGROUND_TASK_MIN_WAIT", "1"),
         ),
     ] = None,
     batch_size: Annotated[
@@ -51,9 +52,9 @@ def worker(
             metavar="N",
             show_default=False,
             help=help_with_variable(
-                "Conversations per transaction, 1 to 10000.",
+                f"Conversations per transaction, 1 to {MAX_LIMIT}.",
                 "BACKGROUND_TASK_BATCH_SIZE",
-                "what fits into 0.1 seconds, 10 to 5000",
+                "adapted to take 0.1 seconds, 10 to 5000",
             ),
         ),
     ] = None,
@@ -63,7 +64,9 @@ def worker(
             metavar="N",
             show_default=False,
             help=help_with_variable(
-                "Conversations a second at most, to protect a shared database.", "BACKGROUND_TASK_MAX_RATE", "no limit"
+                "Maximum conversations per second, to protect a shared database.",
+                "BACKGROUND_TASK_MAX_RATE",
+                "no limit",
             ),
         ),
     ] = None,
@@ -73,20 +76,20 @@ def worker(
             metavar="N",
             show_default=False,
             help=help_with_variable(
-                "Adopted tables: more due than this at a worker's very first cycle, and it ends nothing but says so.",
+                "Adopted tables: if more than this are due at a worker's very first cycle, report them and end none.",
                 "BACKGROUND_TASK_BACKLOG_LIMIT",
                 "10000",
             ),
         ),
     ] = None,
     accept_backlog: Annotated[
-        bool, typer.Option("--accept-backlog", help="Adopted tables: end it, however much is due.")
+        bool, typer.Option("--accept-backlog", help="Adopted tables: end the backlog, whatever its size.")
     ] = False,
     expire_silently: Annotated[
         bool,
         typer.Option(
             "--expire-silently",
-            help="Adopted tables: end it, with events that say `silent` for what was due before a worker first began.",
+            help="Adopted tables: end the backlog; events of deadlines before the first worker are marked `silent`.",
         ),
     ] = False,
     http: Annotated[
@@ -95,7 +98,7 @@ def worker(
             metavar="HOST:PORT",
             show_default=False,
             help=help_with_variable(
-                "Answer probes and Prometheus there: /livez, /readyz, /health, /metrics. Not with --once.",
+                "Serve probes and metrics there: /livez, /readyz, /health, /metrics. Not with --once.",
                 "LAPSE_HTTP",
                 "no server",
             ),
@@ -105,19 +108,19 @@ def worker(
         bool,
         typer.Option(
             "--no-metrics",
-            help=help_with_variable("Switch metrics off.", "BACKGROUND_TASK_ENABLE_METRICS=false"),
+            help=help_with_variable("Disable metrics.", "BACKGROUND_TASK_ENABLE_METRICS=false"),
         ),
     ] = False,
 ) -> None:
-    """End idle and expired conversations on time, until SIGTERM or SIGINT. Run as many as you like.
+    """End idle and expired conversations on time, until SIGTERM or SIGINT. Any number of workers may run at once.
 
-    The timeouts are set by CONVERSATION_IDLE_TIMEOUT_MINUTES (30) and CONVERSATION_EXPIRATION_MINUTES (1440), the
-    log by LOG_LEVEL (INFO).
+    Environment: CONVERSATION_IDLE_TIMEOUT_MINUTES (default 30) and CONVERSATION_EXPIRATION_MINUTES (1440) set the
+    timeouts, LOG_LEVEL (INFO) sets the log level.
     """
     if once and http is not None:
         raise InvalidInputError("--http does not go with --once: a single cycle is over before anybody asks")
-    flag = StopEvent()
-    # Before the heavy imports: a stop that comes while the worker starts is a clean stop, too.
+    stop_event = StopEvent()
+    # Before the heavy imports, so that a stop signal during startup also exits with 0.
     with exit_on_signals():
         settings = configure(
             sys.stdout,
@@ -130,20 +133,20 @@ def worker(
             http=http,
             enable_metrics=False if no_metrics else None,
         )
-        _forget_other_processes_metrics()
+        _disable_multiprocess_metrics()
         from lapse.worker import BackgroundWorker
 
         systemd = Systemd()
         with naming_url(is_option=database_url is not None):
             worker = BackgroundWorker(
                 settings=settings,
-                stop_event=flag,
+                stop_event=stop_event,
                 accept_backlog=accept_backlog,
                 expire_silently=expire_silently,
                 report=systemd.report,
             )
         try:
-            _run_once(worker, flag) if once else _run(worker, flag, systemd)
+            _run_once(worker, stop_event) if once else _run(worker, stop_event, systemd)
         except BacklogError as error:
             if error.preview is not None:
                 tell(preview_text(error.preview, is_unicode=is_unicode(sys.stderr)) + "\n")
@@ -151,30 +154,30 @@ def worker(
         ignore_stop_signals()
 
 
-def _forget_other_processes_metrics() -> None:
-    """Keep Prometheus' client from files that an application of several processes with this environment writes.
+def _disable_multiprocess_metrics() -> None:
+    """Keep the Prometheus client out of its multiprocess mode, which the environment of an application may select.
 
-    It would keep this process's metrics there too, and those of an earlier worker with its process id would live on.
+    It would share files with that application, and continue the metrics of an earlier worker with the same process id.
     """
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
         os.environ.pop(name, None)
 
 
-def _run_once(worker: BackgroundWorker, flag: StopEvent) -> None:
+def _run_once(worker: BackgroundWorker, stop_event: StopEvent) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
 
-    with exported_traces(__version__), stop_on_signals(flag):
+    with exported_traces(__version__), stop_on_signals(stop_event):
         if not worker.run_once():
             raise typer.Exit(1)
 
 
-def _run(worker: BackgroundWorker, flag: StopEvent, systemd: Systemd) -> None:
+def _run(worker: BackgroundWorker, stop_event: StopEvent, systemd: Systemd) -> None:
     from lapse import __version__
     from lapse.tracing import exported_traces
 
-    with _http_server(worker), exported_traces(__version__), stop_on_signals(flag):
-        systemd.feed_watchdog(lambda: worker.progress.is_alive)
+    with _http_server(worker), exported_traces(__version__), stop_on_signals(stop_event):
+        systemd.feed_watchdog(lambda: worker.heartbeat.is_alive)
         try:
             worker.run()
         finally:
@@ -189,10 +192,10 @@ def _http_server(worker: BackgroundWorker) -> Iterator[None]:
         return
     from lapse.http import WorkerApp, serving
 
-    if worker.observer.registry is not None:
+    if worker.instrumentation.registry is not None:
         from prometheus_client import disable_created_metrics
 
-        # Half as many series again, that nobody looks at. Of the whole process: not where an application is around.
+        # They are a third of all series, and unused. The switch is global: only for a process of lapse's own.
         disable_created_metrics()  # type: ignore[no-untyped-call]
     with serving(WorkerApp(worker), listen):
         yield

@@ -1,4 +1,4 @@
-"""The worker's HTTP server: probes, health and metrics, for those who look after it."""
+"""The worker's HTTP server: probes, health and metrics, for operations."""
 
 from lapse.http.app import ROUTES, WorkerApp
 from lapse.http.server import serving

@@ -1,4 +1,4 @@
-"""What the worker answers over HTTP: one function per path."""
+"""The HTTP responses of the worker: one method per path."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 NOT_FOUND, WRONG_METHOD = "404 Not Found", "405 Method Not Allowed"
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-"""The text format of Prometheus' exposition formats."""
+"""Prometheus' text-based exposition format."""
 LIVENESS, READINESS = "/livez", "/readyz"
 ASKED_AT = "lapse.asked_at"
-"""In a request's environment: `time.monotonic()` when it came, where it had to wait for a thread."""
+"""WSGI variable: `time.monotonic()` at the arrival of a request, which may then wait for a thread."""
 
 
 class Reply(NamedTuple):
-    """What is answered."""
+    """A response."""
 
     status: str
     text: str
@@ -34,23 +34,23 @@ class Reply(NamedTuple):
 
 
 class WorkerApp:
-    """A WSGI application that speaks for one worker. It changes nothing, and reads of a request only its path."""
+    """WSGI application of one worker. It changes nothing, and uses only method and path of a request."""
 
     def __init__(self, worker: BackgroundWorker) -> None:
-        """Speak for this worker, from any thread."""
+        """Serve this worker; the application may be called from any thread."""
         self._worker = worker
         self._readiness = Readiness(partial(_check, worker.conversation_service.database))
 
     def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request."""
+        """Respond to a request."""
         method, path = environment["REQUEST_METHOD"], environment["PATH_INFO"]
-        answer = ROUTES.get(path)
-        if answer is None:
+        handler = ROUTES.get(path)
+        if handler is None:
             reply = Reply(NOT_FOUND, f"use one of {', '.join(ROUTES)}\n")
         elif method not in ("GET", "HEAD"):
             reply = Reply(WRONG_METHOD, "use GET\n")
         else:
-            reply = self.readyz(environment.get(ASKED_AT)) if path == READINESS else answer(self)
+            reply = self.readyz(environment.get(ASKED_AT)) if path == READINESS else handler(self)
         body = reply.text.encode()
         headers = {"Content-Type": reply.content_type, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
         if reply.status == WRONG_METHOD:
@@ -59,27 +59,27 @@ class WorkerApp:
         return [] if method == "HEAD" else [body]
 
     def livez(self) -> Reply:
-        """Answer whether the loop moves. Never a matter of the database: to start the worker anew mends none."""
-        worker, progress = self._worker, self._worker.progress
+        """Respond whether the loop makes progress. Independent of the database, which a restart would not repair."""
+        worker, heartbeat = self._worker, self._worker.heartbeat
         if worker.started_at is not None and not worker.running:  # its thread may have died in an application
             return Reply(UNAVAILABLE, "the loop has ended\n")
-        is_alive, doing = progress.is_alive, progress.described()
+        is_alive, doing = heartbeat.is_alive, heartbeat.description()
         return Reply(OK, f"alive: {doing}\n") if is_alive else Reply(UNAVAILABLE, f"the loop stands still: {doing}\n")
 
     def readyz(self, asked_at: float | None = None) -> Reply:
-        """Answer whether the worker can do its work now; `asked_at` as of `Readiness.ask`."""
+        """Respond whether the worker can do its work now; `asked_at` as for `Readiness.ask`."""
         if self._worker.stop_event.is_set():
             return Reply(UNAVAILABLE, "stopping\n")
         is_ready, reason = self._readiness.ask(asked_at)
         return Reply(OK, f"ready: {reason}\n") if is_ready else Reply(UNAVAILABLE, f"not ready: {reason}\n")
 
     def health(self) -> Reply:
-        """Answer with `get_health_status()`."""
+        """Respond with `get_health_status()` as JSON."""
         return Reply(OK, f"{json.dumps(self._worker.get_health_status())}\n", JSON)
 
     def metrics(self) -> Reply:
-        """Answer with the Prometheus metrics, in the one form that every scraper takes."""
-        registry = self._worker.observer.registry
+        """Respond with the metrics, in the format that every scraper accepts."""
+        registry = self._worker.instrumentation.registry
         if registry is None:
             return Reply(NOT_FOUND, "metrics are switched off (BACKGROUND_TASK_ENABLE_METRICS)\n")
         from prometheus_client import generate_latest
@@ -99,5 +99,5 @@ def _check(database: Database) -> None:
     try:
         check_ready(database)
     except DatabaseUnavailableError:
-        # Between two probes its connection may have been closed, by a pooler say: that is no database that is away.
+        # Its connection may have been closed between two probes, for example by a pooler: try once more with a new one.
         check_ready(database)

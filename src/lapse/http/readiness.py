@@ -1,4 +1,4 @@
-"""Readiness: could the worker do its work at the database now? An answer comes in limited time in any case."""
+"""Readiness: whether the database lets the worker do its work now, checked within a time limit."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from typing import NamedTuple
 from lapse.errors import LapseError
 
 LIMIT_SECONDS = 2.0
-"""How long the database may take to answer; a probe waits for no longer."""
+"""How long a probe waits for the database."""
 
 
 class Answer(NamedTuple):
-    """Whether it is so, and one line that says why."""
+    """Whether the database is ready, and one line with the reason."""
 
-    is_yes: bool
+    is_ready: bool
     reason: str
 
 
 class Readiness:
-    """Asks one question at a time, in a thread of its own, which may hang for as long as the database likes."""
+    """Runs one check at a time, in a thread of its own, which may hang as long as the database does."""
 
     def __init__(self, check: Callable[[], None], limit_seconds: float = LIMIT_SECONDS) -> None:
         """`check` raises a `LapseError` when the database is not ready."""
         self._check = check
         self._limit_seconds = limit_seconds
         self._lock = threading.Lock()
-        self._question: _Question | None = None
+        self._check_run: _Check | None = None
 
     def ask(self, asked_at: float | None = None) -> Answer:
-        """Return the database's answer to the question that is under way, or to a new one.
+        """Return the result of the check that is running, or else of a new one.
 
-        Once that has taken too long nobody waits for it any more, until it is answered.
+        A check that has exceeded the limit is not waited for; the answer is then that the database is not ready.
 
         Args:
-            asked_at: `time.monotonic()` when the probe came, where it could not be asked at once: an answer that was
-                given since is no old one.
+            asked_at: `time.monotonic()` at the arrival of the probe; a check that ended since then is recent enough.
+                None: now.
         """
         with self._lock:
-            question = self._question
-            if question is None or question.is_over_before(time.monotonic() if asked_at is None else asked_at):
-                question = _Question(self._check)
-                question.start()
-                self._question = question
-        question.join(max(0, question.began_at + self._limit_seconds - time.monotonic()))
-        return question.answer or Answer(False, f"the database has not answered within {self._limit_seconds:g} seconds")
+            run = self._check_run
+            if run is None or run.is_older_than(time.monotonic() if asked_at is None else asked_at):
+                run = _Check(self._check)
+                run.start()
+                self._check_run = run
+        run.join(max(0, run.began_at + self._limit_seconds - time.monotonic()))
+        return run.answer or Answer(False, f"the database has not answered within {self._limit_seconds:g} seconds")
 
 
-class _Question(threading.Thread):
-    """A question to the database, and its answer once there is one."""
+class _Check(threading.Thread):
+    """One check of the database; `answer` is None until it ends."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         super().__init__(name="lapse-readiness", daemon=True)
@@ -59,8 +59,8 @@ class _Question(threading.Thread):
         self.ended_at: float | None = None
         self.answer: Answer | None = None
 
-    def is_over_before(self, moment: float) -> bool:
-        """Tell whether its answer is older than this moment, or will never come: a fork leaves threads behind."""
+    def is_older_than(self, moment: float) -> bool:
+        """Return whether it ended before this time, or never will: threads do not survive a fork."""
         return self.ended_at < moment if self.ended_at is not None else not self.is_alive()
 
     def run(self) -> None:

@@ -1,4 +1,4 @@
-"""The server behind `lapse worker --http`: it listens before the worker starts, and never holds up its stop."""
+"""The server behind `lapse worker --http`: it listens before the worker starts, and never delays its stop."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from lapse.logs import EventLogger
 from lapse.validation import parse_listen_address
 
 THREADS = 1
-"""For all paths but those of the probes, which have a thread each: however many ask for the rest, a probe waits for
-none of them, and `/readyz`, which waits for the database, holds up nobody but itself. More would be in the way of the
-one that accepts: they are Python, of which one runs at a time."""
-MOST_CONNECTIONS = 100
-"""Probes and scrapes need a handful. Beyond, an old connection is closed for each new one."""
-ACCEPTED_AT_ONCE = 20
-"""Between two looks at all connections: in a crowd, who comes waits for as many looks as there are before it."""
-SECONDS_TO_ASK = 1.0
-"""In a crowd, who has not asked for so long is the first to go."""
-MOST_SECONDS = 10
-"""So long a connection may take for its request, and then for its answer."""
-MOST_REQUEST_BYTES = 16 * 1024
-REST_SECONDS = 0.05
-"""Before the server tries again to accept where the process has no file descriptor left, and it holds none itself."""
+"""For all paths except those of the probes, which have one thread each: requests for other paths never delay a probe,
+and `/readyz`, which waits for the database, delays only itself. More threads would slow down the one that accepts
+connections, because only one thread runs Python code at a time."""
+MAX_CONNECTIONS = 100
+"""Probes and scrapes need a handful. Above this, an old connection is closed for each new one."""
+ACCEPTS_PER_POLL = 20
+"""Connections accepted between two polls: under load, a new connection waits one poll per so many before it."""
+REQUEST_GRACE_SECONDS = 1.0
+"""Under load, connections that have not sent a request within this time are closed first."""
+CONNECTION_TIMEOUT_SECONDS = 10
+"""For receiving a request, and again for sending its response."""
+MAX_REQUEST_BYTES = 16 * 1024
+ACCEPT_RETRY_SECONDS = 0.05
+"""Pause before the next attempt to accept when the process has no free file descriptor and nothing can be closed."""
 
 log = EventLogger(__name__)
 
 
 class _Request(HTTPRequestParser):
-    """One request for each connection: what a client sends without waiting for its answer is not looked at."""
+    """Reads one request per connection; pipelined requests are ignored."""
 
     def received(self, data: bytes) -> int:
-        taken: int = super().received(data)
-        return len(data) if self.completed else taken
+        consumed: int = super().received(data)
+        return len(data) if self.completed else consumed
 
 
 class _Answer(WSGITask):
-    """One answer for each connection."""
+    """Sends one response per connection."""
 
     channel: Any
 
@@ -68,7 +68,7 @@ class _Answer(WSGITask):
 
 
 class _Connection(HTTPChannel):
-    """A connection, for one request."""
+    """A connection for one request."""
 
     parser_class = _Request
     task_class = _Answer
@@ -76,7 +76,7 @@ class _Connection(HTTPChannel):
 
 
 class _Server(TcpWSGIServer):
-    """A server of which no client can take more than its share: not of connections, threads, time or memory."""
+    """Bounds what clients can use: connections, threads, time and memory."""
 
     channel_class = _Connection
     active_channels: Any
@@ -87,66 +87,66 @@ class _Server(TcpWSGIServer):
     ) -> None:
         of_socket = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(app, channels, _sock=listener, adj=adjustments, bind_socket=False, sockinfo=of_socket)
-        self._for_liveness, self._for_readiness = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
-        for dispatcher in (self._for_liveness, self._for_readiness):
+        self._liveness_dispatcher, self._readiness_dispatcher = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
+        for dispatcher in (self._liveness_dispatcher, self._readiness_dispatcher):
             dispatcher.set_thread_count(1)
         self._closing, self._is_closed = threading.Lock(), False
-        of_process, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        is_limited = of_process != resource.RLIM_INFINITY
-        # The database needs some as well.
-        self._most = min(MOST_CONNECTIONS, of_process // 4) if is_limited else MOST_CONNECTIONS
+        file_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        is_limited = file_limit != resource.RLIM_INFINITY
+        # The database needs file descriptors as well.
+        self._max_connections = min(MAX_CONNECTIONS, file_limit // 4) if is_limited else MAX_CONNECTIONS
 
     def add_task(self, task: Any) -> None:
-        """Let the thread of its path answer a request."""
+        """Queue a request for the thread of its path."""
         task.asked_at = time.monotonic()
-        path = "/" + getattr(task.requests[0], "path", "").lstrip("/")  # as the application will see it
-        of_probes = {LIVENESS: self._for_liveness, READINESS: self._for_readiness}
-        of_probes.get(path, self.task_dispatcher).add_task(task)
+        path = "/" + getattr(task.requests[0], "path", "").lstrip("/")  # as the application gets it
+        dispatchers = {LIVENESS: self._liveness_dispatcher, READINESS: self._readiness_dispatcher}
+        dispatchers.get(path, self.task_dispatcher).add_task(task)
 
     def readable(self) -> bool:
-        """Take no new connection while there are too many, all of which are about to be told that the loop moves."""
-        return bool(super().readable()) and len(self.active_channels) <= self._most
+        """Return whether to accept: not above the limit, where all connections are about to get their response."""
+        return bool(super().readable()) and len(self.active_channels) <= self._max_connections
 
     def accept(self) -> Any:
-        """Accept a connection, where there is a file descriptor for it; else make room for the next try."""
+        """Accept a connection; without a free file descriptor, close one for the next attempt, and return None."""
         try:
             return super().accept()
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         if not self._close_one():
-            time.sleep(REST_SECONDS)  # or it would try without a pause
+            time.sleep(ACCEPT_RETRY_SECONDS)  # else the server would retry in a busy loop
         return None
 
     def handle_accept(self) -> None:
-        """Take new connections, then close old ones where there are too many.
+        """Accept new connections, then close old ones above the limit.
 
-        In this order: a closed one's file number would be a new one's, and the same look at all of them may have found
-        something to be done there for the old one.
+        In this order: a new connection could reuse the descriptor of a closed one, for which the same poll may have
+        reported events.
         """
-        for _ in range(ACCEPTED_AT_ONCE):
+        for _ in range(ACCEPTS_PER_POLL):
             before = len(self.active_channels)
             super().handle_accept()
             if len(self.active_channels) <= before:
                 break
-        while len(self.active_channels) > self._most and self._close_one():
+        while len(self.active_channels) > self._max_connections and self._close_one():
             pass
 
     def maintenance(self, now: float) -> None:
-        """Close what grows old, whatever it says, and also where it cannot be written to."""
+        """Close connections without a complete request in time, also those that cannot be written to."""
         for channel in list(self.active_channels.values()):
-            if not channel.requests and channel.creation_time < now - MOST_SECONDS:
+            if not channel.requests and channel.creation_time < now - CONNECTION_TIMEOUT_SECONDS:
                 channel.handle_close()
 
     def stop(self) -> None:
-        """Let the threads end, once they have nothing to do."""
-        for dispatcher in (self.task_dispatcher, self._for_liveness, self._for_readiness):
+        """Let the threads end once their queues are empty."""
+        for dispatcher in (self.task_dispatcher, self._liveness_dispatcher, self._readiness_dispatcher):
             dispatcher.set_thread_count(0)
 
     def pull_trigger(self) -> None:
-        """Wake the server's thread, as a thread does that has an answer; not once all is closed.
+        """Wake the server's thread, for example to send a response; not once everything is closed.
 
-        What is written to wake it goes to a bare file number, which may be another file's by then.
+        The trigger writes to a file descriptor, which another file may have by then.
         """
         with self._closing:
             if not self._is_closed:
@@ -159,58 +159,59 @@ class _Server(TcpWSGIServer):
             wasyncore.close_all(channels)
 
     def _close_one(self) -> bool:
-        """Close one that has not asked in a second, or whose answer takes time, or that has not asked; False: none.
+        """Close one connection; return whether there was one to close.
 
-        The oldest of its kind. Who has just come has not had the time to ask: last only the older half is looked at.
+        The first of these: the oldest without a request for a second; the oldest that waits for a slow response; the
+        oldest without a request, if it is in the older half: the newer ones had no time to send one.
         """
         channels = list(self.active_channels.values())
         silent = next((one for one in channels if not one.requests), None)
-        found = silent if silent is not None and silent.creation_time < time.time() - SECONDS_TO_ASK else None
-        for dispatcher in (self.task_dispatcher, self._for_readiness):
+        victim = silent if silent is not None and silent.creation_time < time.time() - REQUEST_GRACE_SECONDS else None
+        for dispatcher in (self.task_dispatcher, self._readiness_dispatcher):
             with dispatcher.lock:
-                if found is None and dispatcher.queue:
-                    found = dispatcher.queue.popleft()
-        if found is None and silent in channels[: (len(channels) + 1) // 2]:
-            found = silent
-        if found is not None:
-            found.handle_close()
-        return found is not None
+                if victim is None and dispatcher.queue:
+                    victim = dispatcher.queue.popleft()
+        if victim is None and silent in channels[: (len(channels) + 1) // 2]:
+            victim = silent
+        if victim is not None:
+            victim.handle_close()
+        return victim is not None
 
 
 @contextmanager
 def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
-    """Serve `app` in threads of their own while what is inside runs; yields host and port.
+    """Serve `app` in background threads during the block; yield host and port.
 
     Args:
-        app: is called by several threads.
+        app: called from several threads.
         listen: `HOST:PORT`.
 
     Raises:
-        InvalidInputError: `listen` is something else.
-        ListenError: nobody can listen there: the port is in use, say.
+        InvalidInputError: `listen` does not have this form.
+        ListenError: the address cannot be used: for example, the port is in use.
     """
     with _listening(listen) as listener:
         channels: dict[int, Any] = {}
         adjustments = Adjustments(
             sockets=[listener],
             threads=THREADS,
-            connection_limit=2 * MOST_CONNECTIONS,  # never reached
-            cleanup_interval=MOST_SECONDS // 2,
-            max_request_header_size=MOST_REQUEST_BYTES,
-            max_request_body_size=MOST_REQUEST_BYTES,
+            connection_limit=2 * MAX_CONNECTIONS,  # never reached
+            cleanup_interval=CONNECTION_TIMEOUT_SECONDS // 2,
+            max_request_header_size=MAX_REQUEST_BYTES,
+            max_request_body_size=MAX_REQUEST_BYTES,
             asyncore_use_poll=True,
             ident=None,
         )
         server = _Server(app, listener, channels, adjustments)
-        # Daemons, all of them: whoever is still being answered at the end of the process is not waited for.
+        # Daemon threads: the end of the process does not wait for pending responses.
         threading.Thread(target=server.run, name="lapse-http", daemon=True).start()
         host, port = listener.getsockname()[:2]
         log.info("http server listening", host=host, port=port)
         try:
             yield host, port
         finally:
-            # In the server's own thread: nobody else may close what it polls. Under the lock of the trigger: awake by
-            # itself, the server would close it before it is pulled.
+            # In the server's thread, because only that may close what it polls. Under the trigger's lock: else a server
+            # that wakes by itself could close the trigger before it is pulled.
             with server.trigger.lock:
                 server.trigger.thunks.append(partial(server.close_all, channels))
                 server.pull_trigger()
@@ -221,11 +222,11 @@ def _listening(listen: str) -> socket.socket:
     host, port = parse_listen_address(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-        is_for_both = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(found[0][4][:2], family=family, dualstack_ipv6=is_for_both)
+        addresses = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        is_dual_stack = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(addresses[0][4][:2], family=family, dualstack_ipv6=is_dual_stack)
     except socket.gaierror as error:
         reason = error.strerror
     except OSError as error:
-        reason = os.strerror(error.errno or 0)  # Python's own text holds the address once more
+        reason = os.strerror(error.errno or 0)  # Python's own text repeats the address
     raise ListenError(f"cannot listen at {listen}: {str(reason).lower()}")

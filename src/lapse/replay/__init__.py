@@ -1,4 +1,4 @@
-"""Replay: a message log through the real service, store and tasks in virtual time."""
+"""Replay of a message log in virtual time, through the real service, store and tasks."""
 
 from lapse.replay.chart import draw_open_conversations
 from lapse.replay.message_log import LoggedMessage, MessageLog, read_message_log

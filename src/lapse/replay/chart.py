@@ -1,4 +1,4 @@
-"""Numbers over time, drawn with the characters of a terminal."""
+"""Charts of numbers over time, drawn with characters for a terminal."""
 
 from __future__ import annotations
 
@@ -15,50 +15,51 @@ MIN_WIDTH, MAX_WIDTH = 20, 100
 
 
 def draw_open_conversations(chronicle: Chronicle, width: int, *, is_unicode: bool = True) -> str:
-    """Return a picture: per column the most conversations that were open at once in its stretch of time.
+    """Return a chart of the open conversations; each column is the maximum of its interval.
 
     Args:
-        chronicle: whose conversations.
+        chronicle: the conversations.
         width: columns of the terminal.
         is_unicode: False draws with ASCII only.
     """
-    span = chronicle.span()
+    span = chronicle.lifetime()
     if span is None:
         return "no conversations"
     begin, end = span
     margin = len(str(chronicle.count_conversations())) + 2
     peaks = Peaks(begin, end, max(MIN_WIDTH, min(MAX_WIDTH, width) - margin))
-    chronicle.each_change(peaks.add)
+    for moment, change in chronicle.changes():
+        peaks.add(moment, change)
     days = begin.date().isoformat(), end.date().isoformat()
     return draw_columns("open conversations", peaks.finish(), days, margin=margin, is_unicode=is_unicode)
 
 
 class Peaks:
-    """The most conversations that were open at once in each of some stretches of time, of equal length."""
+    """The maximum number of conversations that were open at once, in each of several intervals of equal length."""
 
     def __init__(self, begin: datetime, end: datetime, columns: int) -> None:
-        """Begin with none."""
+        """Divide the time from `begin` to `end` into so many intervals; no conversation is open yet."""
         self._begin, self._end, self._columns = begin, end, columns
-        self._stretch = (end - begin) / columns
+        self._interval = (end - begin) / columns
         self._peaks, self._level, self._since = [0] * columns, 0, begin
 
     def add(self, moment: datetime, change: int) -> None:
-        """Count that so many more (or less) are open from this moment on, which is not before the last one."""
-        self._note_level_until(moment)
+        """Add a change of the number of open conversations; calls are in order of time."""
+        self._record_level_until(moment)
         self._level += change
 
     def finish(self) -> list[int]:
-        """Return the peaks."""
-        self._note_level_until(self._end)
+        """Return the maximum of each interval."""
+        self._record_level_until(self._end)
         return self._peaks
 
-    def _note_level_until(self, moment: datetime) -> None:
+    def _record_level_until(self, moment: datetime) -> None:
         for column in range(self._column(self._since), self._column(moment) + 1):
             self._peaks[column] = max(self._peaks[column], self._level)
         self._since = moment
 
     def _column(self, moment: datetime) -> int:
-        return min(self._columns - 1, (moment - self._begin) // self._stretch) if self._stretch else 0
+        return min(self._columns - 1, (moment - self._begin) // self._interval) if self._interval else 0
 
 
 def draw_columns(
@@ -70,14 +71,14 @@ def draw_columns(
     margin: int | None = None,
     is_unicode: bool = True,
 ) -> str:
-    """Return a picture of numbers, each a column.
+    """Return a column chart.
 
     Args:
-        title: stands above it.
-        peaks: the numbers.
-        ends: what stands under the first and the last column.
+        title: the line above the chart.
+        peaks: the number of each column.
+        ends: the labels under the first and the last column.
         height: lines of the highest column.
-        margin: width of what stands before the columns; default is what the greatest number needs.
+        margin: characters before the columns; None: as many as the greatest number needs.
         is_unicode: False draws with ASCII only.
     """
     top = max(peaks)
@@ -99,6 +100,6 @@ def _label(row: int, top: int, height: int) -> str:
 def _cell(peak: int, top: int, row: int, height: int, is_unicode: bool) -> str:
     eighths = round(peak / top * height * 8) if top else 0
     if peak:
-        eighths = max(eighths, 1)  # something is never drawn as nothing
+        eighths = max(eighths, 1)  # what is not zero is visible
     filled = min(8, max(0, eighths - (row - 1) * 8))
     return _EIGHTHS[filled] if is_unicode else ("#" if filled else " ")

@@ -1,4 +1,4 @@
-"""Records of a CSV file, with the numbers of their first lines. A quote that nobody closed costs one line, not many."""
+"""Records of a CSV file with their line numbers. An unclosed quote makes one line bad, not the rest of the file."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import csv
 from collections import deque
 from collections.abc import Callable, Iterator
 
-Verdict = Callable[[list[str]], bool]
-"""Tells whether the fields of a record are what the file is made of."""
+RecordCheck = Callable[[list[str]], bool]
+"""Returns whether the fields are a valid record of the file."""
 
 
 class CsvRecords:
     """The records of an open file, which must have been opened with `newline=""`."""
 
     def __init__(self, file: Iterator[str]) -> None:
-        """Begin before the first line."""
+        """Start at the first line of the file."""
         self._file = file
         self._ahead: deque[str] = deque()
         self._number = 0
 
-    def read(self, is_good: Verdict) -> Iterator[tuple[int, list[str] | str]]:
-        """Yield the number of a record's first line with its fields, or with the reason why it has none.
+    def read(self, is_valid: RecordCheck) -> Iterator[tuple[int, list[str] | str]]:
+        """Yield the number of each record's first line, with its fields or with the reason why it cannot be read.
 
-        A field in quotes may hold ends of lines. Where the quote was never meant to open one, the lines behind it are
-        in the field, and read again: when the quote does not close, and when the record is bad and they are good.
+        A quoted field may contain line breaks. A stray quote therefore swallows the lines after it; they are read again
+        if the quote is never closed, or if the record is invalid and one of those lines is valid.
         """
         while True:
             lines: list[str] = []
             number = self._number + 1
             try:
-                fields = next(csv.reader(self._taking(lines)))
+                fields = next(csv.reader(self._recorded(lines)))
             except StopIteration:
                 return
             except csv.Error as error:
@@ -40,15 +40,15 @@ class CsvRecords:
                 self._put_back(lines[1:])
                 yield number, "not CSV: a quote opens a field and is not closed"
                 continue
-            if len(lines) > 1 and not is_good(fields) and any(is_good(_fields_of(line)) for line in lines[1:]):
+            if len(lines) > 1 and not is_valid(fields) and any(is_valid(_fields_of(line)) for line in lines[1:]):
                 self._put_back(lines[1:])
                 yield number, "not CSV: a quote opens a field that goes on over good lines"
                 continue
             if fields:
                 yield number, fields
 
-    def _taking(self, lines: list[str]) -> Iterator[str]:
-        """Yield the lines from here on, and note them."""
+    def _recorded(self, lines: list[str]) -> Iterator[str]:
+        """Yield the lines from the current position, and append them to `lines`."""
         while True:
             line = self._ahead.popleft() if self._ahead else next(self._file, None)
             if line is None:
@@ -63,12 +63,12 @@ class CsvRecords:
 
 
 def _is_closed(lines: list[str]) -> bool:
-    """Tell whether every quote that opens a field is closed in these lines of one record."""
+    """Return whether these lines of one record close every quoted field."""
     if not any('"' in line for line in lines):
         return True
     last = lines[-1].rstrip("\r\n")
     try:
-        # A line behind them is a record of its own. What goes on over several lines must be CSV to the letter.
+        # If all are closed, another line is a record of its own. Multi-line records must be strict CSV.
         records = list(csv.reader([*lines[:-1], f"{last}\n", "end"], strict=len(lines) > 1))
     except csv.Error:
         return False

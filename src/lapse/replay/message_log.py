@@ -1,4 +1,4 @@
-"""Message logs: CSV files, read and checked whole before anything is loaded."""
+"""Message logs: CSV files, read and validated completely before the replay starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lapse.validation import check_bigint
 REQUIRED_COLUMNS = ("at", "owner_id", "from_number", "to_number", "channel", "sender")
 OPTIONAL_COLUMNS = ("message_id",)
 FIRST_YEAR, LAST_YEAR = 2, 9900
-"""Years that are in the calendar in every time zone, and so are their deadlines, ten years later at most."""
+"""Years that are within the calendar in every time zone, as are their deadlines, up to ten years later."""
 _BEGIN = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -37,46 +37,46 @@ class LoggedMessage:
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that is no message, and why."""
+    """A line that is not a message, and the reason."""
 
     number: int
     reason: str
 
 
 class MessageLog:
-    """The messages of a file in order of time (equal times: order of the file), and what is to say of the others.
+    """The messages of a file in order of time (equal times: in order of the file), and a summary of the bad lines.
 
-    They are kept in a temporary file, which SQLite makes and removes: memory does not grow with their number.
+    They are stored in a temporary SQLite database on disk, so memory use does not grow with their number.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Create an empty log."""
         self.messages = 0
         self.bad_lines = 0
         self.first_bad: BadLine | None = None
-        self._kept = sqlite3.connect("", isolation_level=None)
-        self._kept.execute("PRAGMA journal_mode = OFF")
-        self._kept.execute(
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(
             "CREATE TABLE messages (at INTEGER, place INTEGER, owner_id INTEGER, from_number TEXT, to_number TEXT, "
             "channel TEXT, sender TEXT, PRIMARY KEY (at, place)) WITHOUT ROWID"
         )
-        self._kept.execute("BEGIN")
+        self._database.execute("BEGIN")
 
     def add(self, message: LoggedMessage) -> None:
-        """Keep the next message of the file."""
+        """Append a message; equal times stay in the order of the calls."""
         self.messages += 1
         m, at = message, (message.at - _BEGIN) // _MICROSECOND
         row = (at, self.messages, m.owner_id, m.from_number, m.to_number, m.channel, m.sender.value)
-        self._kept.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
-    def note_bad(self, line: BadLine) -> None:
-        """Count a line that is no message."""
+    def add_bad(self, line: BadLine) -> None:
+        """Count a bad line; the first one is kept."""
         self.bad_lines += 1
         self.first_bad = self.first_bad or line
 
     def __iter__(self) -> Iterator[LoggedMessage]:
-        """Return the messages in order of time."""
-        rows = self._kept.execute(
+        """Iterate over the messages in order of time."""
+        rows = self._database.execute(
             "SELECT at, owner_id, from_number, to_number, channel, sender FROM messages ORDER BY at, place"
         )
         for at, owner_id, from_number, to_number, channel, sender in rows:
@@ -84,15 +84,16 @@ class MessageLog:
             yield LoggedMessage(moment, owner_id, from_number, to_number, channel, Sender(sender))
 
     def close(self) -> None:
-        """Remove the temporary file."""
-        self._kept.close()
+        """Delete the temporary database."""
+        self._database.close()
 
 
 def read_message_log(path: Path) -> MessageLog:
     """Read a CSV file with the columns at, owner_id, from_number, to_number, channel, sender, in any order.
 
     Raises:
-        ReplayError: the file cannot be read, is not UTF-8 text, or lacks a column; or its messages cannot be kept.
+        ReplayError: the file cannot be read, is empty, is not UTF-8 text or lacks a column; or its messages cannot be
+            stored.
     """
     with ExitStack() as on_failure:
         log = on_failure.enter_context(closing(MessageLog()))
@@ -102,7 +103,7 @@ def read_message_log(path: Path) -> MessageLog:
                     if isinstance(message, LoggedMessage):
                         log.add(message)
                     else:
-                        log.note_bad(BadLine(number, message))
+                        log.add_bad(BadLine(number, message))
         except OSError as error:
             raise ReplayError(f"cannot read {path}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -114,7 +115,11 @@ def read_message_log(path: Path) -> MessageLog:
 
 
 def _parse(file: Iterator[str], name: str) -> Iterator[tuple[int, LoggedMessage | str]]:
-    """Yield line numbers with a message, or with the reason why there is none."""
+    """Yield the number of each line, with its message or with the reason why it is bad.
+
+    Raises:
+        ReplayError: the header is missing, or lacks a column.
+    """
     columns: list[str] | None = None
 
     def is_message(fields: list[str]) -> bool:
@@ -151,7 +156,7 @@ def _message(columns: list[str], fields: list[str]) -> LoggedMessage:
         )
     values = dict(zip(columns, fields, strict=True))
     channel = normalise_channel(values["channel"])
-    session_key(values["from_number"], values["to_number"], channel)  # both addresses are checked by it
+    session_key(values["from_number"], values["to_number"], channel)  # validates both addresses
     return LoggedMessage(
         at=_time(values["at"]),
         owner_id=_owner(values["owner_id"]),
@@ -171,7 +176,7 @@ def _time(text: str) -> datetime:
         year = (utc := require_utc(moment)).year
     except NaiveDatetimeError:
         raise
-    except InvalidInputError:  # in UTC it is in no calendar
+    except InvalidInputError:  # in UTC it is outside the calendar
         year = 0
     if not FIRST_YEAR <= year <= LAST_YEAR:
         raise InvalidInputError(f"the time {shown(text)} is not between the years {FIRST_YEAR} and {LAST_YEAR} in UTC")

@@ -1,4 +1,4 @@
-"""What a replay found: totals, and every transition as CSV."""
+"""Results of a replay: totals, and every transition as CSV."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReplaySummary:
 
 
 def summarise(chronicle: Chronicle, messages: int) -> ReplaySummary:
-    """Count what is in the database after a replay of so many messages."""
+    """Return the totals of the database after a replay of `messages` messages."""
     events = Counter(chronicle.count_events_by_type())
     return ReplaySummary(
         messages=messages,
@@ -43,15 +43,13 @@ def write_events(chronicle: Chronicle, file: TextIO) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(EVENT_COLUMNS)
 
-    def write(event: ConversationEvent, channel: str, session_key: str) -> None:
+    for event, channel, session_key in chronicle.events():
         moment = _iso(_moment(event))
         writer.writerow([moment, event.owner_id, channel, session_key, event.from_status, event.to_status])
 
-    chronicle.each_event(write)
-
 
 def _moment(event: ConversationEvent) -> datetime:
-    """A transition by a deadline is of that moment: virtual time is never late."""
+    """Return the time of a transition: its deadline if it has one, since virtual time is never late."""
     return event.deadline or event.occurred_at
 
 

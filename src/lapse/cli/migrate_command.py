@@ -1,0 +1,50 @@
+"""`lapse migrate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lapse.cli.databases import open_database
+from lapse.cli.options import DatabaseUrl
+
+
+def migrate(
+    database_url: DatabaseUrl = None,
+    distribute: Annotated[
+        bool,
+        typer.Option("--distribute", help="Citus: then distribute the tables over the cluster's nodes, by owner."),
+    ] = False,
+) -> None:
+    """Create or upgrade the schema. Safe to repeat, and to run from several places at once."""
+    from lapse.store import migrate as migrate_schema
+    from lapse.store import schema_version
+    from lapse.store.operations import distribution
+
+    database, _ = open_database(database_url)
+    try:
+        # Without retries, so that an unreachable server is reported immediately; the migration itself is retried.
+        if distribute:
+            database.run(distribution.check, database.safe_url, retry=False)
+        schema_version(database, retry=False)
+        result = migrate_schema(database)
+        distributed = database.run(distribution.distribute, database.safe_url) if distribute else []
+    finally:
+        database.close()
+    if not result.changed:
+        message = f"nothing to do: the schema is at version {result.after}"
+    elif result.before is None:
+        message = f"created the schema, version {result.after}"
+    else:
+        message = f"upgraded the schema from version {result.before} to {result.after}"
+    if distributed:
+        message += f"; distributed {' and '.join(distributed)} by owner"
+    elif distribute:
+        message += "; the tables are distributed already"
+    typer.echo(f"{database.safe_url}: {message}")
+    if result.shut_out:
+        typer.echo(
+            f"closed to {', '.join(result.shut_out)}, whom only default privileges let in; a role of yours among them "
+            "gets its rights from deploy/postgres/roles.sql"
+        )

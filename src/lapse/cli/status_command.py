@@ -1,0 +1,54 @@
+"""`lapse status`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lapse.cli.databases import open_database, require_file
+from lapse.cli.options import AsJson, DatabaseUrl
+
+if TYPE_CHECKING:
+    from lapse.service import ConversationService
+
+
+def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Show the open conversations, those that are due now, and the next deadline. Reads only."""
+    from lapse.service import ConversationService
+
+    database, settings = open_database(database_url)
+    try:
+        require_file(database)
+        report = _read_status(ConversationService(database, settings=settings))
+    finally:
+        database.close()
+    typer.echo(json.dumps(report) if as_json else _as_text(report))
+
+
+def _read_status(service: ConversationService) -> dict[str, Any]:
+    from lapse.store import check_schema, schema_version
+
+    check_schema(service.database, retry=False)
+    repository = service.conversation_repo
+    earliest = service.next_deadlines().earliest
+    return {
+        "database": service.database.safe_url,
+        "schema_version": schema_version(service.database),
+        "open": repository.count_open_by_status(),
+        "idle_minutes": service.settings.idle_timeout_minutes,  # of this process, which decides what is due
+        "due": repository.count_due(service.idle_timeout()),
+        "next_deadline": earliest.isoformat().replace("+00:00", "Z") if earliest else None,
+    }
+
+
+def _as_text(report: dict[str, Any]) -> str:
+    rows = [
+        ("database", f"{report['database']} (schema {report['schema_version']})"),
+        *((f"open, {status}", count) for status, count in report["open"].items()),
+        ("idle after", f"{report['idle_minutes']:g} minutes"),
+        *((f"due now, {task}", count) for task, count in report["due"].items()),
+        ("next deadline", report["next_deadline"] or "none"),
+    ]
+    return "\n".join(f"{name + ':':<35} {value}" for name, value in rows)
