@@ -43,9 +43,7 @@ def sent_for(service: ConversationService, customers: Sequence[int]) -> list[Sen
 
     The first time it is the upsert, then the UPDATE, for lapse knows the pair.
     """
-    # The looks at the schema and at the cluster are the first call's.
-    service.next_deadlines()
-    service.database.is_distributed()
+    service.next_deadlines()  # the looks at the schema and at the database's shape are the first call's
     sent: list[Sent] = []
     for number in customers:
         (one,) = statements_of(lambda number=number: record(service, number))  # type: ignore[misc]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
 import psycopg
 
-from lapse.store.connection import CompiledStatement
+from lapse.store.statements import Statement
 
 Sent = tuple[str, dict[str, Any]]
 
@@ -16,14 +16,14 @@ Sent = tuple[str, dict[str, Any]]
 def statements_of(call: Callable[[], Any]) -> list[Sent]:
     """Run the call, and return the SQL and the driver's parameters of each statement that it sent."""
     sent: list[Sent] = []
-    values_of = CompiledStatement.values
+    bind = Statement.bind
 
-    def note(compiled: CompiledStatement, parameters: Any) -> dict[str, Any]:
-        values = values_of(compiled, parameters)
-        sent.append((compiled.sql, values))
-        return values
+    def note(statement: Statement, values: Mapping[str, Any]) -> dict[str, Any]:
+        bound = bind(statement, values)
+        sent.append((statement.sql, bound))
+        return bound
 
-    with mock.patch.object(CompiledStatement, "values", note):
+    with mock.patch.object(Statement, "bind", note):
         call()
     return sent
 

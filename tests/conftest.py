@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite"
 POOLED = "-pgbouncer"
+THREADS, ASYNCIO = "threads", "asyncio"
 UNIT_TESTS = Path(__file__).parent / "unit"
 CONFORMANCE_TESTS = Path(__file__).parent / "conformance"
 SERVERS = pytest.StashKey[Servers]()
@@ -112,18 +113,29 @@ def _only_unit_tests(config: pytest.Config) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that uses `backend` or `postgres` once on each; conformance also through a pooler and on Citus."""
+    """Run a test that uses `backend` or `postgres` once on each; conformance also pooled, on Citus and with asyncio."""
     servers = metafunc.config.stash[SERVERS]
     names: list[Any] = list(servers.by_name)
     is_conformance = metafunc.definition.path.is_relative_to(CONFORMANCE_TESTS)
     pooled = [f"{names[0]}{POOLED}"] if is_conformance and servers.pooler_url else []
     is_on_citus = is_conformance and metafunc.config.stash[CLUSTER]
     on_citus = [pytest.param(citus.NAME, marks=pytest.mark.citus)] if is_on_citus else []
-    for argument, values in (("backend", [SQLITE, *names, *pooled, *on_citus]), ("postgres", names)):
+    backends = [SQLITE, *names, *pooled, *on_citus]
+    for argument, values in (("backend", backends), ("postgres", names)):
         if argument in metafunc.fixturenames:
             if not names:
                 raise pytest.UsageError(f"{metafunc.definition.nodeid}: tests under tests/unit have no database")
-            metafunc.parametrize(argument, values)
+            if argument == "backend" and is_conformance and "driver" in metafunc.fixturenames:
+                # The other driver, where there is nothing but it that differs.
+                both = [*((backend, THREADS) for backend in [SQLITE, *names, *pooled])]
+                both += [(backend, ASYNCIO) for backend in [SQLITE, *names[:1]]]
+                params = [
+                    pytest.param(*pair, id=f"{pair[0]}{'' if pair[1] == THREADS else '-asyncio'}") for pair in both
+                ]
+                params += [pytest.param(citus.NAME, THREADS, marks=pytest.mark.citus)] if is_on_citus else []
+                metafunc.parametrize(("backend", "driver"), params)
+            else:
+                metafunc.parametrize(argument, values)
 
 
 # --- databases ----------------------------------------------------------------------------------------------------
@@ -258,11 +270,18 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def service(database_url: str, clock: ManualClock) -> Iterator[ConversationService]:
+def driver() -> str:
+    """Return what does the operations of `service`; the conformance tests run on both."""
+    return THREADS
+
+
+@pytest.fixture
+def service(database_url: str, clock: ManualClock, driver: str) -> Iterator[ConversationService]:
     """Return a service on a fresh database, in the time of `clock`."""
     from lapse import ConversationService
+    from tests.support.loop_database import LoopDatabase
 
-    opened = ConversationService(database_url, clock=clock)
+    opened = ConversationService(LoopDatabase(database_url, clock) if driver == ASYNCIO else database_url, clock=clock)
     yield opened
     opened.close()
 

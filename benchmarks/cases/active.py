@@ -27,7 +27,7 @@ from benchmarks.processes import ProcessError
 from benchmarks.results import Figure, Goal, Outcome, median
 from benchmarks.statements import explained, statements_of
 from lapse import ConversationService
-from lapse.store.repository import EXACT_UP_TO
+from lapse.store.operations.due import EXACT_UP_TO
 
 TITLE = "Counting active conversations"
 CALLS, ANALYZES = 200, 5

@@ -1,4 +1,4 @@
-"""The same work by this version of lapse and by 52276e8, from before calls had limits and lapse a pool of its own.
+"""The same work by this version of lapse and by 8160c0a, from before its operations were generators of steps.
 
 Each version runs in a process of its own, on a database of its own on the same server: messages on existing
 conversations, 5,000 of them in turn, for half a second at a time, and sweeps that end 5,000 due ones in batches of 100.
@@ -27,7 +27,7 @@ from benchmarks.processes import Process, running
 from benchmarks.results import Figure, Goal, Outcome, median
 
 TITLE = "Beside the version before"
-BEFORE = "52276e8"
+BEFORE = "8160c0a"
 CONVERSATIONS = 5_000
 SLICE_SECONDS = 0.5
 LIVES, SLICES, SWEEPS = 6, 12, 2

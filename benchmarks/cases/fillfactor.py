@@ -16,7 +16,7 @@ from benchmarks.messages import record
 from benchmarks.results import Figure, Outcome
 from benchmarks.wal import WalMeter
 from lapse import ConversationService
-from lapse.store.schema import FILLFACTOR
+from lapse.store.tables import FILLFACTOR
 
 TITLE = "Fillfactor"
 FILLFACTORS = (100, 95, 90, FILLFACTOR, 70)

@@ -32,7 +32,7 @@ def run(bench: Bench) -> Outcome:
     with (
         closing(ConversationService(url)) as service,
         closing(Database(url)) as other,
-        # A connection as lapse prepares it, since the statement calls a function that lapse gives to each.
+        # A connection as lapse prepares it.
         closing(other.engine.raw_connection()) as pooled,
     ):
         connection = pooled.driver_connection

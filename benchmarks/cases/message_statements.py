@@ -22,11 +22,11 @@ from benchmarks.messages import sent_for
 from benchmarks.results import Figure, Outcome, median
 from benchmarks.wal import WalMeter
 from lapse import ConversationService
-from lapse.store.schema import conversations
+from lapse.store.tables import OWN_TABLES
 
 TITLE = "Statements for a message"
 TURN = 2_000
-_COLUMNS = ", ".join(conversations.c.keys())
+_COLUMNS = ", ".join(OWN_TABLES.c.keys())
 _UPDATE = f"""
     UPDATE conversations SET
         updated_at = greatest(updated_at, now()),

@@ -7,7 +7,7 @@ import argparse
 from benchmarks.helpers import answer, database_url, wait_for_go
 from lapse import BackgroundWorker, ConversationService
 from lapse.store import ensure_schema
-from lapse.worker.tasks import EXPIRED_CONVERSATIONS
+from lapse.store.operations.sweeps import EXPIRED_CONVERSATIONS
 
 
 def main() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
 
-from lapse import Database
+from lapse import Database, LapseError
+from lapse.store.operations import Step, Steps, Transaction
+from lapse.store.statements import Statements
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 PATIENCE_SECONDS = 30
 
 
@@ -47,21 +51,38 @@ class HoldingDatabase(Database):
 
     hold: Hold | None = None
 
-    def transaction(self, work: Callable[[Any], T], *, retry: bool = True) -> T:
-        """Run it as ever, held before its COMMIT if there is a hold."""
+    def run(
+        self,
+        operation: Callable[[Statements, *Ts], Steps[T]],
+        *arguments: *Ts,
+        reads_only: bool = False,
+        retry: bool = True,
+        statements: Statements | None = None,
+    ) -> T:
+        """Run it as ever, each of its transactions held before its COMMIT if there is a hold."""
         hold = self.hold
         if hold is None:
-            return super().transaction(work, retry=retry)
+            return super().run(operation, *arguments, reads_only=reads_only, retry=retry, statements=statements)
 
-        def held(connection: Any) -> T:
-            result = work(connection)
-            hold.pause()
-            return result
+        def held(sql: Statements, *given: *Ts) -> Steps[T]:
+            steps = operation(sql, *given)
+            try:
+                step = next(steps)
+                while True:
+                    try:
+                        result = yield Transaction(partial(_held, step, hold))
+                    except LapseError as error:
+                        step = steps.throw(error)
+                    else:
+                        step = steps.send(result)
+            except StopIteration as done:
+                value: T = done.value
+                return value
 
-        return super().transaction(held, retry=retry)
+        return super().run(held, *arguments, reads_only=reads_only, retry=retry, statements=statements)
 
-    def autocommit(self, work: Callable[[Any], T], *, reads_only: bool = False, retry: bool = True) -> T:
-        """Run it as ever where there is no hold."""
-        if self.hold is None:
-            return super().autocommit(work, reads_only=reads_only, retry=retry)
-        return self.transaction(work, retry=retry)
+
+def _held(step: Step, hold: Hold) -> Steps[Any]:
+    result = (yield from step.work()) if isinstance(step, Transaction) else (yield step)
+    hold.pause()
+    return result

@@ -1,8 +1,8 @@
 """A process whose calls are interrupted at random moments: `python -m tests.chaos.interrupted ORDERS` (JSON).
 
 Task queues end a task that takes too long by an exception out of a signal handler, or by one that another thread
-injects. After each interruption an ordinary message is sent by the same service and looked for from another connection:
-what was answered must be there, and nothing may stay open.
+injects; on an event loop a call is cancelled. After each interruption an ordinary message is sent by the same service
+and looked for from another connection: what was answered must be there, and nothing may stay open.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 
-from lapse import ConversationService, LapseError
+from lapse import ConversationService, Database, LapseError
 from tests.support.backlog import BUSINESS, customer
+from tests.support.loop_database import LoopDatabase
 
 OWN_PAIRS = 20
 WITNESS_PAIR = 999
@@ -39,7 +41,11 @@ class HardLimitError(BaseException):
     """The same as none: nothing on the way may swallow it."""
 
 
-KINDS: dict[str, type[BaseException]] = {"exception": SoftLimitError, "base_exception": HardLimitError}
+KINDS: dict[str, type[BaseException]] = {
+    "exception": SoftLimitError,
+    "base_exception": HardLimitError,
+    "cancelled": CancelledError,
+}
 
 
 class ByAlarm:
@@ -85,6 +91,24 @@ class ByInjection:
 
     def _strike(self) -> None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._target), ctypes.py_object(self._error))
+
+
+class ByCancellation:
+    """Cancels the operation that the asyncio driver does for the call."""
+
+    def __init__(self, database: LoopDatabase) -> None:
+        self._database = database
+
+    @contextmanager
+    def after(self, seconds: float) -> Iterator[None]:
+        """Cancel what is inside so many seconds from now, if it is still going on."""
+        canceller = threading.Timer(seconds, self._database.cancel)
+        canceller.start()
+        try:
+            yield
+        finally:
+            canceller.join()
+            self._database.settle()
 
 
 class Witness:
@@ -173,9 +197,14 @@ def typical_seconds(call: Callable[[], object]) -> float:
 def run(url: str, kind: str, means: str, times: int, seed: str) -> dict[str, Any]:
     """Interrupt each operation so many times, if it can be done, and return what was seen."""
     chance, witness = random.Random(seed), Witness(url)
-    service = ConversationService(url)
+    database = LoopDatabase(url) if means == "cancellation" else Database(url)
+    service = ConversationService(database)
     error = KINDS[kind]
-    interrupt = (ByAlarm if means == "alarm" else ByInjection)(error)
+    interrupt: ByAlarm | ByInjection | ByCancellation
+    if isinstance(database, LoopDatabase):
+        interrupt = ByCancellation(database)
+    else:
+        interrupt = (ByAlarm if means == "alarm" else ByInjection)(error)
     calls = calls_of(service, chance)
     made, interrupted = dict.fromkeys(calls, 0), dict.fromkeys(calls, 0)
     complaints: list[str] = []

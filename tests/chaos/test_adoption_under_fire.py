@@ -1,4 +1,4 @@
-"""`lapse adopt` is killed again and again while the old application goes on writing, and notices nothing of it."""
+"""`lapse adopt` is killed again and again while the legacy application goes on writing, and notices nothing of it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import psycopg
 
 from lapse import Database
 from tests.adoption.killed_adoption import STEPS, kill_adoption
-from tests.adoption.old_table import KEYED, connect, create_old_table, fill
-from tests.adoption.old_writer import ENDING, Ledger, Row, read_all, running_application
+from tests.adoption.legacy_table import KEYED, connect, create_legacy_table, fill
+from tests.adoption.legacy_writer import ENDING, Ledger, Row, read_all, running_application
 from tests.adoption.snapshots import SHOWN, check_events, expected_duplicates
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
@@ -26,7 +26,7 @@ ROWS = scaled(small=20_000, full=200_000)
 KILLS = scaled(small=10, full=50)
 WRITERS = 4
 PATIENCE_SECONDS = 1
-"""The old application's: no statement of it takes longer."""
+"""The legacy application's: no statement of it takes longer."""
 AIMS = STEPS[:-1]
 
 
@@ -35,7 +35,7 @@ def test_an_adoption_that_is_killed_loses_nothing_of_the_application(
 ) -> None:
     url = empty_chaos_url
     with connect(url) as connection:
-        create_old_table(connection, KEYED)
+        create_legacy_table(connection, KEYED)
         fill(connection, ROWS, KEYED)
         with running_application(url, WRITERS, chance) as ledgers:
             killed = kill_adoptions(url, connection, chance)
@@ -102,7 +102,7 @@ def check_rows(connection: psycopg.Connection[Any], ledgers: Sequence[Ledger]) -
 
 
 def check_doctor_is_content(url: str) -> None:
-    """Fail where the doctor finds a trouble."""
+    """Fail where the doctor finds an error."""
     said = run_lapse("doctor", "--json", "--database-url", url)
-    troubles = [found for found in json.loads(said.stdout)["findings"] if found["level"] == "trouble"]
-    assert (said.returncode, troubles) == (0, [])
+    errors = [found for found in json.loads(said.stdout)["findings"] if found["level"] == "error"]
+    assert (said.returncode, errors) == (0, [])

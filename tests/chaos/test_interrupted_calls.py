@@ -11,7 +11,6 @@ from contextlib import closing
 import pytest
 
 from lapse import Database
-from tests.chaos.interrupted import KINDS
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.writers import ROOT
@@ -31,7 +30,15 @@ def interrupted_url(request: pytest.FixtureRequest, new_database: NewDatabase) -
     return new_database(next(iter(request.config.stash[SERVERS].by_name)))
 
 
-@pytest.mark.parametrize(("kind", "means"), [*((kind, "alarm") for kind in KINDS), ("exception", "injection")])
+@pytest.mark.parametrize(
+    ("kind", "means"),
+    [
+        ("exception", "alarm"),
+        ("base_exception", "alarm"),
+        ("exception", "injection"),
+        ("cancelled", "cancellation"),  # of the asyncio driver
+    ],
+)
 def test_an_interrupted_call_leaves_nothing_behind(
     interrupted_url: str, kind: str, means: str, chance: random.Random, outcome_of_all: Outcome
 ) -> None:

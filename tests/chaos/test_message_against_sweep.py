@@ -22,6 +22,7 @@ from tests.chaos.scale import is_full, scaled
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql, transaction
+from tests.support.sweeps import sweep_expired, sweep_idle
 
 T = TypeVar("T")
 INTERLEAVINGS = scaled(small=300, full=10_000)
@@ -74,9 +75,8 @@ class Arena:
         self.messages, self.sweeps, self.other = HoldingDatabase(url), HoldingDatabase(url), Database(url)
         self._writer, self._worker = ConversationService(self.messages), ConversationService(self.sweeps)
         self._pool = pool
-        for database in (self.messages, self.sweeps):
-            database.is_distributed()  # asked once, and none of the transactions that are held
-            database.layout()
+        for service in (self._writer, self._worker):
+            service.next_deadlines()  # schema and shape are asked for once, by none of the transactions that are held
 
     def close(self) -> None:
         """Close all connections."""
@@ -106,9 +106,11 @@ class Arena:
 
     def sweep(self, kinds: tuple[str, ...] = SWEEPS) -> int:
         """Do what a worker's cycle does."""
-        sweeper = self._worker.conversation_repo.sweeper
-        sweeps = {"idle": sweeper.idle(self._worker.idle_timeout()), "expired": sweeper.expired()}
-        return sum(sweeps[kind].sweep(100).ended for kind in kinds)
+        sweeps = {
+            "idle": lambda: sweep_idle(self.sweeps, self._worker.idle_timeout(), 100),
+            "expired": lambda: sweep_expired(self.sweeps, 100),
+        }
+        return sum(sweeps[kind]().ended for kind in kinds)
 
     def start(self, work: Callable[[], T]) -> Future[T]:
         """Run it in a thread."""

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar, TypeVarTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from lapse import BackgroundWorker, ConversationService, Database, SweepResult
+from lapse.store.operations import Steps
+from lapse.store.statements import Statements
 from tests.chaos.ledger import History
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
@@ -20,6 +22,7 @@ from tests.support.backlog import insert_conversations
 from tests.support.invariants import check_invariants
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 ROUNDS = scaled(small=1, full=4)
 BACKLOG = scaled(small=1_000, full=25_000)
 BATCH = 100
@@ -42,10 +45,17 @@ class MeasuredDatabase(Database):
         super().__init__(url)
         self.batches: list[float] = []
 
-    def autocommit(self, work: Callable[[Any], T], *, reads_only: bool = False, retry: bool = True) -> T:
+    def run(
+        self,
+        operation: Callable[[Statements, *Ts], Steps[T]],
+        *arguments: *Ts,
+        reads_only: bool = False,
+        retry: bool = True,
+        statements: Statements | None = None,
+    ) -> T:
         """Run it as ever."""
         begin = time.perf_counter()
-        result = super().autocommit(work, reads_only=reads_only, retry=retry)
+        result = super().run(operation, *arguments, reads_only=reads_only, retry=retry, statements=statements)
         if isinstance(result, SweepResult) and result.claimed:
             self.batches.append(time.perf_counter() - begin)
         return result

@@ -9,9 +9,9 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from lapse import Database
-from lapse.store.database import BUSY_TIMEOUT_SECONDS, RETRY_TIMEOUT_SECONDS
 from lapse.store.drivers.postgresql import CONNECT_TIMEOUT_SECONDS, TCP_USER_TIMEOUT_MS
-from lapse.worker.runner import MAX_PAUSE_SECONDS
+from lapse.store.retries import BUSY_TIMEOUT_SECONDS, RETRY_TIMEOUT_SECONDS
+from lapse.worker.task import MAX_BACKOFF_SECONDS
 from tests.chaos.backlog import insert_backlog
 from tests.chaos.checks import check_all, check_recovery, wait_until_finished
 from tests.chaos.fleet import RECOVERY_SECONDS, Fleet, recovery_seconds, running_fleet
@@ -40,7 +40,7 @@ def stand_still(fleet: Fleet, places: list[int], seconds: float) -> None:
 
 def test_a_worker_that_stood_still_doubles_nothing(chaos_url: str, chance: random.Random, outcome: Outcome) -> None:
     own = [BUSY_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, TCP_USER_TIMEOUT_MS / 1_000]
-    limits = [*own, RETRY_TIMEOUT_SECONDS, MAX_PAUSE_SECONDS, SERVER_LIMIT_SECONDS]
+    limits = [*own, RETRY_TIMEOUT_SECONDS, MAX_BACKOFF_SECONDS, SERVER_LIMIT_SECONDS]
     assert max(limits if is_full() else limits[-1:]) < LONG_STOP_SECONDS
     with (
         closing(Database(chaos_url)) as database,

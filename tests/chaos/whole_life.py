@@ -74,7 +74,7 @@ class Lives:
         """Close the sessions, so that the next ones begin with what the database has been given."""
         for service in (self._standing, self._running):
             service.close()
-            service.database.forget_layout()
+            service.database.invalidate()
 
     def empty(self) -> None:
         """Delete all rows."""
@@ -114,7 +114,8 @@ class Lives:
         say("comes back", message, 1, CUSTOMER, BUSINESS)
         say("is extended", service.extend_expiration, opened.conv_id, 0.5)
         say("is extended to", service.extend_expiration, opened.conv_id, until=opened.expires_at + timedelta(days=9))
-        late = say("is created", service.create_conversation, 1, LATE, BUSINESS, "sms", 8, {"a": 1}, {"b": [2]})
+        extra: dict[str, Any] = {"user_id": 8, "context": {"b": [2]}, "metadata": {"a": 1}}
+        late = say("is created", service.create_conversation, 1, LATE, BUSINESS, "sms", **extra)
         clock.advance(minutes=25 * 60)
         say("expired ones", service.find_expired_conversations)
         say("begins anew", message, 1, LATE, BUSINESS, "sms")
@@ -178,18 +179,12 @@ class Lives:
 
 def transitions_of(service: ConversationService) -> list[tuple[ConversationEvent, str, str]]:
     """Return every event, with its conversation's channel and session key."""
-    found: list[tuple[ConversationEvent, str, str]] = []
-    service.close()  # as above
-    Chronicle(service.database).each_event(lambda *transition: found.append(transition))
-    return found
+    return list(Chronicle(service.database).events())
 
 
 def changes_of(service: ConversationService) -> list[tuple[datetime, int]]:
     """Return when conversations began (1) and ended (-1)."""
-    found: list[tuple[datetime, int]] = []
-    service.close()  # what is read row by row is not tried again on another session
-    Chronicle(service.database).each_change(lambda *change: found.append(change))
-    return found
+    return list(Chronicle(service.database).changes())
 
 
 def check_same(found: Sequence[Life], expected: Sequence[Life]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lapse import ConversationService, Database
-from lapse.store.schema_version import head_version
+from lapse.store.operations.schema import head_version
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.clock import ManualClock
 from tests.support.commands import LAPSE, environment, error_line, run_here, run_lapse, run_program

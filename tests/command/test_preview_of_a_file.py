@@ -14,10 +14,9 @@ import pytest
 
 from lapse import Database
 from lapse.store.preview import preview
-from lapse.store.schema import conversations
 from tests.support.backlog import insert_conversations
 from tests.support.commands import error_line, run_here, run_powerless
-from tests.support.sql import run_sql, transaction
+from tests.support.sql import own_tables, run_sql, transaction
 
 HALF_AN_HOUR = timedelta(minutes=30)
 FILE = Path("lapse.db")
@@ -49,8 +48,9 @@ def run_json(*options: str) -> dict[str, Any]:
 
 def test_it_says_the_same_on_either_database(database_url: str, file: Database) -> None:
     with transaction(file) as connection:
-        rows = [row._asdict() for row in connection.execute(conversations.select())]
+        rows = [row._asdict() for row in connection.execute(own_tables(file).conversations.select())]
     with closing(Database(database_url)) as other:
+        conversations = own_tables(other).conversations
         with transaction(other) as connection:
             connection.execute(conversations.delete())  # where it is the very file
             connection.execute(conversations.insert(), rows)

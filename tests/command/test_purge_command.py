@@ -234,15 +234,15 @@ def test_a_refusal_in_the_middle_is_one_line_that_says_what_was_done(database: D
 DELETE_AND_DIE = """
 import os, signal, sys
 from lapse import ConversationRepository, Database
-from lapse.store.connection import CompiledStatement
+from lapse.store.statements import Statement
 
-def die(compiled, cursor, read=CompiledStatement.rows):
-    rows = read(compiled, cursor)
-    if "DELETE" in compiled.sql:
+def die(statement, raw, read=Statement.rows):
+    rows = read(statement, raw)
+    if "DELETE" in statement.sql:
         os.kill(os.getpid(), signal.SIGKILL)
     return rows
 
-CompiledStatement.rows = die
+Statement.rows = die
 ConversationRepository(Database(sys.argv[1])).purger.purge(30, batch_size=7)
 """
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -22,7 +23,7 @@ from lapse.replay import (
     write_events,
 )
 from lapse.store.chronicle import Chronicle
-from lapse.store.connection import CompiledStatement
+from lapse.store.statements import Statement
 from tests.support.sql import run_sql
 
 HEADER = "at,owner_id,from_number,to_number,channel,sender\n"
@@ -118,17 +119,17 @@ def replayed(tmp_path: Path) -> Callable[[Path], tuple[int, int]]:
 
     def run(path: Path) -> tuple[int, int]:
         clock, statements = VirtualClock(), 0
-        values_of = CompiledStatement.values
+        bind = Statement.bind
 
-        def count(compiled: CompiledStatement, parameters: object) -> dict[str, object]:
+        def count(statement: Statement, values: Mapping[str, Any]) -> dict[str, Any]:
             nonlocal statements
             statements += 1
-            return values_of(compiled, parameters)  # type: ignore[arg-type]
+            return bind(statement, values)
 
         service = ConversationService(f"sqlite:///{tmp_path}/{next(numbers)}.db", clock=clock)
         with closing(service), closing(read_message_log(path)) as log:
             migrate(service.database)
-            with mock.patch.object(CompiledStatement, "values", count):
+            with mock.patch.object(Statement, "bind", count):
                 peak = peak_of(lambda: replay(service, clock, log))
         return statements, peak
 

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from lapse import BackgroundWorker, ConversationService, Database
 from lapse.settings import load_settings
 from lapse.store.types import utc_text
-from tests.adoption.adopting import adopt
-from tests.adoption.old_table import Form, connect, create_old_table
+from tests.adoption.adoption_helpers import adopt
+from tests.adoption.legacy_table import Form, connect, create_legacy_table
 from tests.support.commands import run_here
 from tests.support.sql import run_sql, transaction
 from tests.support.workers import EXPIRED, IDLE
@@ -114,16 +114,15 @@ def check_that_the_worker_does_what_was_said(
     settings = load_settings(idle_timeout_minutes=idle_minutes)
     worker = BackgroundWorker(service=ConversationService(url, settings=settings), accept_backlog=True)
     runs = {name: Counter[str]() for name in worker.tasks}
-    for name, task in worker.tasks.items():
-        run_of = task.drain.run
+    for name, runner in worker.tasks.items():
 
-        def counted(is_over: Callable[[], bool], *, name: str = name, run_of: Any = run_of) -> Any:
-            run = run_of(is_over)
+        def counted(*arguments: Any, name: str = name, run_of: Any = runner.run) -> Any:
+            run = run_of(*arguments)
             assert run.error is None, (name, run.error)
             runs[name] += Counter(ended=run.ended, rearmed=run.rearmed, refused=run.refused)
             return run
 
-        monkeypatch.setattr(task.drain, "run", counted)
+        monkeypatch.setattr(runner, "run", counted)
     worker.run_once()
     assert status["due"] == {name: runs[name]["ended"] for name in (IDLE, EXPIRED)}
     with closing(Database(url)) as database:
@@ -194,7 +193,7 @@ def test_in_an_adopted_table_it_is_so_whatever_the_application_left_out(
     rows += combinations(**few, updated_at=odd, expires_at=odd)
     rows += combinations(**few, updated_at=odd, idle_check_at=odd[1:])
     with connect(url) as owner:
-        create_old_table(owner, form)
+        create_legacy_table(owner, form)
         adopt(url)
         with owner.cursor() as cursor:
             cursor.execute(

@@ -21,6 +21,7 @@ from tests.support.backlog import BUSINESS, IDLE_TIMEOUT, customer, insert_conve
 from tests.support.concurrency import at_once, services, through_one_door
 from tests.support.invariants import check_invariants
 from tests.support.sql import count, run_sql
+from tests.support.sweeps import sweep_idle
 from tests.support.workers import IDLE
 
 ROUNDS = 40
@@ -128,8 +129,8 @@ def test_a_message_against_an_idle_sweep(postgres_url: str, observer: Database) 
             paused += in_this_round
             mixed_rounds += 0 < in_this_round < PAIRS_PER_ROUND
         assert worker.process_idle_conversations(limit=10_000) == 0
-        left = worker.conversation_repo.sweeper.idle(IDLE_TIMEOUT)
-        assert left.sweep(10_000).claimed == 0, "every conversation was re-armed, by a sweep or a message"
+        left = sweep_idle(worker.database, IDLE_TIMEOUT, 10_000)
+        assert left.claimed == 0, "every conversation was re-armed, by a sweep or a message"
 
     pauses = run_sql(observer, "SELECT conv_id, occurred_at FROM conversation_events WHERE type = 'paused'")
     assert len(pauses) == paused

@@ -6,8 +6,9 @@ On one PostgreSQL, told that its tables are distributed. Citus sends the same st
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,11 +17,13 @@ from uuid import UUID
 import pytest
 
 from lapse import ConversationService, Database, DatabaseUnavailableError
-from lapse.store.connection import CompiledStatement
+from lapse.store.statements import Statement, Statements
+from lapse.store.table_mapping import Shape
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.concurrency import at_once, services
 from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql
+from tests.support.sweeps import sweep_expired, sweep_idle
 
 WORKERS = 4
 BACKLOG = 1_500
@@ -34,15 +37,18 @@ SEED = 20260105
 def sweeps_sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let every database take its tables for distributed, and return the sweeps that it was sent."""
     sent: list[str] = []
-    values_of = CompiledStatement.values
+    bind, build = Statement.bind, Database.build
 
-    def note(compiled: CompiledStatement, parameters: Any) -> dict[str, Any]:
-        if "UPDATE conversations" in compiled.sql and "claimed" in compiled.sql:
-            sent.append(compiled.sql)
-        return values_of(compiled, parameters)
+    def note(statement: Statement, values: Mapping[str, Any]) -> dict[str, Any]:
+        if "UPDATE conversations" in statement.sql and "claimed" in statement.sql:
+            sent.append(statement.sql)
+        return bind(statement, values)
 
-    monkeypatch.setattr(Database, "is_distributed", lambda _database, **_options: True)
-    monkeypatch.setattr(CompiledStatement, "values", note)
+    def build_distributed(database: Database, shape: Shape | None) -> Statements:
+        return build(database, shape and replace(shape, is_distributed=True))
+
+    monkeypatch.setattr(Database, "build", build_distributed)
+    monkeypatch.setattr(Statement, "bind", note)
     return sent
 
 
@@ -57,12 +63,13 @@ Contended = dict[str, int]
 
 def drain(service: ConversationService, task: str, contended: Contended) -> int:
     """Sweep until a look finds nothing, as a worker does: a deadlock is a reason to try again."""
-    sweeper = service.conversation_repo.sweeper
-    sweep = sweeper.expired() if task == "expired" else sweeper.idle(service.idle_timeout())
-    ended = 0
+    database, ended = service.database, 0
     while True:
         try:
-            result = sweep.sweep(BATCH)
+            if task == "expired":
+                result = sweep_expired(database, BATCH)
+            else:
+                result = sweep_idle(database, service.idle_timeout(), BATCH)
         except DatabaseUnavailableError:
             continue
         ended += result.ended

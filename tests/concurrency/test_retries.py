@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from lapse import ConversationService, DatabaseUnavailableError
-from lapse.store.database import RETRY_TIMEOUT_SECONDS
+from lapse.store.retries import RETRY_TIMEOUT_SECONDS
 from tests.support.backlog import BUSINESS, customer
 from tests.support.proxy import Proxy
 

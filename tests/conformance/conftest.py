@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lapse import ConversationRepository, Database
-from lapse.store.connection import CompiledStatement
-from tests.support.citus_rules import RULES, broken_by, statements_of
-from tests.support.clock import ManualClock
+from lapse.store.statements import Statement
+from tests.support.citus_rules import RULES, broken_by, statements_of, tables_on
 
 Problems = dict[str, list[str]]
 
@@ -20,23 +18,24 @@ Problems = dict[str, list[str]]
 def _judged() -> Problems:
     """Return the statements judged so far; to begin with, those that only run where nothing is distributed."""
     judged: Problems = {}
-    for clock in (None, ManualClock()):
-        database = Database("postgresql://nobody@127.0.0.1/never-connected", clock)
-        found = statements_of(ConversationRepository(database), distributed=False)
-        judged |= {
-            CompiledStatement(statement, database.engine.dialect).sql: []
-            for name, statement in found.items()
-            if "[False]" in name
-        }
+    for has_server_clock in (True, False):
+        local, distributed = (_sql(is_distributed, has_server_clock) for is_distributed in (False, True))
+        judged |= {sql: [] for name, sql in local.items() if sql != distributed.get(name)}
     return judged
+
+
+def _sql(is_distributed: bool, has_server_clock: bool) -> dict[str, str]:
+    tables = tables_on(is_distributed=is_distributed, has_server_clock=has_server_clock)
+    dialect = sa.make_url("postgresql+psycopg://").get_dialect()()
+    return {name: Statement(statement, dialect).sql for name, statement in statements_of(tables).items()}
 
 
 @pytest.fixture(autouse=True)
 def _what_runs_keeps_the_rules_of_citus(monkeypatch: pytest.MonkeyPatch, _judged: Problems) -> Iterator[None]:
     broken: Problems = {}
-    compile_it = CompiledStatement.__init__
+    compile_it = Statement.__init__
 
-    def judge(compiled: CompiledStatement, statement: Any, dialect: sa.Dialect) -> None:
+    def judge(compiled: Statement, statement: Any, dialect: sa.Dialect) -> None:
         compile_it(compiled, statement, dialect)
         if dialect.name == "postgresql":
             if compiled.sql not in _judged:
@@ -44,6 +43,6 @@ def _what_runs_keeps_the_rules_of_citus(monkeypatch: pytest.MonkeyPatch, _judged
             if problems := _judged[compiled.sql]:
                 broken[compiled.sql] = problems
 
-    monkeypatch.setattr(CompiledStatement, "__init__", judge)
+    monkeypatch.setattr(Statement, "__init__", judge)
     yield
     assert broken == {}

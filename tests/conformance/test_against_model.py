@@ -27,11 +27,10 @@ from lapse import (
 )
 from lapse.models import AnyId
 from lapse.store.connection import Connection
-from lapse.store.rows import conversation_of, event_of
-from lapse.store.schema import conversation_events, conversations
+from lapse.store.rows import row_to_conversation, row_to_event
 from tests.support.clock import START, ManualClock
 from tests.support.conversation_model import OPEN, ConversationModel, ModelConversation
-from tests.support.sql import transaction
+from tests.support.sql import own_tables, transaction
 
 IDLE_MINUTES, EXPIRATION_MINUTES = 30, 120
 TICK = timedelta(microseconds=1)
@@ -55,13 +54,14 @@ class ConversationMachine(RuleBasedStateMachine):
         self.service, self.clock = service, clock
         self.model = ConversationModel(EXPIRATION_MINUTES)
         self.ids: dict[int, AnyId] = {}
+        self.tables = own_tables(service.database)
 
     @initialize()
     def begin_empty(self) -> None:
         self.clock.now = START
         with transaction(self.service.database) as connection:
-            connection.execute(sa.delete(conversation_events))
-            connection.execute(sa.delete(conversations))
+            connection.execute(sa.delete(self.tables.events))
+            connection.execute(sa.delete(self.tables.conversations))
 
     # --- what applications do
 
@@ -164,9 +164,9 @@ class ConversationMachine(RuleBasedStateMachine):
     @invariant()
     def the_database_holds_what_the_model_holds(self) -> None:
         def read(connection: Connection) -> tuple[list[Any], list[Any]]:
-            rows = [conversation_of(row) for row in connection.execute(sa.select(conversations))]
-            ordered = sa.select(conversation_events).order_by(conversation_events.c.version)
-            return rows, [event_of(row) for row in connection.execute(ordered)]
+            rows = [row_to_conversation(row) for row in connection.execute(sa.select(self.tables.conversations))]
+            ordered = sa.select(self.tables.events).order_by(self.tables.events.c.version)
+            return rows, [row_to_event(row) for row in connection.execute(ordered)]
 
         rows, events = self.service.database.autocommit(read)
         assert len(rows) == len(self.model.conversations)

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from lapse import ConversationService, Database
-from lapse.store import ConversationRepository, repository
+from lapse.store import ConversationRepository
+from lapse.store.operations import due
 from tests.support.backlog import insert_conversations
 from tests.support.clock import ManualClock
 from tests.support.sql import run_sql
@@ -16,7 +17,7 @@ from tests.support.sql import run_sql
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """Count at most ten one by one."""
-    monkeypatch.setattr(repository, "EXACT_UP_TO", {"postgresql": 10, "sqlite": 10})
+    monkeypatch.setattr(due, "EXACT_UP_TO", {"postgresql": 10, "sqlite": 10})
     return 10
 
 

@@ -7,9 +7,11 @@ from datetime import timedelta
 import pytest
 
 from lapse import ConversationService, InvalidInputError
+from lapse.store.operations.conversations import is_empty
 from tests.support.clock import ManualClock
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
+IDLE, EXPIRED = "idle_conversations", "expired_conversations"
 
 
 def test_active_conversations_are_an_owners_latest_first(service: ConversationService, clock: ManualClock) -> None:
@@ -70,34 +72,38 @@ def test_a_limit_is_one_to_ten_thousand(service: ConversationService, limit: int
             call()
 
 
+def due(idle: int, expired: int) -> dict[str, int]:
+    return {IDLE: idle, EXPIRED: expired}
+
+
 def test_totals_count_what_is_open_and_due(service: ConversationService, clock: ManualClock) -> None:
     repository, timeout = service.conversation_repo, timedelta(minutes=30)
-    assert repository.is_empty()
+    assert service.database.run(is_empty)
     assert repository.count_open_by_status() == {"pending": 0, "progress": 0, "idle_timeout": 0}
-    assert repository.count_due(timeout) == (0, 0)
+    assert repository.count_due(timeout) == due(0, 0)
     old = [service.record_message(1, f"+55119999999{digit:02}", BUSINESS) for digit in range(4)]
     clock.advance(minutes=31)
     assert service.process_idle_conversations(limit=1) == 1
     service.close_conversation(old[3].conv_id, "user_closed")
     service.record_message(1, CUSTOMER, "+14155238887", sender="agent")
-    assert not repository.is_empty()
+    assert not service.database.run(is_empty)
     assert repository.count_open_by_status() == {"pending": 2, "progress": 1, "idle_timeout": 1}
-    assert repository.count_due(timeout) == (2, 0)
-    assert repository.count_due(timedelta(minutes=32)) == (0, 0)
+    assert repository.count_due(timeout) == due(2, 0)
+    assert repository.count_due(timedelta(minutes=32)) == due(0, 0)
     clock.advance(minutes=1440 - 30)
-    assert repository.count_due(timeout) == (1, 3), "what has expired is not idle as well"
+    assert repository.count_due(timeout) == due(1, 3), "what has expired is not idle as well"
 
 
 def test_the_next_deadlines_are_the_earliest_ones(service: ConversationService, clock: ManualClock) -> None:
     nothing = service.next_deadlines()
-    assert (nothing.idle, nothing.expired, nothing.earliest, nothing.now) == (None, None, None, clock.now)
+    assert (nothing.due_at, nothing.earliest, nothing.now) == ({IDLE: None, EXPIRED: None}, None, clock.now)
     opened = service.record_message(1, CUSTOMER, BUSINESS)
     clock.advance(minutes=1)
     service.record_message(1, CUSTOMER, "+14155238887")
     found = service.next_deadlines()
-    assert (found.idle, found.expired) == (opened.idle_check_at, opened.expires_at)
+    assert found.due_at == {IDLE: opened.idle_check_at, EXPIRED: opened.expires_at}
     assert (found.earliest, found.now) == (opened.idle_check_at, clock.now)
     clock.advance(minutes=60)
     assert service.process_idle_conversations() == 2
     after = service.next_deadlines()
-    assert (after.idle, after.earliest) == (None, opened.expires_at)
+    assert (after.due_at[IDLE], after.earliest) == (None, opened.expires_at)

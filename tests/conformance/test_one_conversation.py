@@ -18,6 +18,7 @@ from lapse import (
     InvalidTransitionError,
     NaiveDatetimeError,
 )
+from lapse.store.operations.conversations import get_by_id
 from tests.support.clock import ManualClock
 from tests.support.sql import count
 
@@ -179,9 +180,8 @@ def test_a_conversation_that_is_not_there_is_an_error(
     call(there.conv_id, **arguments, owner_id=1)
 
 
-def test_the_repository_answers_none_for_what_is_not_there(service: ConversationService) -> None:
+def test_the_operation_answers_none_for_what_is_not_there(service: ConversationService) -> None:
     opened = service.create_conversation(1, CUSTOMER, BUSINESS)
-    repository = service.conversation_repo
-    assert repository.get_conversation_by_id(UUID(int=1)) is None
-    assert repository.get_conversation_by_id(opened.conv_id, 2) is None
-    assert repository.get_conversation_by_id(opened.conv_id, 1) == opened
+    assert service.database.run(get_by_id, UUID(int=1), None) is None
+    assert service.database.run(get_by_id, opened.conv_id, 2) is None
+    assert service.database.run(get_by_id, opened.conv_id, 1) == opened

@@ -10,7 +10,7 @@ import pytest
 
 from lapse import ConversationService, ConversationStatus, InvalidInputError, PurgeResult
 from lapse.shutdown import StopEvent
-from lapse.store.purge import Purger
+from lapse.store.purger import Purger
 from tests.support.clock import ManualClock
 from tests.support.closed_conversations import insert_closed
 from tests.support.invariants import check_invariants
@@ -132,16 +132,16 @@ def test_a_preview_counts_across_its_slices_what_a_purge_deletes(
 
 def test_a_stop_ends_a_purge_between_two_batches(service: ConversationService, purger: Purger) -> None:
     insert_closed(service.database, range(10), ended_ago=9 * DAY)
-    flag = StopEvent()
+    stop_event = StopEvent()
 
     def stop_after_two(done: PurgeResult) -> None:
         if done.conversations == 6:
-            flag.set()
+            stop_event.set()
 
-    stopped = purger.purge(5, batch_size=3, stop_event=flag, on_batch=stop_after_two)
+    stopped = purger.purge(5, batch_size=3, stop_event=stop_event, on_batch=stop_after_two)
     assert (stopped.conversations, stopped.is_complete) == (6, False)
     assert counts(service) == (4, 4)
-    assert purger.purge(5, stop_event=flag).conversations == 0
+    assert purger.purge(5, stop_event=stop_event).conversations == 0
     assert purger.purge(5).conversations == 4
     check_invariants(service.database)
 

@@ -9,6 +9,7 @@ import pytest
 
 from lapse import BackgroundWorker, ConversationService, Database
 from tests.support.sql import run_sql
+from tests.support.sweeps import sweep_idle
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
 OLD_TIMES = ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2020-01-01 00:00:00", "2019-12-31T21:00:00-03:00"]
@@ -53,7 +54,7 @@ def test_an_activity_infinitely_long_ago_is_idle_and_has_no_lag(postgres_url: st
     with closing(ConversationService(postgres_url)) as service:
         service.create_conversation(1, CUSTOMER, BUSINESS)
         run_sql(service.database, "UPDATE conversations SET updated_at = '-infinity', idle_check_at = started_at")
-        result = service.conversation_repo.sweeper.idle(service.idle_timeout()).sweep(10)
+        result = sweep_idle(service.database, service.idle_timeout(), 10)
         assert (result.ended, result.lags_seconds) == (1, ())
         assert [row.status for row in run_sql(service.database, "SELECT status FROM conversations")] == ["idle_timeout"]
 

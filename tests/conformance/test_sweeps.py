@@ -9,6 +9,7 @@ import pytest
 from lapse import Conversation, ConversationService, SettingsError
 from tests.support.clock import ManualClock
 from tests.support.sql import count
+from tests.support.sweeps import sweep_expired, sweep_idle
 
 BUSINESS = "+14155238886"
 TICK = timedelta(microseconds=1)
@@ -71,12 +72,12 @@ def test_a_sweep_says_how_late_each_conversation_ended(service: ConversationServ
     clock.advance(minutes=10)
     opened += open_many(service, 3)[1:]  # the first one has had activity since
     clock.now = opened[0].started_at + HALF_HOUR + timedelta(minutes=15, seconds=0.5)
-    paused = service.conversation_repo.sweeper.idle(HALF_HOUR).sweep(100)
+    paused = sweep_idle(service.database, HALF_HOUR)
     assert sorted(paused.lags_seconds) == pytest.approx([300.5] * 3)
     clock.now = opened[0].expires_at + timedelta(days=2)
-    expired = service.conversation_repo.sweeper.expired().sweep(100)
+    expired = sweep_expired(service.database)
     assert sorted(expired.lags_seconds) == pytest.approx([172_200, 172_200, 172_800])
-    assert list(service.conversation_repo.sweeper.expired().sweep(100).lags_seconds) == []
+    assert list(sweep_expired(service.database).lags_seconds) == []
 
 
 def test_where_both_deadlines_have_passed_it_is_expired(service: ConversationService, clock: ManualClock) -> None:
@@ -98,7 +99,7 @@ def test_activity_moves_the_idle_deadline_though_the_look_stays(
     (active,) = open_many(service, 1)
     assert active.idle_check_at == opened.idle_check_at
     clock.now = opened.idle_check_at + TICK
-    result = service.conversation_repo.sweeper.idle(HALF_HOUR).sweep(100)
+    result = sweep_idle(service.database, HALF_HOUR)
     assert (result.claimed, result.ended, result.rearmed, result.contended) == (1, 0, 1, 0)
     assert service.get_conversation_by_id(opened.conv_id).idle_check_at == active.updated_at + HALF_HOUR
     clock.now = active.updated_at + HALF_HOUR
@@ -170,7 +171,7 @@ def test_a_batch_takes_at_most_its_limit_and_the_longest_overdue_first(
         opened[0].conv_id,
         opened[1].conv_id,
     ]
-    first = service.conversation_repo.sweeper.expired().sweep(2)
+    first = sweep_expired(service.database, 2)
     assert (first.claimed, first.ended) == (2, 2)
     assert statuses(service, opened) == ["expired", "expired", "pending", "pending", "pending"]
     assert service.process_expired_conversations(limit=2) == 2
@@ -193,12 +194,11 @@ def test_many_conversations_with_one_deadline_are_drained_in_batches(
 ) -> None:
     opened = open_many(service, 10)
     clock.now = opened[0].expires_at + TICK
-    sweep = service.conversation_repo.sweeper.expired()
-    after, ended = sweep.sweep(3), 3
+    after, ended = sweep_expired(service.database, 3), 3
     assert after.ended == 3
     while after.claimed == 3:
         assert after.last_deadline in (None, opened[0].expires_at)
-        after = sweep.sweep(3, after.last_deadline or opened[0].started_at)
+        after = sweep_expired(service.database, 3, after.last_deadline or opened[0].started_at)
         ended += after.ended
     assert ended == 10
 

@@ -21,6 +21,7 @@ from tests.support.http_client import ask
 from tests.support.sql import run_sql
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
+IDLE, EXPIRED = "idle_conversations", "expired_conversations"
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 NEVER_TEXT = "9999-12-31 23:59:59.999999+00"
 FAR = ["infinity", NEVER_TEXT, "10000-01-01 00:00:00+00", "294276-12-31 23:59:59+00"]
@@ -65,8 +66,8 @@ def test_what_never_expires_is_read_as_never_by_every_call(given: Given, moment:
     assert service.find_expired_conversations() == []
     assert service.extend_expiration(given.conv_id, 5).expires_at == NEVER
     deadlines = service.next_deadlines()
-    assert deadlines.expired == NEVER
-    assert deadlines.earliest == deadlines.idle
+    assert deadlines.due_at[EXPIRED] == NEVER
+    assert deadlines.earliest == deadlines.due_at[IDLE]
     run_sql(service.database, "UPDATE conversations SET updated_at = started_at, idle_check_at = started_at")
     run_sql(service.database, "UPDATE conversations SET updated_at = updated_at - interval '1 h'")
     assert service.process_idle_conversations() == 1
@@ -82,9 +83,9 @@ def test_a_worker_and_the_commands_live_with_what_never_expires(
 ) -> None:
     write(given, "expires_at", moment)
     worker = BackgroundWorker(service=given.service)
-    deadlines = worker._next_deadlines()
+    deadlines = worker._poll()
     assert deadlines is not None
-    assert deadlines.expired == NEVER
+    assert deadlines.due_at[EXPIRED] == NEVER
     assert [run.error for run in worker.run_cycle(deadlines)] == [None, None]
     assert worker._seconds_to_wait([], deadlines, 0.0) >= 0
     metrics = ask(WorkerApp(worker), "/metrics")
@@ -141,7 +142,7 @@ def test_every_time_of_a_conversation_can_be_read_whatever_was_written(given: Gi
         found = service.get_conversation_by_id(given.conv_id)
         assert getattr(found, column) == expected
         assert service.get_active_conversations(1) == [found]
-        Chronicle(service.database).each_change(lambda moment, change: None)
+        assert list(Chronicle(service.database).changes())
         service.next_deadlines()
         service.find_idle_conversations()
         run_sql(service.database, f"UPDATE conversations SET {column} = now()")

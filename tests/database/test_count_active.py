@@ -7,19 +7,19 @@ from unittest import mock
 import pytest
 
 from lapse import ConversationRepository
-from lapse.worker import outlook
+from lapse.worker import poller
 from tests.support.waiting import until
 from tests.support.workers import in_background, worker_on
 
 
 def test_nobody_scrapes_nobody_counts(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlook, "COUNT_ACTIVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(poller, "COUNT_ACTIVE_EVERY_SECONDS", 0.0)
     with (
         mock.patch.object(ConversationRepository, "count_active", return_value=7) as count_active,
         worker_on(database_url, interval_seconds=0.05, min_wait_seconds=0) as worker,
         in_background(worker),
     ):
-        registry = worker.observer.registry
+        registry = worker.instrumentation.registry
         assert registry is not None
         until(lambda: worker.cycle_count >= 10)
         assert count_active.call_count == 1, "so that the first scrape finds it"

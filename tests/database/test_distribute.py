@@ -17,15 +17,16 @@ import sqlalchemy as sa
 
 from lapse import Database
 from lapse.errors import DistributionError
-from lapse.store.distribute import check_distributable, distribute
 from lapse.store.driver_errors import UnsupportedStatementError
-from lapse.store.layout import VERSION_TABLE
-from lapse.store.repository import ConversationRepository
+from lapse.store.operations import distribution
+from lapse.store.statements import Statement, sweeps
+from lapse.store.table_mapping import VERSION_TABLE
 from tests.support.backlog import insert_conversations
 from tests.support.citus_stand_in import install_stand_in
 from tests.support.commands import error_line, run_here, run_program
 from tests.support.concurrency import at_once
 from tests.support.sql import run_sql
+from tests.support.sweeps import sweep_expired
 
 PLACED = (
     "SELECT logicalrelid::text AS name, partmethod::text, partkey, colocationid FROM pg_dist_partition ORDER BY name"
@@ -44,6 +45,14 @@ def stand_in(postgres_url: str) -> Iterator[Database]:
     install_stand_in(postgres_url)
     with closing(Database(postgres_url)) as database:
         yield database
+
+
+def distribute(database: Database) -> list[str]:
+    return database.run(distribution.distribute, database.safe_url)
+
+
+def is_distributed(database: Database) -> bool:
+    return database.shape().is_distributed
 
 
 def tables(database: Database) -> list[str]:
@@ -136,7 +145,7 @@ def test_sqlite_cannot_be_distributed(tmp_path: Any) -> None:
 
 
 def test_checking_changes_nothing(stand_in: Database) -> None:
-    check_distributable(stand_in)
+    stand_in.run(distribution.check, stand_in.safe_url)
     assert run_sql(stand_in, PLACED) == []
 
 
@@ -145,20 +154,21 @@ def test_checking_changes_nothing(stand_in: Database) -> None:
 
 def test_tables_of_one_server_are_not_distributed(postgres_url: str) -> None:
     with closing(Database(postgres_url)) as database:
-        assert database.is_distributed() is False
+        assert is_distributed(database) is False
 
 
 def test_what_is_distributed_is_noticed_once_and_when_looked_at_again(stand_in: Database) -> None:
-    assert stand_in.is_distributed() is False
+    assert is_distributed(stand_in) is False
     distribute(stand_in)
-    assert stand_in.is_distributed() is False, "asked once"
-    assert stand_in.is_distributed(look_again=True) is True
-    assert stand_in.is_distributed() is True
+    assert is_distributed(stand_in) is False, "asked once"
+    stand_in.invalidate()
+    assert is_distributed(stand_in) is True
+    assert is_distributed(stand_in) is True
 
 
 def test_a_reference_table_is_not_on_several_shards(stand_in: Database) -> None:
     run_sql(stand_in, "SELECT create_reference_table('conversations')")
-    assert stand_in.is_distributed() is False
+    assert is_distributed(stand_in) is False
 
 
 # PostgreSQL refuses this one with the SQLSTATE that Citus has for a lock over several shards.
@@ -166,21 +176,20 @@ REFUSED = sa.text("SELECT count(*) AS claimed FROM conversations FOR NO KEY UPDA
 
 
 def test_a_worker_goes_on_when_the_tables_are_distributed_under_it(stand_in: Database) -> None:
-    repository = ConversationRepository(stand_in)
     insert_conversations(stand_in, range(3), expires_in=-timedelta(days=1))
-    assert repository.sweeper.expired().sweep(1).ended == 1
+    assert sweep_expired(stand_in, 1).ended == 1
     distribute(stand_in)
-    refuse_locks(repository)
-    assert repository.sweeper.expired().sweep(10).ended == 2
+    refuse_locks(stand_in)
+    assert sweep_expired(stand_in, 10).ended == 2
 
 
 def test_a_refusal_that_has_another_reason_is_an_error_and_no_endless_loop(stand_in: Database) -> None:
-    repository = ConversationRepository(stand_in)
-    refuse_locks(repository)
+    refuse_locks(stand_in)
     with pytest.raises(UnsupportedStatementError, match="FOR NO KEY UPDATE is not allowed with aggregate functions"):
-        repository.sweeper.expired().sweep(10)
+        sweep_expired(stand_in, 10)
 
 
-def refuse_locks(repository: ConversationRepository) -> None:
+def refuse_locks(database: Database) -> None:
     """Let the sweep of one server be refused, as Citus would do it."""
-    repository.sweeper._expired[False].without[:] = [REFUSED]
+    local = database.default_statements
+    local._compiled[(sweeps.sweep_batch, sweeps.expired, False)] = Statement(REFUSED, database.engine.dialect)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from lapse import ConversationService, Database, SchemaVersionError
-from lapse.store.layout import VERSION_TABLE
+from lapse.store.table_mapping import VERSION_TABLE
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.commands import error_line, run_lapse, running_lapse
 from tests.support.sql import run_sql

@@ -12,8 +12,9 @@ from uuid import UUID
 import pytest
 
 from lapse import ConversationService, migrate
-from tests.support.backlog import insert_conversations
+from tests.support.backlog import IDLE_TIMEOUT, insert_conversations
 from tests.support.sql import run_sql
+from tests.support.workers import EXPIRED, IDLE
 
 FEW, MANY = 100, 20_000
 MILLISECONDS = 0.3
@@ -55,18 +56,22 @@ def test_sqlite_reads_a_few_rows_however_many_are_open(grown: Grown) -> None:
     assert steps_of(service, service.next_deadlines) < 500
 
 
-def test_sqlite_reads_no_more_than_what_is_set_aside(grown: Grown) -> None:
+def test_sqlite_reads_no_more_than_what_is_quarantined(grown: Grown) -> None:
     service, ids = grown
     repository = service.conversation_repo
-    for without in ids.values():
-        steps = steps_of(service, partial(repository.next_deadlines, without, without))
-        assert steps < 100 * len(without)
-    after = repository.next_deadlines(ids[FEW], ids[FEW])
-    before = repository.next_deadlines()
-    assert after.idle is not None
-    assert before.idle is not None
-    assert after.idle - before.idle == timedelta(milliseconds=FEW)
-    assert after.longest_idle_timeout_seconds == before.longest_idle_timeout_seconds == 1800
+    for some in ids.values():
+        steps = steps_of(service, partial(repository.next_deadlines, IDLE_TIMEOUT, {IDLE: some, EXPIRED: some}))
+        assert steps < 100 * len(some)
+    some = ids[FEW]
+    before, after = (repository.next_deadlines(IDLE_TIMEOUT, out) for out in ({}, {IDLE: some, EXPIRED: some}))
+    for task in (IDLE, EXPIRED):
+        first, later = before.due_at[task], after.due_at[task]
+        assert first is not None
+        assert later is not None
+        assert later - first == timedelta(milliseconds=FEW)
+    for out in ({}, {IDLE: some}):
+        shorter = repository.next_deadlines(IDLE_TIMEOUT - timedelta(seconds=1), out)
+        assert shorter.due_at[IDLE] == shorter.now - timedelta(microseconds=1), "all were armed longer than this"
 
 
 def test_sqlite_answers_in_no_time(grown: Grown) -> None:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import BackgroundWorker, ConversationRepository, ConversationService, Database, migrate
-from lapse.store import repository
+from lapse.store.operations import due
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.closed_conversations import insert_closed
 from tests.support.concurrency import at_once, services
@@ -58,7 +58,7 @@ def test_the_tables_are_partitioned_and_keep_their_rows_and_indexes(partitioned:
 def test_active_conversations_are_estimated_over_all_partitions(
     partitioned: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository, "EXACT_UP_TO", {"postgresql": 10})
+    monkeypatch.setattr(due, "EXACT_UP_TO", {"postgresql": 10})
     insert_conversations(partitioned, range(1_000, 1_200))
     run_sql(partitioned, "ANALYZE conversations")
     assert ConversationRepository(partitioned).count_active() == 250

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import make_url
 
 from lapse import ConversationService, Database
-from lapse.store.schema_version import head_version
+from lapse.store.operations.schema import head_version
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.closed_conversations import insert_closed
 from tests.support.commands import run_lapse, running_lapse

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -12,11 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import ConversationService, PurgeResult
-from lapse.store import backlog
-from lapse.store.connection import CompiledStatement
-from lapse.store.statements import BEGINNING_OF_TIME
+from lapse.models import MIN_DATETIME
+from lapse.store.operations import due
+from lapse.store.statements import Statement
 from tests.support.backlog import BUSINESS, IDLE_TIMEOUT, customer
 from tests.support.sql import run_sql
+from tests.support.sweeps import sweep_armed_longer, sweep_expired, sweep_idle
 
 ROWS = 100_000
 
@@ -55,15 +57,15 @@ class Explainer:
 
     def plans(self, call: Callable[[], Any]) -> list[dict[str, Any]]:
         sent: list[tuple[str, Any]] = []
-        values_of = CompiledStatement.values
+        bind = Statement.bind
 
-        def note(compiled: CompiledStatement, parameters: Any) -> dict[str, Any]:
-            values = values_of(compiled, parameters)
-            if "conversation" in compiled.sql:
-                sent.append((compiled.sql, values))
-            return values
+        def note(statement: Statement, values: Any) -> dict[str, Any]:
+            bound = bind(statement, values)
+            if "conversation" in statement.sql:
+                sent.append((statement.sql, bound))
+            return bound
 
-        with mock.patch.object(CompiledStatement, "values", note):
+        with mock.patch.object(Statement, "bind", note):
             call()
         assert sent
         return [self._plan(*statement) for statement in sent]
@@ -94,15 +96,15 @@ def assert_no_whole_table_is_read(plan: dict[str, Any]) -> None:
 
 
 def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
-    service, explainer, sweeper = filled, Explainer(filled), filled.conversation_repo.sweeper
+    service, explainer, database = filled, Explainer(filled), filled.database
     expected: dict[str, tuple[Callable[[], Any], list[str]]] = {
-        "expired sweep": (lambda: sweeper.expired().sweep(100), ["ix_conversations_expires_at_open"]),
+        "expired sweep": (lambda: sweep_expired(database, 100), ["ix_conversations_expires_at_open"]),
         "idle sweep": (
-            lambda: sweeper.idle(IDLE_TIMEOUT).sweep(10_000),
+            lambda: sweep_idle(database, IDLE_TIMEOUT, 10_000),
             ["ix_conversations_idle_check_at_active"],
         ),
         "sweep of what was armed longer": (
-            lambda: sweeper.armed_longer(IDLE_TIMEOUT).sweep(10_000),
+            lambda: sweep_armed_longer(database, IDLE_TIMEOUT, 10_000),
             ["ix_conversations_idle_timeout_seconds_active"],
         ),
         "first message": (
@@ -122,7 +124,7 @@ def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
             ["ix_conversations_idle_check_at_active"],
         ),
         "number of due ones before a first cycle": (
-            lambda: backlog.count_due(service.database, IDLE_TIMEOUT, 10_000),
+            lambda: database.run(due.count_due_up_to, round(IDLE_TIMEOUT.total_seconds()), 10_000),
             ["ix_conversations_idle_check_at_active", "ix_conversations_expires_at_open"],
         ),
         "find expired": (service.find_expired_conversations, ["ix_conversations_expires_at_open"]),
@@ -172,12 +174,11 @@ def test_a_sweep_reads_no_more_where_there_are_no_statistics(postgres_url: str, 
         run_sql(service.database, "ALTER TABLE conversations SET (autovacuum_enabled = off)")
         # Of every hundred the one that is idle, or the one that is past its expiry, is all of them.
         run_sql(service.database, FILL.replace("n % 100", "0" if task == "idle" else "1"))
-        sweeper = service.conversation_repo.sweeper
-        sweep = sweeper.idle(IDLE_TIMEOUT) if task == "idle" else sweeper.expired()
-        after, read = BEGINNING_OF_TIME, list[int]()
+        sweep = partial(sweep_idle, idle_timeout=IDLE_TIMEOUT) if task == "idle" else sweep_expired
+        after, read = MIN_DATETIME, list[int]()
         for _ in range(3):
             before = tuples_read(service)
-            result = sweep.sweep(100, after)
+            result = sweep(service.database, limit=100, after=after)
             assert result.ended == 100
             after = result.last_deadline or after
             read.append(tuples_read(service) - before)

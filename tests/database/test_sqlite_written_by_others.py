@@ -46,7 +46,7 @@ def test_an_idle_timeout_that_is_none_stops_nobody(file: Database, url: str, val
     ids = insert_conversations(file, range(5), silent_for=timedelta(hours=2))
     run_sql(file, f"UPDATE conversations SET idle_timeout_seconds = {value} WHERE conv_id = '{ids[2]}'")
     with worker_on(url) as worker:
-        deadlines = worker.conversation_service.conversation_repo.next_deadlines()
+        deadlines = worker.conversation_service.next_deadlines()
         assert worker.run_task(IDLE, deadlines).error is None
         assert counts(file)["idle_timeout"] == 5
 

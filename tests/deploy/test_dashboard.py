@@ -33,7 +33,7 @@ EXPORTED = {
     "lapse_conversations_rearmed_total",
     "lapse_conversations_contended_total",
     "lapse_conversations_refused_total",
-    "lapse_conversations_set_aside",
+    "lapse_conversations_quarantined",
     "lapse_worker_info",
     "process_resident_memory_bytes",
     "process_cpu_seconds_total",
@@ -83,7 +83,7 @@ def test_a_query_is_right_with_several_workers_and_after_their_restarts(query: s
     # Counters begin anew with their worker: rates come before sums. Gauges of the database are the same everywhere.
     for counter in COUNTERS.findall(query):
         assert re.search(rf"\bsum by \([\w, ]+\) \((?:rate|increase)\({counter}\{{", query), counter
-    for same in ("active_conversations", "lapse_oldest_due_seconds", "lapse_conversations_set_aside"):
+    for same in ("active_conversations", "lapse_oldest_due_seconds", "lapse_conversations_quarantined"):
         assert same not in query or re.search(rf"^max(?: by \(task_type\))? ?\({same}\{{", query)
     assert query.count("{") == query.count('job="lapse-worker"') or query == "lapse_worker_info"
 

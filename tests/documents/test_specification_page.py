@@ -15,7 +15,7 @@ from lapse import (
     Settings,
     TaskMetrics,
 )
-from lapse.worker import tasks
+from lapse.store.operations import sweeps
 from tests.support.documents import leads_somewhere, links
 
 PAGE = Path(__file__).parents[2] / "docs" / "specification.md"
@@ -117,7 +117,7 @@ def test_the_names_that_are_kept_are_those_of_the_code() -> None:
     worker = BackgroundWorker()
     for name in ATTRIBUTES:
         assert hasattr(worker, name), name
-    assert [tasks.IDLE_CONVERSATIONS, tasks.EXPIRED_CONVERSATIONS] == TASKS
+    assert list(worker.tasks) == list(sweeps.TASKS) == TASKS
     assert set(VARIABLES) <= {field.alias for field in Settings.model_fields.values()}
 
 

@@ -48,8 +48,8 @@ def test_connections_that_say_nothing_hold_nobody_up(port: int) -> None:
 
 
 def test_connections_that_say_little_but_say_it_for_ever_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 20)
-    monkeypatch.setattr(server, "MOST_SECONDS", 1)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "CONNECTION_TIMEOUT_SECONDS", 1)
     over = threading.Event()
     with (
         worker_on("sqlite:///lapse.db") as worker,
@@ -77,7 +77,7 @@ def test_connections_that_say_little_but_say_it_for_ever_are_closed(monkeypatch:
 
 @pytest.mark.parametrize("asked", [b"", b"GET /livez HTTP/1.1\r\nX:", b"GET /large HTTP/1.1\r\n\r\n"])
 def test_who_does_not_ask_or_does_not_read_is_closed_in_time(asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MOST_SECONDS", 1)
+    monkeypatch.setattr(server, "CONNECTION_TIMEOUT_SECONDS", 1)
 
     def large(_environment: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         start_response("200 OK", [])

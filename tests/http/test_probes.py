@@ -20,7 +20,7 @@ import waitress.trigger
 
 from lapse import Database
 from lapse.http import ROUTES, WorkerApp, serving
-from lapse.worker import progress
+from lapse.worker import liveness
 from tests.support.backlog import insert_conversations
 from tests.support.commands import RunningLapse, error_line, run_lapse, running_lapse
 from tests.support.http_client import ask, request, samples
@@ -165,7 +165,7 @@ def test_another_schema_makes_unready(database_url: str, database: Database) -> 
 
 
 def test_a_loop_that_stands_still_is_not_alive(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "STEP_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "STEP_SECONDS", 0.1)
     stuck, go_on = threading.Event(), threading.Event()
 
     def report(_status: str) -> None:

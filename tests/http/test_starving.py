@@ -95,7 +95,7 @@ def test_whatever_clients_leave_half_done_the_probes_are_answered(
             with suppress(OSError):  # it may be closed already
                 client.sendall(said)
         check_probes(port)
-        assert samples(port)["process_open_fds", None] < server.MOST_CONNECTIONS + 50
+        assert samples(port)["process_open_fds", None] < server.MAX_CONNECTIONS + 50
     check_probes(port)
 
 

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
 from lapse import ConversationService, Database, ForeignTableError, SchemaMissingError, SchemaVersionError, migrate
-from lapse.store import check_schema, ensure_schema
-from lapse.store.layout import VERSION_TABLE
+from lapse.store import check_schema, ensure_schema, schema_version
 from lapse.store.migrate import alembic_config
-from lapse.store.schema_version import head_version, known_versions, schema_version
+from lapse.store.operations.schema import head_version, known_versions
+from lapse.store.table_mapping import VERSION_TABLE
 from tests.support.sql import run_sql
 
 TABLES = {"conversations", "conversation_events", VERSION_TABLE}
@@ -122,6 +122,8 @@ def test_without_a_schema_only_the_embedded_database_makes_one(empty: Database, 
     service = ConversationService(empty)
     if backend == "sqlite":
         assert service.next_deadlines().earliest is None
+        assert tables(empty) == set(), "a look makes nothing"
+        service.record_message(1, "+5511999999999", "+14155238886")
         assert tables(empty) == TABLES
     else:
         with pytest.raises(SchemaMissingError, match="lapse migrate"):

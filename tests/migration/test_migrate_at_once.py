@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from lapse import Database, migrate
 from lapse.store import check_schema
-from lapse.store.schema_version import head_version
+from lapse.store.operations.schema import head_version
 from tests.support.commands import run_program
 from tests.support.concurrency import at_once
 

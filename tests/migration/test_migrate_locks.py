@@ -12,9 +12,9 @@ import pytest
 from alembic import command
 
 from lapse import Database, DatabaseUnavailableError, migrate
+from lapse.store import schema_version
 from lapse.store.migrate import alembic_config
-from lapse.store.schema_version import schema_version
-from tests.adoption.old_table import connect
+from tests.adoption.legacy_table import connect
 from tests.support.sql import run_sql
 
 

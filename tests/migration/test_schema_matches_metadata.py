@@ -13,9 +13,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from lapse import Database
-from lapse.store.layout import VERSION_TABLE
-from lapse.store.schema import metadata
-from tests.support.sql import run_sql
+from lapse.store.table_mapping import VERSION_TABLE
+from lapse.store.tables import OWN_TABLES
+from tests.support.sql import own_tables, run_sql
 
 POSTGRESQL_CATALOG = {
     "columns": """
@@ -34,7 +34,7 @@ SQLITE_CATALOG = {"objects": "SELECT type, name, tbl_name, sql FROM sqlite_maste
 def created(new_database: Callable[..., str], backend: str) -> Iterator[Database]:
     """Return a database whose tables were created from the metadata, without any migration."""
     with closing(Database(new_database(backend, migrated=False))) as database:
-        metadata.create_all(database.engine)
+        own_tables(database).metadata.create_all(database.engine)
         yield database
 
 
@@ -56,7 +56,7 @@ def test_alembic_finds_no_difference(database: Database) -> None:
     with database.engine.connect() as connection:
         options = {"compare_type": True, "compare_server_default": True, "include_name": _is_ours}
         context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, metadata) == []
+        assert compare_metadata(context, own_tables(database).metadata) == []
 
 
 def _is_ours(name: str | None, kind: str, _parents: Any) -> bool:
@@ -73,7 +73,7 @@ def test_the_catalogs_are_equal(database: Database, created: Database) -> None:
 def test_every_unique_key_begins_with_the_owner(postgres_url: str) -> None:
     with closing(Database(postgres_url)) as database:
         inspector = sa.inspect(database.engine)
-        for table in metadata.tables:
+        for table in OWN_TABLES.metadata.tables:
             keys: list[Any] = [inspector.get_pk_constraint(table)["constrained_columns"]]
             keys += [index["column_names"] for index in inspector.get_indexes(table) if index["unique"]]
             keys += [constraint["column_names"] for constraint in inspector.get_unique_constraints(table)]
@@ -83,10 +83,11 @@ def test_every_unique_key_begins_with_the_owner(postgres_url: str) -> None:
 def test_no_table_is_without_row_level_security(postgres_url: str) -> None:
     with closing(Database(postgres_url)) as database:
         guarded = run_sql(database, "SELECT relname FROM pg_class WHERE relrowsecurity")
-    assert {name for (name,) in guarded} == {*metadata.tables, VERSION_TABLE}
+    assert {name for (name,) in guarded} == {*OWN_TABLES.metadata.tables, VERSION_TABLE}
 
 
 def test_a_message_writes_no_indexed_column() -> None:
-    indexed = {column.name for table in metadata.tables.values() for index in table.indexes for column in index.columns}
+    tables = OWN_TABLES.metadata.tables.values()
+    indexed = {column.name for table in tables for index in table.indexes for column in index.columns}
     assert indexed.isdisjoint({"updated_at", "last_inbound_at"})
     assert {"expires_at", "idle_check_at", "session_key"} <= indexed

@@ -12,8 +12,9 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from lapse import ConversationService, Database, migrate
+from lapse.store import schema_version
 from lapse.store.migrate import alembic_config
-from lapse.store.schema_version import head_version, schema_version
+from lapse.store.operations.schema import head_version
 from tests.migration.test_schema_matches_metadata import catalog
 from tests.support.sql import run_sql
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from uuid_utils import compat
 
 from lapse import Database
-from lapse.store.schema import conversations
-from tests.support.sql import transaction
+from lapse.store.operations import purge
+from tests.support.sql import own_tables, transaction
 
 BUSINESS = "+14155238886"
 IDLE_TIMEOUT = timedelta(minutes=30)
@@ -30,7 +30,7 @@ def customer_of(session_key: str) -> str:
 
 def present(database: Database) -> datetime:
     """Return the present moment by the clock of the database."""
-    return database.autocommit(database.read_clock)
+    return database.run(purge.now)
 
 
 def insert_conversations(
@@ -70,5 +70,5 @@ def insert_conversations(
             }
         )
     with transaction(database) as connection:
-        connection.execute(conversations.insert(), rows)
+        connection.execute(own_tables(database).conversations.insert(), rows)
     return [row["conv_id"] for row in rows]

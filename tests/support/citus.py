@@ -42,15 +42,16 @@ class Cluster:
     def emptied(self) -> str:
         """Return the URL of the database, with lapse's distributed tables and no rows."""
         from lapse import Database, migrate
-        from lapse.store.distribute import distribute
+        from lapse.store.operations.distribution import distribute
         from tests.support.sql import run_sql
 
         with closing(Database(self.url)) as database:
             if not self._is_made:
                 run_sql(database, f"DROP TABLE IF EXISTS {_TABLES}")
                 migrate(database)
-                distribute(database)
+                database.run(distribute, database.safe_url)
+                database.invalidate()
                 self._is_made = True
             run_sql(database, "TRUNCATE conversations, conversation_events")
-            assert database.is_distributed()
+            assert database.shape().is_distributed
         return self.url

@@ -6,6 +6,8 @@ The refusals are those of Citus' own planner. A statement is judged as SQLAlchem
 from __future__ import annotations
 
 import importlib
+import inspect
+import itertools
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,15 +16,25 @@ import sqlalchemy as sa
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.functions import FunctionElement
 
-import lapse.store
-from lapse.store.schema import conversation_events, conversations, metadata
+from lapse.lifecycle import Sender
+from lapse.store import statements
+from lapse.store.statements import conversations, preview, purge, schema, sweeps
+from lapse.store.table_mapping import Shape
+from lapse.store.tables import BOUND_NOW, OWN_TABLES, Tables
 
 OWNER = "owner_id"
-DISTRIBUTED = {conversations, conversation_events}
-# The server's word: tests/database/test_immutability.py.
-IMMUTABLE = {"greatest", "plus_seconds", "is_one_of", "json_text"}
-# Columns, and a literal, in lapse's own tables: only those can be distributed.
-IMMUTABLE |= {"expiry", "latest_activity", "look_from", "pair_channel", "least_owner"}
+DISTRIBUTED = tuple(OWN_TABLES.metadata.tables)
+IMMUTABLE = {
+    "timezone": ("timezone(text, timestamptz)", "timezone(text, timestamp)"),
+    "make_interval": ("make_interval(int, int, int, int, int, int, float8)",),
+}
+"""What may be written, by its name in a statement: functions of PostgreSQL's. No more than lapse's own tables need.
+
+The server's word: tests/database/test_immutability.py.
+"""
+EXPRESSIONS = {"greatest"}
+"""No functions of PostgreSQL's, though SQLAlchemy writes them so: as immutable as what they compare."""
+MAY_BE_WRITTEN = {*IMMUTABLE, *EXPRESSIONS}
 AGGREGATES = {"count", "min", "max"}
 
 Rule = Callable[[Any], list[str]]
@@ -57,14 +69,14 @@ def what_is_written_is_immutable(query: Any) -> list[str]:
     if (conflict := _conflict(query)) is not None:
         written += getattr(conflict, "update_values_to_set", {}).values()
         written.append(getattr(conflict, "update_whereclause", None))
-    return [f"{name}() is written" for name in sorted(_functions(written) - IMMUTABLE)]
+    return [f"{name}() is written" for name in sorted(_functions(written) - MAY_BE_WRITTEN)]
 
 
 def what_is_selected_to_insert_is_not_volatile(query: Any) -> list[str]:
     """`volatile functions are not allowed in INSERT ... SELECT queries`."""
     if not isinstance(query, sa.Insert) or query.select is None:
         return []
-    return [f"{name}() is inserted" for name in sorted(_functions([query.select]) - IMMUTABLE - {"now"})]
+    return [f"{name}() is inserted" for name in sorted(_functions([query.select]) - MAY_BE_WRITTEN - {"now"})]
 
 
 def an_update_finds_its_shard_and_leaves_it_there(query: Any) -> list[str]:
@@ -78,7 +90,7 @@ def an_update_finds_its_shard_and_leaves_it_there(query: Any) -> list[str]:
 
 def an_insert_names_its_owner(query: Any) -> list[str]:
     """`cannot perform an INSERT without a partition column value`; a constant, or an owner from where it selects."""
-    if not isinstance(query, sa.Insert) or query.table not in DISTRIBUTED:
+    if not isinstance(query, sa.Insert) or query.table.name not in DISTRIBUTED:
         return []
     if query.select is not None:
         selected = dict(zip(query._select_names or [], query.select.exported_columns, strict=True)).get(OWNER)
@@ -113,7 +125,7 @@ def broken_by(statement: Any, rule: Rule) -> list[str]:
     return [problem for query in _queries(statement) for problem in rule(query)]
 
 
-def broken_by_tables(of: sa.MetaData = metadata) -> list[str]:
+def broken_by_tables(of: sa.MetaData = OWN_TABLES.metadata) -> list[str]:
     """Return which keys Citus would refuse on a table that is distributed by owner."""
     broken = []
     for table in of.tables.values():
@@ -131,39 +143,72 @@ def broken_by_tables(of: sa.MetaData = metadata) -> list[str]:
 
 # --- every statement of the store -----------------------------------------------------------------------------------
 
+OF_SQLITE = {
+    sweeps.record_batch,
+    sweeps.update_batch,
+    purge.count_claimed,
+    purge.delete_claimed_events,
+    purge.delete_claimed,
+    schema.tables_of_file,
+}
+OF_ONE_SERVER = {conversations.record_activity}
+"""What runs on PostgreSQL alone."""
 
-def statements_of(*objects: Any, distributed: bool = True) -> dict[str, Any]:
-    """Return every statement in the store's modules and in these objects, by where it was found.
 
-    What there is by whether the tables are distributed is taken for `distributed`.
+def tables_on(*, is_distributed: bool, has_server_clock: bool = True) -> Tables:
+    """Return lapse's own tables on Citus, or on one PostgreSQL."""
+    return Tables(Shape(dialect="postgresql", is_distributed=is_distributed, has_server_clock=has_server_clock))
+
+
+def statements_of(tables: Tables) -> dict[str, Any]:
+    """Return every statement that may run on these tables of PostgreSQL's, by its builder and the builder's arguments.
+
+    Whatever a public function of the statements' modules returns, for all arguments that it may get: one that is called
+    with something new is an error here, and not left out.
     """
+    left_out = OF_SQLITE | (OF_ONE_SERVER if tables.shape.is_distributed else set())
     found: dict[str, Any] = {}
-    for module in pkgutil.iter_modules(lapse.store.__path__, "lapse.store."):
-        if not module.ispkg:  # the migrations make tables, and hold no statements
-            found |= _walk(module.name, vars(importlib.import_module(module.name)), distributed, set())
-    for root in objects:
-        found |= _walk(type(root).__name__, root, distributed, set())
+    for builder in _builders():
+        if builder in left_out:
+            continue
+        _, *names = inspect.signature(builder).parameters
+        for arguments in itertools.product(*(_ARGUMENTS[name] for name in names)):
+            statement = builder(tables, **{name: value for name, (_, value) in zip(names, arguments, strict=True)})
+            if isinstance(statement, sa.Executable) and not isinstance(statement, sa.ColumnElement):
+                module = builder.__module__.rpartition(".")[2]
+                found[f"{module}.{builder.__name__}({', '.join(called for called, _ in arguments)})"] = statement
     return found
 
 
-def _walk(path: str, thing: Any, distributed: bool, seen: set[int]) -> dict[str, Any]:
-    if id(thing) in seen:
-        return {}
-    if isinstance(thing, sa.Executable) and isinstance(thing, sa.Select | sa.Insert | sa.Update | sa.Delete):
-        return {path: thing}
-    inside: dict[str, Any] = {}
-    if isinstance(thing, dict):
-        of_form = set(thing) == {False, True}
-        inside = {f"{path}[{key}]": value for key, value in thing.items() if not of_form or key is distributed}
-    elif isinstance(thing, list | tuple | set | frozenset):
-        inside = {f"{path}[{place}]": value for place, value in enumerate(thing)}
-    elif type(thing).__module__.startswith("lapse.store"):
-        names = [*getattr(type(thing), "__slots__", ()), *getattr(thing, "__dict__", ())]
-        inside = {f"{path}.{name}": getattr(thing, name) for name in names if hasattr(thing, name)}
-    found: dict[str, Any] = {}
-    for name, value in inside.items():
-        found |= _walk(name, value, distributed, seen | {id(thing)})
-    return found
+def _builders() -> list[Callable[..., Any]]:
+    """Return the functions that other modules may call, among them what statements are made of."""
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(statements.__path__, "lapse.store.statements.")
+    ]
+    return [
+        function
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    ]
+
+
+def _named(*values: Any) -> list[tuple[str, Any]]:
+    return [(getattr(value, "__name__", str(value)), value) for value in values]
+
+
+_ARGUMENTS: dict[str, list[tuple[str, Any]]] = {
+    "now": [("now", BOUND_NOW)],
+    "sender": _named(*Sender),
+    "is_now_bound": _named(False, True),
+    "is_among": _named(False, True),
+    "specify": _named(*(builder for builder in _builders() if builder.__annotations__["return"] == "SweepSpec")),
+    "counted": _named(*itertools.starmap(preview.Counted, itertools.product([False, True], repeat=3))),
+    "table": _named(*DISTRIBUTED),
+    "colocate_with": _named("default"),
+}
+"""What a builder may be called with, and its name, by the name of the parameter."""
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
@@ -247,7 +292,16 @@ def _conflict(query: Any) -> Any:
 
 def _functions(expressions: list[Any]) -> set[str]:
     parts = [part for expression in expressions if expression is not None for part in visitors.iterate(expression)]
-    called = {part.name for part in parts if isinstance(part, FunctionElement)}
+    called = {_name(part) for part in parts if isinstance(part, FunctionElement)}
+    called |= {"cast" for part in parts if isinstance(part, sa.Cast)}
     # What is written as text may call anything.
     texts = {str(part) for part in parts if isinstance(part, sa.TextClause | sa.ColumnClause)}
     return called | {text.partition("(")[0] for text in texts if "(" in text}
+
+
+def _name(function: Any) -> str:
+    """Return the name of a function; of those that are called `timezone`, only some are IMMUTABLE."""
+    if function.name == "timezone":
+        zone, *moments = function.clauses
+        return function.name if str(zone) == "'UTC'" and len(moments) == 1 else f"{function.name} without 'UTC'"
+    return str(function.name)

@@ -10,9 +10,8 @@ from uuid_utils import compat
 
 from lapse import Database
 from lapse.lifecycle import EVENT_TYPES, ConversationStatus
-from lapse.store.schema import conversation_events, conversations
 from tests.support.backlog import BUSINESS, EXPIRATION, IDLE_TIMEOUT, customer, present
-from tests.support.sql import transaction
+from tests.support.sql import own_tables, transaction
 
 LIFE = timedelta(hours=1)
 
@@ -64,7 +63,8 @@ def insert_closed(
                 "occurred_at": ended,
             }
         )
+    tables = own_tables(database)
     with transaction(database) as connection:
-        connection.execute(conversations.insert(), rows)
-        connection.execute(conversation_events.insert(), events)
+        connection.execute(tables.conversations.insert(), rows)
+        connection.execute(tables.events.insert(), events)
     return [row["conv_id"] for row in rows]

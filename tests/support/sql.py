@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lapse.store import Database
+from lapse.store.tables import Tables
 
 
 @contextmanager
@@ -27,6 +28,11 @@ def run_sql(database: Database, statement: str, **parameters: Any) -> list[sa.Ro
         return list(result) if result.returns_rows else []
 
     return database.schema_transaction(work)
+
+
+def own_tables(database: Database) -> Tables:
+    """Return lapse's own tables with the types that they have in this database."""
+    return database.default_statements.tables
 
 
 def count(database: Database, table: str) -> int:

@@ -6,34 +6,44 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
 
-from lapse import ConversationRepository, Database
-from lapse.store.schema import conversation_events as events
-from lapse.store.schema import conversations
-from lapse.store.statements import OF_ID, OF_OWNER
+from lapse.lifecycle import Sender
+from lapse.store.statements.parameters import of_id, of_owner
+from lapse.store.tables import OWN_TABLES
 from tests.support import citus_rules
-from tests.support.citus_rules import RULES, Rule, broken_by, broken_by_tables, statements_of
+from tests.support.citus_rules import RULES, Rule, broken_by, broken_by_tables, statements_of, tables_on
 
-c = conversations.c
+conversations, events, c = OWN_TABLES.conversations, OWN_TABLES.events, OWN_TABLES.c
+OF_ID, OF_OWNER = of_id(OWN_TABLES), of_owner(OWN_TABLES)
 NOW = sa.func.now()
-REPOSITORY = ConversationRepository(Database("postgresql://nobody@127.0.0.1/never-connected"))
-STATEMENTS = statements_of(REPOSITORY)
+STATEMENTS = statements_of(tables_on(is_distributed=True))
 BY_RULE = {rule.__name__: rule for rule in RULES}
 
 
-def test_the_statements_of_modules_repository_and_sweeper_are_found() -> None:
+def test_the_statements_of_all_builders_are_found() -> None:
     for name in (
-        "lapse.store.statements[LOCK_BY_ID]",
-        "lapse.store.statements[TRANSITIONS]",
-        "ConversationRepository._next_deadlines",
-        "ConversationRepository._message[user]",
-        "ConversationRepository.sweeper._idle[True].without[0]",
-        "ConversationRepository.sweeper._armed_longer[True].only[0]",
-        "ConversationRepository.sweeper._expired[True].look",
+        "conversations.lock_by_id()",
+        "conversations.record_message(user, False)",
+        "conversations.record_message(system, True)",
+        "counts.transitions()",
+        "due.next_deadlines()",
+        "purge.delete_batch()",
+        "schema.mapping()",
+        "sweeps.select_due_ids(expired, True)",
+        "sweeps.sweep_batch(armed_longer, True)",
+        "sweeps.sweep_batch(idle, False)",
     ):
         assert name in STATEMENTS
-    assert not [name for name in STATEMENTS if "[False]" in name]
+    only_on_one = set(statements_of(tables_on(is_distributed=False))) - set(STATEMENTS)
+    assert only_on_one == {f"conversations.record_activity({sender})" for sender in Sender}
+
+
+def test_what_a_builder_returns_is_a_statement_or_a_part_of_one() -> None:
+    """Nothing is left out because it is of another kind."""
+    kinds = {type(statement) for statement in STATEMENTS.values()}
+    assert kinds == {sa.Select, sa.CompoundSelect, postgresql.Insert, sa.Insert, sa.Update, sa.TextualSelect}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -44,8 +54,7 @@ def test_a_statement_keeps_the_rule(name: str, rule: Rule) -> None:
 
 def test_what_runs_on_one_server_would_be_refused() -> None:
     """The rules tell the difference between the two forms of a sweep."""
-    local = statements_of(REPOSITORY, distributed=False)
-    sweep = local["ConversationRepository.sweeper._idle[False].without[0]"]
+    sweep = statements_of(tables_on(is_distributed=False))["sweeps.sweep_batch(idle, False)"]
     assert broken_by(sweep, citus_rules.locks_are_on_one_shard) == ["a lock on conversations without owner_id"]
     assert broken_by(sweep, citus_rules.what_is_written_is_immutable) == ["now() is written"]
 
@@ -110,6 +119,16 @@ BROKEN = [
         "what_is_written_is_immutable",
         sa.update(conversations).where(OF_OWNER).values(version=1).returning(NOW),
         "now() is written",
+    ),
+    (
+        "what_is_written_is_immutable",
+        _claimed(by_owner=True, updated_at=sa.func.timezone(c.updated_at)),
+        "timezone without 'UTC'() is written",
+    ),
+    (
+        "what_is_written_is_immutable",
+        _claimed(by_owner=True, channel=sa.cast(c.updated_at, sa.Text)),
+        "cast() is written",
     ),
     (
         "what_is_selected_to_insert_is_not_volatile",

@@ -19,7 +19,7 @@ from lapse.lifecycle import (
     parse_sender,
     require_utc,
     status_after_message,
-    unmoved_statuses,
+    statuses_unchanged_by,
 )
 
 CLOSED = ("agent_closed", "support_closed", "user_closed", "expired", "failed")
@@ -68,7 +68,7 @@ def test_what_a_message_of_each_side_means(sender: str, begins: str, from_pendin
     assert status_after_message(ConversationStatus.PENDING, side) == from_pending
     assert status_after_message(ConversationStatus.PROGRESS, side) == "progress"
     assert status_after_message(ConversationStatus.IDLE_TIMEOUT, side) == "progress"
-    assert set(unmoved_statuses(side)) == {"progress", *({"pending"} if sender == "user" else set())}
+    assert set(statuses_unchanged_by(side)) == {"progress", *({"pending"} if sender == "user" else set())}
 
 
 def test_every_possible_transition_has_a_type_of_event() -> None:

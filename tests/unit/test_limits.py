@@ -28,7 +28,7 @@ class Caller:
 
     def stopped(self) -> Limits:
         """Return the limits inside work that a stop ends."""
-        return ended_by(lambda: True, current)
+        return ended_by(lambda: True).run(current)
 
 
 def interrupted_at(step: int, call: Callable[[], object]) -> bool:
@@ -64,7 +64,7 @@ def test_an_interrupted_call_leaves_no_limits_to_the_next_one(name: str) -> None
 
 
 def test_a_call_has_its_own_time_and_is_ended_by_the_stop_around_it() -> None:
-    inside = ended_by(lambda: True, Caller().call)
+    inside = ended_by(lambda: True).run(Caller().call)
     assert inside.seconds == 60
     assert inside.remaining is not None
     assert 59 < inside.remaining <= 60

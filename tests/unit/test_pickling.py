@@ -200,7 +200,7 @@ VALUES: list[Any] = [
     CONVERSATION,
     EVENT,
     SweepResult(claimed=1, lags_seconds=[0.5]),
-    NextDeadlines(idle=NOON, expired=None, longest_idle_timeout_seconds=1800, now=NOON),
+    NextDeadlines(due_at={"idle_conversations": NOON, "expired_conversations": None}, now=NOON),
     PurgeResult(closed_before=NOON, oldest=NOON),
     PREVIEW,
     TaskMetrics(total_runs=1, last_run_at=NOON, last_error="the database refused"),
@@ -222,6 +222,6 @@ def test_settings_are_copied_too(way: str) -> None:
 
 def test_no_public_value_is_forgotten_here() -> None:
     values = {type(value) for value in VALUES} | {Settings}
-    public = {getattr(lapse, name) for name in lapse.__all__}
+    public = {getattr(lapse, name) for name in lapse.__all__}  # type: ignore[attr-defined]
     data = {kind for kind in public if inspect.isclass(kind) and hasattr(kind, "__dataclass_fields__")}
     assert data - values == set()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lapse import NextDeadlines, SweepResult
-from lapse.worker import TaskRun
+from lapse.worker import TaskResult
 from lapse.worker.prometheus import LAG_BUCKETS, PrometheusMetrics
 
 IDLE, EXPIRED = "idle_conversations", "expired_conversations"
@@ -20,7 +20,7 @@ OF_TASKS = {
     "lapse_conversations_rearmed_total",
     "lapse_conversations_contended_total",
     "lapse_conversations_refused_total",
-    "lapse_conversations_set_aside",
+    "lapse_conversations_quarantined",
     "lapse_task_last_success_timestamp_seconds",
     "lapse_oldest_due_seconds",
     "lapse_transition_lag_seconds_count",
@@ -77,18 +77,18 @@ def test_a_batch_counts_at_once(metrics: PrometheusMetrics) -> None:
 
 
 def test_a_run_that_asked_the_database_is_timed(metrics: PrometheusMetrics) -> None:
-    metrics.count_run(TaskRun(task=IDLE, seconds=0.0), set_aside=0)
+    metrics.count_run(TaskResult(task=IDLE, seconds=0.0), quarantined=0)
     assert value(metrics, "background_task_duration_seconds_count", IDLE) == 0, "nothing was due, nothing was asked"
     assert value(metrics, "lapse_task_last_success_timestamp_seconds", IDLE) > NOW.timestamp()
-    metrics.count_run(TaskRun(task=IDLE, batches=2, seconds=0.3, refused=5), set_aside=4)
+    metrics.count_run(TaskResult(task=IDLE, batches=2, seconds=0.3, refused=5), quarantined=4)
     assert value(metrics, "background_task_duration_seconds_count", IDLE) == 1
     assert value(metrics, "background_task_duration_seconds_sum", IDLE) == pytest.approx(0.3)
     assert value(metrics, "lapse_conversations_refused_total", IDLE) == 5
-    assert value(metrics, "lapse_conversations_set_aside", IDLE) == 4
+    assert value(metrics, "lapse_conversations_quarantined", IDLE) == 4
 
 
 def test_a_failed_run_is_no_success(metrics: PrometheusMetrics) -> None:
-    metrics.count_run(TaskRun(task=EXPIRED, seconds=0.2, error=RuntimeError("no")), set_aside=0)
+    metrics.count_run(TaskResult(task=EXPIRED, seconds=0.2, error=RuntimeError("no")), quarantined=0)
     metrics.count_failure(EXPIRED)
     assert value(metrics, "background_task_failures_total", EXPIRED) == 2
     assert value(metrics, "lapse_task_last_success_timestamp_seconds", EXPIRED) == 0
@@ -97,17 +97,13 @@ def test_a_failed_run_is_no_success(metrics: PrometheusMetrics) -> None:
 
 def test_what_is_due_gets_older_until_the_database_says_otherwise(metrics: PrometheusMetrics) -> None:
     def deadlines(idle: timedelta | None, expired: timedelta | None) -> NextDeadlines:
-        return NextDeadlines(
-            idle=None if idle is None else NOW + idle,
-            expired=None if expired is None else NOW + expired,
-            longest_idle_timeout_seconds=1_800,
-            now=NOW,
-        )
+        due_in = {IDLE: idle, EXPIRED: expired}
+        return NextDeadlines(due_at={task: None if due is None else NOW + due for task, due in due_in.items()}, now=NOW)
 
-    metrics.note_deadlines(deadlines(-timedelta(minutes=5), timedelta(minutes=1)))
+    metrics.record_deadlines(deadlines(-timedelta(minutes=5), timedelta(minutes=1)))
     first = value(metrics, "lapse_oldest_due_seconds", IDLE)
     assert 300 <= first < 310
     assert value(metrics, "lapse_oldest_due_seconds", IDLE) > first, "it grows by itself: the worker may be stuck"
     assert value(metrics, "lapse_oldest_due_seconds", EXPIRED) == 0, "not due yet"
-    metrics.note_deadlines(deadlines(None, None))
+    metrics.record_deadlines(deadlines(None, None))
     assert value(metrics, "lapse_oldest_due_seconds", IDLE) == 0

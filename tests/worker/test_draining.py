@@ -15,9 +15,9 @@ from uuid import UUID
 import pytest
 
 from lapse import BackgroundWorker, ConversationService, Database, load_settings
-from lapse.worker import set_aside
-from lapse.worker.drain import RETRIES_PER_RUN
-from tests.support.backlog import customer, insert_conversations
+from lapse.worker import quarantine
+from lapse.worker.tasks import RETRIES_PER_RUN
+from tests.support.backlog import IDLE_TIMEOUT, customer, insert_conversations
 from tests.support.commands import running_lapse
 from tests.support.invariants import check_invariants
 from tests.support.logs import captured_events
@@ -47,7 +47,7 @@ def overdue(database: Database, number: int) -> list[UUID]:
 @contextmanager
 def later(seconds: float) -> Iterator[None]:
     """Let pauses see a clock that is so much further."""
-    with mock.patch("lapse.worker.pauses.time", SimpleNamespace(monotonic=lambda: time.monotonic() + seconds)):
+    with mock.patch("lapse.worker.backoff.time", SimpleNamespace(monotonic=lambda: time.monotonic() + seconds)):
         yield
 
 
@@ -61,7 +61,7 @@ def test_refused_conversations_do_not_stop_the_others(
     with worker_on(database_url, batch_size=batch_size) as worker:
         with captured_events() as logged:
             run = worker.run_task(EXPIRED)
-        assert (run.ended, run.refused, run.is_drained, run.error) == (297, 3, True, None)
+        assert (run.ended, run.refused, run.completed, run.error) == (297, 3, True, None)
         assert counts(database) == {"expired": 297, "pending": 3}
         lines = [line for line in logged if line["event"] == "conversation refused"]
         assert {line["conv_id"] for line in lines} == refused
@@ -71,18 +71,18 @@ def test_refused_conversations_do_not_stop_the_others(
         assert worker.metrics[EXPIRED].total_items_refused == 3
 
         overdue_later = insert_conversations(database, range(301, 310), expires_in=-MINUTE)
-        assert worker.run_task(EXPIRED).ended == len(overdue_later), "those set aside are not in the way"
-        deadlines = worker.conversation_service.conversation_repo.next_deadlines([], list(ids))
-        assert deadlines.expired is None, "nor do they wake the worker"
+        assert worker.run_task(EXPIRED).ended == len(overdue_later), "those in quarantine are not in the way"
+        deadlines = worker.conversation_service.conversation_repo.next_deadlines(IDLE_TIMEOUT, {EXPIRED: ids})
+        assert deadlines.due_at[EXPIRED] is None, "nor do they wake the worker"
 
-        with later(set_aside.FIRST_PAUSE_SECONDS):
+        with later(quarantine.FIRST_BACKOFF_SECONDS):
             run = worker.run_task(EXPIRED)
             assert (run.ended, run.refused) == (0, 3), "tried again, each alone"
             run_sql(database, HEAL[database.dialect])
             assert worker.run_task(EXPIRED).ended == 0, "the pause has begun anew"
-        with later(3 * set_aside.FIRST_PAUSE_SECONDS):
+        with later(3 * quarantine.FIRST_BACKOFF_SECONDS):
             assert worker.run_task(EXPIRED).ended == 3
-        assert worker.tasks[EXPIRED].drain.set_aside_ids == []
+        assert worker.tasks[EXPIRED].task.quarantined_ids == []
     assert counts(database) == {"expired": 309}
     check_invariants(database)
 
@@ -117,10 +117,10 @@ def test_a_run_that_is_only_refused_fails_and_the_next_one_gets_further(database
     with worker_on(database_url) as worker, captured_events() as logged:
         run = worker.run_task(EXPIRED)
         assert (run.refused, type(run.error).__name__) == (101, "ConversationRefusedError")
-        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 100
+        assert len(worker.tasks[EXPIRED].task.quarantined_ids) == 100
         assert worker.metrics[EXPIRED].failed_runs == 1
         worker.run_task(EXPIRED)
-        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 200
+        assert len(worker.tasks[EXPIRED].task.quarantined_ids) == 200
     assert counts(database) == {"pending": 250}
     assert len(logged) == 100 + 1 + 100 + 1
 
@@ -143,7 +143,7 @@ SKIPPED_ONE = """
 
 @pytest.mark.parametrize("poison", [SLOW_ONE, LOCKED_ONE, SKIPPED_ONE])
 @pytest.mark.parametrize("batch_size", [None, 1])
-def test_a_conversation_that_is_slow_or_locked_or_skipped_is_set_aside(
+def test_a_conversation_that_is_slow_or_locked_or_skipped_is_quarantined(
     postgres_url: str, poison: str, batch_size: int | None
 ) -> None:
     with closing(Database(postgres_url)) as database, worker_on(postgres_url, batch_size=batch_size) as worker:
@@ -152,7 +152,7 @@ def test_a_conversation_that_is_slow_or_locked_or_skipped_is_set_aside(
         runs = [worker.run_task(EXPIRED) for _ in range(2)]
         assert [run.error for run in runs] == [None, None]
         assert (sum(run.ended for run in runs), sum(run.refused for run in runs)) == (11, 1)
-        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 1
+        assert len(worker.tasks[EXPIRED].task.quarantined_ids) == 1
         assert counts(database) == {"expired": 11, "pending": 1}
         check_invariants(database)
 
@@ -162,9 +162,11 @@ def test_what_the_database_leaves_as_it_was_counts_as_refused_and_not_as_contend
         overdue(database, 12)
         run_sql(database, SKIPPED_ONE.replace("%03", "%"))
         worker.run_task(EXPIRED)
-        assert worker.observer.registry is not None
+        assert worker.instrumentation.registry is not None
         counted = [
-            worker.observer.registry.get_sample_value(f"lapse_conversations_{name}_total", {"task_type": EXPIRED})
+            worker.instrumentation.registry.get_sample_value(
+                f"lapse_conversations_{name}_total", {"task_type": EXPIRED}
+            )
             for name in ("refused", "contended")
         ]
     assert counted == [12, 0]
@@ -176,8 +178,8 @@ def test_an_infinite_deadline_ends_and_has_no_lag(postgres_url: str) -> None:
         run_sql(database, "UPDATE conversations SET updated_at = '-infinity' WHERE from_number LIKE '%1'")
         run = worker.run_task(IDLE)
         assert (run.ended, run.refused) == (3, 0)
-        assert worker.observer.registry is not None
-        lag = worker.observer.registry.get_sample_value("lapse_transition_lag_seconds_sum", {"task_type": IDLE})
+        assert worker.instrumentation.registry is not None
+        lag = worker.instrumentation.registry.get_sample_value("lapse_transition_lag_seconds_sum", {"task_type": IDLE})
         assert lag == pytest.approx(2 * 1800, abs=60)
 
 
@@ -188,7 +190,7 @@ def test_many_skipped_conversations_of_one_deadline_do_not_hide_the_others(postg
         run_sql(database, SKIPPED_ONE.replace("%03", "+121200000%"))
         runs = [worker.run_task(EXPIRED) for _ in range(2)]
     assert sum(run.refused for run in runs) + sum(run.ended for run in runs) == 22
-    assert [run.is_drained for run in runs] == [True, True]
+    assert [run.completed for run in runs] == [True, True]
 
 
 def test_what_is_tried_again_comes_after_the_others(database: Database, database_url: str) -> None:
@@ -197,13 +199,13 @@ def test_what_is_tried_again_comes_after_the_others(database: Database, database
     with worker_on(database_url) as worker:
         for _ in range(2):
             worker.run_task(EXPIRED)
-        assert len(worker.tasks[EXPIRED].drain.set_aside_ids) == 150
+        assert len(worker.tasks[EXPIRED].task.quarantined_ids) == 150
         run_sql(database, HEAL[database.dialect])
         if database.dialect == "postgresql":
             run_sql(database, "DROP FUNCTION poison")
         run_sql(database, REFUSE_SOME[database.dialect].format(digits="0").replace("LIKE '%0'", "NOT LIKE '%9999'"))
         insert_conversations(database, range(9_999, 10_000), expires_in=-MINUTE)
-        with later(2 * set_aside.FIRST_PAUSE_SECONDS):
+        with later(2 * quarantine.FIRST_BACKOFF_SECONDS):
             run = worker.run_task(EXPIRED)
     assert (run.ended, run.refused, run.error) == (1, RETRIES_PER_RUN, None)
     assert len(ids) == 150
@@ -231,7 +233,7 @@ def test_a_statement_time_out_shrinks_the_batch(postgres_url: str, batch_size: i
         )
         with worker_on(postgres_url, batch_size=batch_size) as worker, captured_events() as logged:
             run = worker.run_task(EXPIRED)
-        assert (run.ended, run.error, run.is_drained) == (120, None, True)
+        assert (run.ended, run.error, run.completed) == (120, None, True)
         assert "batch timed out" in {line["event"] for line in logged}
         check_invariants(database)
 
@@ -244,7 +246,7 @@ def test_the_rate_is_not_exceeded_and_a_stop_does_not_wait_for_it(database: Data
         run = worker.run_task(EXPIRED)
         seconds = time.monotonic() - begin
         assert seconds >= 0.9
-        assert not run.is_drained
+        assert not run.completed
         # At the beginning of each pause, what was allowed until its end has been done already.
         assert 0 < run.ended <= 200 * (seconds + 0.25)
     with worker_on(database_url, max_rate=0.1) as slow:
@@ -257,13 +259,13 @@ def test_the_rate_is_not_exceeded_and_a_stop_does_not_wait_for_it(database: Data
 def test_a_run_that_is_out_of_time_goes_on_where_it_was(database: Database, database_url: str) -> None:
     overdue(database, 100)
     with worker_on(database_url, batch_size=10) as worker:
-        drain = worker.tasks[EXPIRED].drain
+        runner = worker.tasks[EXPIRED]
         ended = 0
         while ended < 100:
-            run = drain.run(lambda: True)
-            assert (run.ended, run.batches, run.is_drained) == (10, 1, False)
+            run = runner.run(cycle=1, deadlines=None, max_seconds=0)
+            assert (run.ended, run.batches, run.completed) == (10, 1, False)
             ended += run.ended
-        assert drain.run(lambda: True).is_drained
+        assert runner.run(cycle=1, deadlines=None, max_seconds=0).completed
     check_invariants(database)
 
 

@@ -16,10 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import Database
-from lapse.store.schema import conversation_events
 from tests.support.backlog import insert_conversations
 from tests.support.commands import running_lapse
 from tests.support.invariants import check_invariants
+from tests.support.sql import own_tables
 
 STOPS = int(os.environ.get("LAPSE_STOPS", "8"))
 MEDIAN_SECONDS, SLOWEST_SECONDS = 0.3, 1.0
@@ -97,7 +97,7 @@ def test_stops_at_random_moments_are_quick(database: Database, database_url: str
 
 def ended_in(database: Database) -> int:
     # Outside a transaction: on SQLite that would wait for the worker's write lock.
-    counted = sa.select(sa.func.count()).select_from(conversation_events)
+    counted = sa.select(sa.func.count()).select_from(own_tables(database).events)
     return int(database.autocommit(lambda connection: connection.execute(counted).one()[0]))
 
 

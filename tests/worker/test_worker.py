@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,12 +18,11 @@ from lapse import (
     InvalidInputError,
     Settings,
     SettingsError,
-    SweepResult,
     load_settings,
 )
-from lapse.models import AnyId
+from lapse.store.operations.sweeps import SweepKind
+from lapse.worker.tasks import SweepTask
 from tests.support.backlog import BUSINESS, customer, insert_conversations
-from tests.support.clock import START
 from tests.support.commands import running_lapse
 from tests.support.invariants import check_invariants
 from tests.support.logs import captured_events
@@ -41,17 +39,9 @@ def make_due(database: Database, idle: int = 3, expired: int = 2) -> None:
     insert_conversations(database, range(1_000, 1_000 + expired), expires_in=-timedelta(minutes=1))
 
 
-class BrokenSweep:
-    """A task's sweep with a defect."""
-
-    def sweep(self, limit: int, after: datetime = START, without: Sequence[AnyId] = ()) -> SweepResult:
-        raise RuntimeError("a task that fails")
-
-    def sweep_only(self, ids: Sequence[AnyId]) -> SweepResult:
-        raise RuntimeError("a task that fails")
-
-    def look(self, limit: int, after: datetime = START, without: Sequence[AnyId] = ()) -> list[AnyId]:
-        raise RuntimeError("a task that fails")
+def broken(*_: Any) -> Any:
+    """Specify a sweep that has a defect."""
+    raise RuntimeError("a task that fails")
 
 
 @pytest.fixture
@@ -64,8 +54,8 @@ def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
     worker: BackgroundWorker, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_due(database)
-    drain, sweeps = worker.tasks[IDLE].drain, worker.tasks[IDLE].drain.task.sweeps
-    drain.task = replace(drain.task, sweeps=[BrokenSweep()])
+    runner = worker.tasks[IDLE]
+    task, runner.task = runner.task, SweepTask(IDLE, [SweepKind(broken, {})], worker.conversation_service)
     worker.started_at, worker.running = datetime.now().astimezone(), True
     with captured_events() as logged:
         failed, succeeded = worker.run_cycle()
@@ -78,9 +68,9 @@ def test_a_task_that_fails_is_logged_and_counted_and_the_other_still_runs(
     assert (line["event"], line["task"], line["error"]) == ("task failed", IDLE, str(failed.error))
     assert line["exception"].startswith("Traceback")
     assert worker.get_health_status()["status"] == "degraded"
-    drain.task = replace(drain.task, sweeps=sweeps)
+    runner.task = task
     assert [run.task for run in worker.run_cycle()] == [EXPIRED], "a task that failed rests for a moment"
-    until(lambda: not worker.tasks[IDLE].is_resting)
+    until(lambda: not runner.is_backing_off)
     assert [run.ended for run in worker.run_cycle()] == [3, 0]
     assert worker.get_health_status()["status"] == "healthy"
     assert counts(database) == {"idle_timeout": 3, "expired": 2}
@@ -105,7 +95,7 @@ def test_one_cycle_drains_a_backlog_of_many_batches(database_url: str, database:
     with closing(ConversationService(database_url)) as service:
         worker = BackgroundWorker(batch_size=10, service=service)
         # Idle conversations are looked at twice: by their idle checks, and by the timeout they were armed with.
-        assert [(run.ended, run.batches, run.is_drained) for run in worker.run_cycle()] == [
+        assert [(run.ended, run.batches, run.completed) for run in worker.run_cycle()] == [
             (25, 4, True),
             (31, 4, True),
         ]
