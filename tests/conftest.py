@@ -151,6 +151,8 @@ class _Databases:
         self._prefix = f"{servers.database_prefix}{worker}_"
         self._numbers = itertools.count(1)
         self._templates: dict[str, str] = {}
+        self._shared: dict[str, tuple[str, Callable[[], None], Any]] = {}
+        self._last = 0
 
     def sqlite(self, path: Path, *, migrated: bool) -> str:
         if migrated:
@@ -169,11 +171,27 @@ class _Databases:
         if migrated and name not in self._templates:
             self._templates[name] = f"{self._prefix}template"
             _migrate(server.create_database(self._templates[name]))
-        database = f"{self._prefix}{next(self._numbers)}"
+        self._last = next(self._numbers)
+        database = f"{self._prefix}{self._last}"
         url = server.create_database(database, self._templates[name] if migrated else "template0")
         if is_pooled and self._servers.pooler_url:
             url = through_pooler(self._servers.pooler_url, url)
         return url, lambda: server.drop_database(database)
+
+    def emptied(self, name: str) -> str:
+        """Return the URL of this process's one database with lapse's schema, emptied: a new one takes half a second."""
+        import psycopg
+
+        if name not in self._shared:
+            url, drop = self.postgres(name, migrated=True)
+            # Whoever has left a lock on the tables is to be found out, not waited for.
+            direct = self._servers.by_name[name.removesuffix(POOLED)].url_of(f"{self._prefix}{self._last}")
+            uri = direct.replace("+psycopg", "")
+            connection = psycopg.connect(uri, autocommit=True, options="-c lock_timeout=5s")
+            self._shared[name] = (url, drop, connection)
+        url, _, connection = self._shared[name]
+        connection.execute("TRUNCATE conversations, conversation_events")
+        return url
 
     def citus(self, *, migrated: bool) -> str:
         """Return the URL of the cluster's database, emptied: the one before is the same."""
@@ -182,6 +200,9 @@ class _Databases:
         return self._cluster.emptied()
 
     def close(self) -> None:
+        for _, drop, connection in self._shared.values():
+            connection.close()
+            drop()
         for name, template in self._templates.items():
             if name != SQLITE:
                 self._servers.by_name[name].drop_database(template)
@@ -227,9 +248,15 @@ def new_database(_databases: _Databases, tmp_path: Path, request: pytest.Fixture
 
 
 @pytest.fixture
-def database_url(new_database: NewDatabase, backend: str) -> str:
-    """Return the URL of a fresh database with lapse's schema."""
-    return new_database(backend)
+def database_url(
+    new_database: NewDatabase, backend: str, _databases: _Databases, request: pytest.FixtureRequest
+) -> str:
+    """Return the URL of a database with lapse's schema and no rows.
+
+    The conformance tests, which are many and change rows only, share one in each process.
+    """
+    is_shared = request.path.is_relative_to(CONFORMANCE_TESTS) and backend not in (SQLITE, citus.NAME)
+    return _databases.emptied(backend) if is_shared else new_database(backend)
 
 
 @pytest.fixture

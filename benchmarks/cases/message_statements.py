@@ -27,6 +27,10 @@ from lapse.store.tables import OWN_TABLES
 TITLE = "Statements for a message"
 TURN = 2_000
 _COLUMNS = ", ".join(OWN_TABLES.c.keys())
+_READ_AS_LAPSE_DOES = ", ".join(
+    f"{name}::text AS {name}" if name in ("context", "metadata") else name
+    for name in OWN_TABLES.c.keys()  # noqa: SIM118
+)
 _UPDATE = f"""
     UPDATE conversations SET
         updated_at = greatest(updated_at, now()),
@@ -34,7 +38,7 @@ _UPDATE = f"""
     WHERE owner_id = %(new_owner_id)s AND channel = %(new_channel)s AND session_key = %(new_session_key)s
         AND status IN ('pending', 'progress', 'idle_timeout') AND status IN ('pending', 'progress')
         AND expires_at >= now()
-    RETURNING {_COLUMNS}
+    RETURNING {_READ_AS_LAPSE_DOES}
 """
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lapse import ConversationService, Database
+from lapse import ConversationService, Database, migrate
 from tests.support.backlog import insert_conversations
 from tests.support.commands import LAPSE, environment
 from tests.support.waiting import until
@@ -23,9 +23,9 @@ URL = "sqlite:///chat.db"
 
 @pytest.fixture
 def database() -> Iterator[Database]:
-    with closing(ConversationService(URL)) as service:
-        service.get_active_conversations(1)
-        yield service.database
+    with closing(Database(URL)) as opened:
+        migrate(opened)
+        yield opened
 
 
 def run_in_shell(command: str, redirections: str) -> subprocess.CompletedProcess[str]:

@@ -40,17 +40,17 @@ def test_no_call_of_fifty_threads_waits_much_longer_than_the_others(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    take = getattr(Pool, "_take")  # noqa: B009 - mypy
+    acquire = getattr(Pool, "_acquire")  # noqa: B009 - mypy
 
     def timed(pool: Pool[Any], held: list[Any]) -> None:
         begin = time.perf_counter()
-        take(pool, held)
+        acquire(pool, held)
         waits.append(time.perf_counter() - begin)
 
     with closing(ConversationService(database_url)) as service, ThreadPoolExecutor(THREADS) as threads:
         # Of so few calls the first ones, which open the sessions, would be a share that they are of no long run.
         list(threads.map(lambda thread: seconds_of_calls(service, thread, 20), range(THREADS)))
-        monkeypatch.setattr(Pool, "_take", timed)
+        monkeypatch.setattr(Pool, "_acquire", timed)
         calls = threads.map(lambda thread: seconds_of_calls(service, thread), range(THREADS))
         taken = sorted(chain.from_iterable(calls))
     assert len(taken) == THREADS * CALLS <= len(waits)

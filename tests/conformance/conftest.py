@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from lapse.store.statements import Statement
+from lapse.store.statements import Statement, Statements
 from tests.support.citus_rules import RULES, broken_by, statements_of, tables_on
 
 Problems = dict[str, list[str]]
@@ -33,16 +33,18 @@ def _sql(is_distributed: bool, has_server_clock: bool) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _what_runs_keeps_the_rules_of_citus(monkeypatch: pytest.MonkeyPatch, _judged: Problems) -> Iterator[None]:
     broken: Problems = {}
-    compile_it = Statement.__init__
+    look_up = Statements.__call__
 
-    def judge(compiled: Statement, statement: Any, dialect: sa.Dialect) -> None:
-        compile_it(compiled, statement, dialect)
-        if dialect.name == "postgresql":
+    def judge(statements: Statements, build: Callable[..., Any], *key: Any) -> Statement:
+        compiled = look_up(statements, build, *key)
+        if statements.shape.dialect == "postgresql":
             if compiled.sql not in _judged:
+                statement = build(statements.tables, *key)
                 _judged[compiled.sql] = [problem for rule in RULES for problem in broken_by(statement, rule)]
             if problems := _judged[compiled.sql]:
                 broken[compiled.sql] = problems
+        return compiled
 
-    monkeypatch.setattr(Statement, "__init__", judge)
+    monkeypatch.setattr(Statements, "__call__", judge)
     yield
     assert broken == {}

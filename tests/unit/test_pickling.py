@@ -26,6 +26,7 @@ from lapse import (
     EventType,
     InvalidTransitionError,
     LapseError,
+    Message,
     NextDeadlines,
     PurgeResult,
     Settings,
@@ -199,6 +200,7 @@ EVENT = ConversationEvent(
 VALUES: list[Any] = [
     CONVERSATION,
     EVENT,
+    Message(1, "+5511999999999", "+14155238886", message_id="SM1", sent_at=NOON, context={"a": [1]}),
     SweepResult(claimed=1, lags_seconds=[0.5]),
     NextDeadlines(due_at={"idle_conversations": NOON, "expired_conversations": None}, now=NOON),
     PurgeResult(closed_before=NOON, oldest=NOON),

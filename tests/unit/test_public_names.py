@@ -34,6 +34,7 @@ PUBLIC_NAMES = {
     "InvalidInputError",
     "InvalidTransitionError",
     "LapseError",
+    "Message",
     "NaiveDatetimeError",
     "NextDeadlines",
     "PurgeResult",

@@ -45,4 +45,4 @@ def test_the_command_works_and_its_options_have_their_help() -> None:
     assert "created the schema" in run_lapse("migrate", env=OPTIMISED).stdout
     ran = run_lapse("worker", "--once", env=OPTIMISED)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "Longest wait between two cycles" in run_lapse("worker", "--help", env=OPTIMISED).stdout
+    assert "Maximum time between two cycles" in run_lapse("worker", "--help", env=OPTIMISED).stdout

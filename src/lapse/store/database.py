@@ -21,7 +21,7 @@ from lapse.store.operations import Query, Step, Steps, Transaction
 from lapse.store.operations.schema import read_shape
 from lapse.store.pool import Pool
 from lapse.store.retries import Retries, in_lapses_words
-from lapse.store.statements import Row, Statements
+from lapse.store.statements import Row, Statements, statements_for
 from lapse.store.statements.conversations import clock as server_clock
 from lapse.store.table_mapping import Shape
 from lapse.store.urls import parse_url, safe_url
@@ -64,7 +64,7 @@ class Database:
         self._pool: Pool[Any] = Pool(self.connect, 1 if is_sqlite else MAX_CONNECTIONS)
         self._reading_pool = Pool(self.connect, MAX_CONNECTIONS) if is_sqlite else self._pool
         shape = Shape(dialect=self.dialect, has_server_clock=clock is None and not is_sqlite)
-        self.default_statements = Statements(shape, self.engine.dialect)
+        self.default_statements = statements_for(shape)
         """Those of lapse's own tables."""
         self.statements = self.default_statements if is_sqlite else None
         """None: the database has not been asked yet for its shape, or has no tables."""
@@ -96,8 +96,7 @@ class Database:
         """Return the statements for this shape, from now on those of the database; None: there are no tables yet."""
         if shape is None:
             return self.default_statements
-        is_default = shape == self.default_statements.shape
-        self.statements = self.default_statements if is_default else Statements(shape, self.engine.dialect)
+        self.statements = statements_for(shape)
         return self.statements
 
     # --- operations -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,6 +46,12 @@ def async_connector(url: sa.URL) -> Callable[[], Any]:
 
     _, arguments = sa.create_engine(url).dialect.create_connect_args(url)
     return lambda: asyncio.connect(arguments, json_text)
+
+
+@cache
+def dialect_of(name: str) -> sa.Dialect:
+    """Return what statements for `postgresql` or `sqlite` are compiled with, the same for all databases."""
+    return make_engine(sa.make_url({"sqlite": "sqlite://"}.get(name, "postgresql+psycopg://")), lambda: None).dialect
 
 
 def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:

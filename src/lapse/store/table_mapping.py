@@ -41,9 +41,10 @@ class TableMapping:
     is_adopted: bool = False
     """Made by the application: values may be NULL there that are not in lapse's own."""
     kinds: Mapping[str, IdKind] = field(
-        default_factory=lambda: {"conv_id": IdKind.UUID, "owner_id": IdKind.BIGINT, "user_id": IdKind.BIGINT}
+        default_factory=lambda: {"conv_id": IdKind.UUID, "owner_id": IdKind.BIGINT, "user_id": IdKind.BIGINT},
+        hash=False,
     )
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Lapse's names of columns that the application has others of, and their names there."""
     new_id: str | None = None
     """The SQL expression by which the database makes the id of a new conversation; None: lapse makes it."""

@@ -1,5 +1,5 @@
 """Every SQL statement of lapse, written once in SQLAlchemy Core: functions of the tables, compiled once per shape."""
 
-from lapse.store.statements.compiled import Row, Rows, Statement, Statements
+from lapse.store.statements.compiled import Row, Rows, Statement, Statements, statements_for
 
-__all__ = ["Row", "Rows", "Statement", "Statements"]
+__all__ = ["Row", "Rows", "Statement", "Statements", "statements_for"]

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVarTuple
 
 import sqlalchemy as sa
 
 from lapse.errors import DatabaseError
+from lapse.store.engines import dialect_of
 from lapse.store.table_mapping import Shape
 from lapse.store.tables import BOUND_NOW, Tables
 
 Ts = TypeVarTuple("Ts")
+MAX_SHAPES = 64
+"""Whose statements are kept: an application has a database or two."""
 Row = Any
 """A named tuple with the statement's columns."""
 Processor = Callable[[Any], Any]
@@ -87,11 +91,11 @@ class Statement:
 class Statements:
     """The statements of one shape of database, each compiled when it is first wanted."""
 
-    def __init__(self, shape: Shape, dialect: sa.Dialect) -> None:
-        """Begin with none; `dialect` is SQLAlchemy's."""
+    def __init__(self, shape: Shape) -> None:
+        """Begin with none."""
         self.shape = shape
         self.tables = Tables(shape)
-        self._dialect = dialect
+        self._dialect = dialect_of(shape.dialect)
         self._compiled: dict[Any, Statement] = {}
 
     def __call__(self, build: Callable[[Tables, *Ts], Any], *key: *Ts) -> Statement:
@@ -100,3 +104,9 @@ class Statements:
         if compiled is None:
             compiled = self._compiled[(build, *key)] = Statement(build(self.tables, *key), self._dialect)
         return compiled
+
+
+@lru_cache(MAX_SHAPES)
+def statements_for(shape: Shape) -> Statements:
+    """Return the statements of a shape: the same for all databases of it, in a process."""
+    return Statements(shape)
