@@ -186,8 +186,10 @@ class TaskRunner:
                                 result.completed = False
                                 break
                 except Interrupted:
-                    result.completed = False
+                    # Neither a success nor a failure: what was done is in the database, and nobody runs on.
                     log.warning("batch given up for the stop", task=result.task, cycle=cycle)
+                    result.completed = False
+                    return result
                 except Exception as error:
                     result.completed, result.error = False, error
                     task_span.fail(error)
