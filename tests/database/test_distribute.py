@@ -19,8 +19,8 @@ from lapse import Database
 from lapse.errors import DistributionError
 from lapse.store.driver_errors import UnsupportedStatementError
 from lapse.store.operations import distribution
-from lapse.store.statements import Statement, sweeps
-from lapse.store.table_mapping import VERSION_TABLE
+from lapse.store.statements import Statement, Statements, sweeps
+from lapse.store.table_mapping import VERSION_TABLE, Shape
 from tests.support.backlog import insert_conversations
 from tests.support.citus_stand_in import install_stand_in
 from tests.support.commands import error_line, run_here, run_program
@@ -190,6 +190,17 @@ def test_a_refusal_that_has_another_reason_is_an_error_and_no_endless_loop(stand
 
 
 def refuse_locks(database: Database) -> None:
-    """Let the sweep of one server be refused, as Citus would do it."""
-    local = database.default_statements
-    local._compiled[(sweeps.sweep_batch, sweeps.expired, False)] = Statement(REFUSED, database.engine.dialect)
+    """Let the sweep of one server be refused, as Citus would do it: of this database alone."""
+    refused = Statements(database.default_statements.shape)
+    refused._compiled[(sweeps.sweep_batch, sweeps.expired, False)] = Statement(REFUSED, database.engine.dialect)
+    build = database.build
+
+    def build_refused(shape: Shape | None) -> Statements:
+        if shape == refused.shape:
+            database.statements = refused
+            return refused
+        return build(shape)
+
+    database.build = build_refused  # type: ignore[method-assign]
+    if database.statements is database.default_statements:
+        database.statements = refused

@@ -113,7 +113,7 @@ class Tables:
             self.metadata,
             sa.Column("owner_id", self.id_type("owner_id"), nullable=False),
             sa.Column("conv_id", self.id_type("conv_id"), nullable=False),
-            sa.Column("version", sa.BigInteger, nullable=False),
+            self._column("version", sa.BigInteger, nullable=False),
             sa.Column("type", sa.Text, nullable=False),
             sa.Column("from_status", sa.Text, nullable=False),
             sa.Column("to_status", sa.Text, nullable=False),
