@@ -289,7 +289,8 @@ class ConversationService:
     def _new(self, message: Message) -> NewConversation:
         """Return what a message would open, checked."""
         pair = address_pair(message.from_number, message.to_number, message.channel)
-        self._prepare()
+        if not self._has_schema:
+            self._prepare()
         kinds = self.database.shape().mapping.kinds
         return NewConversation.of(message, pair, kinds, self._expiration_seconds, self._idle_timeout_seconds)
 

@@ -71,16 +71,16 @@ class AsyncDatabase:
             step = next(steps)
             while True:
                 do = partial(self._transact, step) if isinstance(step, Transaction) else partial(self._query, step)
-                attempt = partial(self._pool.use, do, is_read_only)
                 result = problem = None
                 try:
-                    result = await attempt()
+                    result = await self._pool.use(do, is_read_only)
                 except LapseError as error:
                     problem = error
                 except retries.errors as error:
                     problem = error
                 # Outside the handler: a driver's error, which may hold a row's values, must be nobody's context.
                 if problem is not None and not isinstance(problem, LapseError):
+                    attempt = partial(self._pool.use, do, is_read_only)
                     try:
                         result = await retries.attempt_async(attempt, retry=retry, problem=problem)
                         problem = None
@@ -123,9 +123,7 @@ class AsyncDatabase:
             return self.blocking.now()
         else:
             return (await self._query(Query(self.blocking.default_statements(server_clock)), driver)).one().now
-        if statement.takes_now and "now" not in values:
-            values = {**values, "now": self.blocking.now()}
-        return statement.rows(await driver.run(statement.sql, statement.bind(values)))
+        return statement.rows(await driver.run(statement.sql, statement.bind(values, self.blocking.now)))
 
     async def _read_shape(self, *, retry: bool) -> Statements:
         return self.blocking.build(await self.run(read_shape, retry=retry, statements=self.blocking.default_statements))

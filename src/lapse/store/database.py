@@ -131,16 +131,16 @@ class Database:
             step = next(steps)
             while True:
                 do = partial(self._transact, step) if isinstance(step, Transaction) else partial(self._query, step)
-                attempt = partial(pool.use, do, is_read_only)
                 result = problem = None
                 try:
-                    result = attempt()
+                    result = pool.use(do, is_read_only)
                 except LapseError as error:
                     problem = error
                 except self.retries.errors as error:
                     problem = error
                 # Outside the handler: a driver's error, which may hold a row's values, must be nobody's context.
                 if problem is not None and not isinstance(problem, LapseError):
+                    attempt = partial(pool.use, do, is_read_only)
                     try:
                         result, problem = self.retries.attempt(attempt, retry=retry, problem=problem), None
                     except LapseError as error:
@@ -209,9 +209,7 @@ class Database:
             return self.now()
         else:
             return (self._query(Query(self.default_statements(server_clock)), driver)).one().now
-        if statement.takes_now and "now" not in values:
-            values = {**values, "now": self.now()}
-        return statement.rows(driver.run(statement.sql, statement.bind(values)))
+        return statement.rows(driver.run(statement.sql, statement.bind(values, self.now)))
 
     def _read_shape(self, *, retry: bool) -> Statements:
         return self.build(self.run(read_shape, retry=retry, statements=self.default_statements))

@@ -114,13 +114,21 @@ class UuidText(TypeDecorator[Any]):
     impl = sa.Text
     cache_ok = True
 
-    def process_bind_param(self, value: UUID | str | None, dialect: sa.Dialect) -> str | None:
-        """Write it."""
-        return str(value) if isinstance(value, UUID) else value
+    def bind_processor(self, dialect: sa.Dialect) -> Any:
+        """Write it in one step."""
+        return _uuid_text
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        """Read it."""
-        return UUID(value) if isinstance(value, str) else value
+    def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
+        """Read it in one step."""
+        return _from_uuid_text
+
+
+def _uuid_text(value: UUID | str | None) -> str | None:
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _from_uuid_text(value: Any) -> Any:
+    return UUID(value) if isinstance(value, str) else value
 
 
 class _JsonIds(TypeDecorator[list[Any]]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVarTuple
 
@@ -48,8 +49,7 @@ class Statement:
         self.sql = str(compiled)
         binds = compiled.binds.items()
         self._constants = {name: bind.value for name, bind in binds if not bind.required}
-        self.takes_now = BOUND_NOW.key in compiled.binds
-        """Whether it has the present as a parameter."""
+        self._takes_now = BOUND_NOW.key in compiled.binds
         processors = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in binds}
         self._binders: list[tuple[str, Processor]] = [(name, bind) for name, bind in processors.items() if bind]
         columns = statement.exported_columns if statement.is_dml or statement.is_select else ()
@@ -60,9 +60,16 @@ class Statement:
         readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
         self._readers: list[tuple[int, Processor]] = [(place, read) for place, read in enumerate(readers) if read]
 
-    def bind(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the driver binds; values that the statement has no parameter for may be there."""
+    def bind(self, values: Mapping[str, Any], now: Callable[[], datetime] | None = None) -> dict[str, Any]:
+        """Return what the driver binds; values that the statement has no parameter for may be there.
+
+        Args:
+            values: by the names of the parameters.
+            now: gives the present, where the statement has it as a parameter and it is not among the values.
+        """
         bound = {**self._constants, **values}
+        if self._takes_now and now is not None and "now" not in bound:
+            bound["now"] = now()
         for name, process in self._binders:
             bound[name] = process(bound[name])
         return bound
