@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from lapse.errors import SettingsError
 from lapse.store.url_parameters import read_parameters
+from lapse.validation import MAX_PORT
 
 _POSTGRESQL = re.compile(r"(postgres|postgresql|pgsql)(\+\w+)?")
 """With any driver: it is the application's, and lapse has its own."""
@@ -22,7 +23,6 @@ _LOCATION = re.compile(r"(?:\[[0-9A-Za-z:.%_-]+\]|[\w.,-]*)(?::[0-9]*)?(?:/[^?]*
 """What follows user and password: host, port, database, parameters; as SQLAlchemy reads it, but all of it."""
 _STRUCTURE = re.compile(r"[:/?#&=]")
 """What neither a user nor a database is called; where it is there, something was meant to be another part."""
-_MAX_PORT = 65_535
 _EXAMPLES = "use sqlite:///lapse.db or postgresql://user:password@host:5432/name"
 _ESCAPES = "in a user or password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, % as %25"
 _A_FILE = "use sqlite:///lapse.db, or four slashes for a full path"
@@ -78,7 +78,7 @@ def _of_postgresql(text: str, url: URL) -> URL:
         # `a:5432/b?c=d@e` is host and database for all but SQLAlchemy, for which it is a password.
         if re.search(r"[?#]|^[^:]*:[0-9]*/", login):
             raise SettingsError(f"the database URL can be read in two ways: {_ESCAPES}; {_EXAMPLES}")
-    if not _LOCATION.fullmatch(location) or not 0 < (url.port or 1) <= _MAX_PORT:
+    if not _LOCATION.fullmatch(location) or not 0 < (url.port or 1) <= MAX_PORT:
         raise _unreadable()
     for part, value in (("user", url.username), ("database", url.database)):
         if value and (_STRUCTURE.search(value) or not value.isprintable()):
@@ -110,8 +110,8 @@ def _check_servers(url: URL) -> None:
             f"number; {_EXAMPLES}"
         ) from None
     for port in str(arguments.get("port") or "").split(","):
-        if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT):
-            raise SettingsError(f"a port in the database URL is none: use 1 to {_MAX_PORT}; {_EXAMPLES}")
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
+            raise SettingsError(f"a port in the database URL is none: use 1 to {MAX_PORT}; {_EXAMPLES}")
     for host in str(arguments.get("host") or "").split(","):
         if ":" in host and not _is_folder_or_ipv6(host):
             raise SettingsError(f"a host in the database URL is none; {_EXAMPLES}")
