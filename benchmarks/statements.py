@@ -18,8 +18,8 @@ def statements_of(call: Callable[[], Any]) -> list[Sent]:
     sent: list[Sent] = []
     bind = Statement.bind
 
-    def note(statement: Statement, values: Mapping[str, Any]) -> dict[str, Any]:
-        bound = bind(statement, values)
+    def note(statement: Statement, values: Mapping[str, Any], *now: Any) -> dict[str, Any]:
+        bound = bind(statement, values, *now)
         sent.append((statement.sql, bound))
         return bound
 

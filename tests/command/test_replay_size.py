@@ -121,10 +121,10 @@ def replayed(tmp_path: Path) -> Callable[[Path], tuple[int, int]]:
         clock, statements = VirtualClock(), 0
         bind = Statement.bind
 
-        def count(statement: Statement, values: Mapping[str, Any]) -> dict[str, Any]:
+        def count(statement: Statement, values: Mapping[str, Any], *now: Any) -> dict[str, Any]:
             nonlocal statements
             statements += 1
-            return bind(statement, values)
+            return bind(statement, values, *now)
 
         service = ConversationService(f"sqlite:///{tmp_path}/{next(numbers)}.db", clock=clock)
         with closing(service), closing(read_message_log(path)) as log:

@@ -39,10 +39,10 @@ def sweeps_sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sent: list[str] = []
     bind, build = Statement.bind, Database.build
 
-    def note(statement: Statement, values: Mapping[str, Any]) -> dict[str, Any]:
+    def note(statement: Statement, values: Mapping[str, Any], *now: Any) -> dict[str, Any]:
         if "UPDATE conversations" in statement.sql and "claimed" in statement.sql:
             sent.append(statement.sql)
-        return bind(statement, values)
+        return bind(statement, values, *now)
 
     def build_distributed(database: Database, shape: Shape | None) -> Statements:
         return build(database, shape and replace(shape, is_distributed=True))

@@ -59,8 +59,8 @@ class Explainer:
         sent: list[tuple[str, Any]] = []
         bind = Statement.bind
 
-        def note(statement: Statement, values: Any) -> dict[str, Any]:
-            bound = bind(statement, values)
+        def note(statement: Statement, values: Any, *now: Any) -> dict[str, Any]:
+            bound = bind(statement, values, *now)
             if "conversation" in statement.sql:
                 sent.append((statement.sql, bound))
             return bound
