@@ -149,6 +149,11 @@ def idle_deadline(updated_at: datetime, idle_timeout: timedelta) -> datetime:
     return updated_at + idle_timeout
 
 
+def whole_seconds(duration: timedelta) -> int:
+    """Return a duration in whole seconds, the unit in which the store keeps it."""
+    return round(duration.total_seconds())
+
+
 def is_due(deadline: datetime, now: datetime) -> bool:
     """Return whether a deadline has passed; at the deadline itself it has not."""
     return deadline < now

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from lapse.addresses import WHATSAPP, address_pair, masked, shown
 from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError, SchemaMissingError
-from lapse.lifecycle import Sender, parse_closed_status, require_utc
+from lapse.lifecycle import Sender, parse_closed_status, require_utc, whole_seconds
 from lapse.messages import Message
 from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, readable
 from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
@@ -57,7 +57,7 @@ class ConversationService:
         """How long a call may take; sweeps may take longer."""
         self._has_schema = False
         self._open_pairs = OpenPairs()
-        self._expiration_seconds = round(self.settings.expiration.total_seconds())
+        self._expiration_seconds = whole_seconds(self.settings.expiration)
         self._idle_timeout_seconds = self._idle_seconds()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
+from lapse.lifecycle import whole_seconds
 from lapse.models import AnyId, Conversation, NextDeadlines
 from lapse.store.database import Database
 from lapse.store.operations import conversations, due
@@ -53,8 +54,3 @@ class ConversationRepository:
     def is_empty(self) -> bool:
         """Tell whether the database holds no conversation at all."""
         return self.database.run(conversations.is_empty, reads_only=True)
-
-
-def whole_seconds(duration: timedelta) -> int:
-    """Return a duration in whole seconds, the unit in which the store keeps it."""
-    return round(duration.total_seconds())

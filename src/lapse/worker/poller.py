@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from lapse.errors import BacklogError, DatabaseError, DatabaseUnavailableError
+from lapse.lifecycle import whole_seconds
 from lapse.logs import EventLogger
 from lapse.models import AnyId, NextDeadlines
 from lapse.service import ConversationService
@@ -64,7 +65,7 @@ class BacklogGuard:
 
     def _check_backlog(self) -> None:
         limit, idle_timeout = self._options.backlog_limit, self._service.idle_timeout()
-        seconds = round(idle_timeout.total_seconds())
+        seconds = whole_seconds(idle_timeout)
         if (counted := self._service.database.run(due.count_due_up_to, seconds, limit, retry=False)) <= limit:
             return
         preview = self._preview()

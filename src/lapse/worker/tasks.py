@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
+from lapse.lifecycle import whole_seconds
 from lapse.logs import EventLogger
 from lapse.models import MIN_DATETIME, AnyId, NextDeadlines, SweepResult
 from lapse.service import ConversationService
@@ -217,7 +218,7 @@ def sweep_tasks(service: ConversationService, **options: Any) -> dict[str, Task]
 
     Expiry comes first where both deadlines have passed, in whatever order they run.
     """
-    idle_kinds = sweeps.idle_sweeps(round(service.idle_timeout().total_seconds()))
+    idle_kinds = sweeps.idle_sweeps(whole_seconds(service.idle_timeout()))
     idle_fields = {"idle_minutes": service.settings.idle_timeout_minutes}
     tasks = (
         SweepTask(IDLE_CONVERSATIONS, idle_kinds, service, log_fields=idle_fields, **options),

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from lapse.addresses import mask_addresses
 from lapse.errors import AdoptionError, SchemaMissingError
+from lapse.lifecycle import whole_seconds
 from lapse.models import Preview
 from lapse.store.operations.steps import CLOCK, Query, Steps, Transaction
 from lapse.store.statements import Rows, Statements, schema
@@ -38,8 +39,8 @@ def preview(sql: Statements, database: str, idle_timeout: timedelta, expiration:
 
 def count(sql: Statements, database: str, idle_timeout: timedelta, expiration: timedelta | None) -> Steps[Preview]:
     """As `preview`, inside a transaction."""
-    idle_seconds = round(idle_timeout.total_seconds())
-    expiration_seconds = None if expiration is None else round(expiration.total_seconds())
+    idle_seconds = whole_seconds(idle_timeout)
+    expiration_seconds = None if expiration is None else whole_seconds(expiration)
     has_version, has_expires_at = yield from _inspect_table(sql, database)
     counted = statements.Counted(has_version, has_expires_at, expiration_seconds is not None)
     now: datetime = yield CLOCK
