@@ -34,7 +34,7 @@ class Connection:
     def is_idle(self) -> bool:
         return self.is_usable
 
-    def is_lost(self) -> bool:
+    def is_lost(self, _error: Exception) -> bool:
         return not self.is_usable
 
     def discard(self) -> None:

@@ -10,15 +10,13 @@ from functools import partial
 from threading import Event
 from typing import Any, TypeVar, TypeVarTuple
 
-from lapse.errors import LapseError
 from lapse.store.database import MAX_CONNECTIONS, Clock, Database
-from lapse.store.driver_errors import UnsupportedStatementError, is_read_only
+from lapse.store.driver_errors import UnsupportedStatementError
 from lapse.store.engines import async_connector
 from lapse.store.limits import ended_by
-from lapse.store.operations import Query, Step, Steps, Transaction
+from lapse.store.operations import Step, Steps
 from lapse.store.operations.schema import read_shape
 from lapse.store.statements import Statements
-from lapse.store.statements.conversations import clock as server_clock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -64,29 +62,21 @@ class AsyncDatabase:
             work = partial(self.blocking.run, operation, *arguments, reads_only=reads_only, retry=retry)
             return await _in_thread(self._executor, work)
         sql = statements or self.blocking.statements or await self._read_shape(retry=retry)
+        retries, result = self.blocking.retries, None
         problem: Exception | None = None
-        retries = self.blocking.retries
         try:
-            steps = operation(sql, *arguments)
-            step = next(steps)
+            attempts = retries.attempts(operation(sql, *arguments), retry=retry)
+            step = next(attempts)
             while True:
-                do = partial(self._transact, step) if isinstance(step, Transaction) else partial(self._query, step)
-                result = problem = None
                 try:
-                    result = await self._pool.use(do, is_read_only)
-                except LapseError as error:
+                    do = asyncio.sleep(step) if isinstance(step, float) else self._pool.use(self._perform, step)
+                    result = await do
+                except retries.problems as error:
                     problem = error
-                except retries.errors as error:
-                    problem = error
-                # Outside the handler: a driver's error, which may hold a row's values, must be nobody's context.
-                if problem is not None and not isinstance(problem, LapseError):
-                    attempt = partial(self._pool.use, do, is_read_only)
-                    try:
-                        result = await retries.attempt_async(attempt, retry=retry, problem=problem)
-                        problem = None
-                    except LapseError as error:
-                        problem = error
-                step = steps.send(result) if problem is None else steps.throw(problem)
+                if problem is None:
+                    step = attempts.send(result)
+                else:
+                    step, problem = attempts.throw(problem), None
         except StopIteration as done:
             value: T = done.value
             return value
@@ -99,31 +89,19 @@ class AsyncDatabase:
         # The tables were distributed while the process ran.
         return await self.run(operation, *arguments, reads_only=reads_only, retry=retry)
 
-    async def _transact(self, step: Transaction, driver: Any) -> Any:
-        await driver.run(driver.begin_snapshot if step.is_snapshot else driver.begin, {})
+    async def _perform(self, driver: Any, step: Step) -> Any:
         try:
-            steps = step.work()
-            result = None
-            try:
-                while True:
-                    result = await self._query(steps.send(result), driver)
-            except StopIteration as done:
-                result = done.value
-            await driver.run("COMMIT", {})
-        except Exception:
-            # The connection may be gone, or the database have rolled back already: the first error is the one to tell.
-            await driver.roll_back()
-            raise
-        return result
-
-    async def _query(self, step: Step, driver: Any) -> Any:
-        if isinstance(step, Query):
-            statement, values = step
-        elif self.blocking.clock is not None:
-            return self.blocking.now()
-        else:
-            return (await self._query(Query(self.blocking.default_statements(server_clock)), driver)).one().now
-        return statement.rows(await driver.run(statement.sql, statement.bind(values, self.blocking.now)))
+            calls = self.blocking.calls.of(driver, step)
+            call = next(calls)
+            while True:
+                try:
+                    rows = await driver.run(*call)
+                except Exception as error:
+                    call = calls.throw(error)
+                else:
+                    call = calls.send(rows)
+        except StopIteration as done:
+            return done.value
 
     async def _read_shape(self, *, retry: bool) -> Statements:
         return self.blocking.build(await self.run(read_shape, retry=retry, statements=self.blocking.default_statements))

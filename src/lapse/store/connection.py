@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -46,6 +47,8 @@ class Connection:
             statement: of SQLAlchemy Core, without parameters whose number varies.
             parameters: values of its bound parameters by name; more may be there.
         """
+        if not self.driver.is_read_committed and self.driver.is_idle():
+            return self.transaction(self.driver.begin, lambda inside: inside.execute(statement, parameters))
         compiled = self._statements.compiled(statement)
         return compiled.rows(self.driver.run(compiled.sql, compiled.bind(parameters or {})))
 
@@ -57,6 +60,8 @@ class Connection:
             self.driver.run("COMMIT", {})
         except Exception:
             # The connection may be gone, or the database have rolled back already: the first error is the one to tell.
-            self.driver.roll_back()
+            if self.driver.is_in_transaction():
+                with suppress(Exception):
+                    self.driver.run("ROLLBACK", {})
             raise
         return result

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from lapse.addresses import shown
-from lapse.errors import InvalidInputError, LapseError
+from lapse.errors import InvalidInputError
 from lapse.lifecycle import require_utc
 from lapse.store.connection import Connection, StatementCache
-from lapse.store.driver_errors import UnsupportedStatementError, is_read_only
+from lapse.store.driver_calls import DriverCalls
+from lapse.store.driver_errors import UnsupportedStatementError
 from lapse.store.engines import READS_ONLY, connector, make_engine
 from lapse.store.operations import Query, Step, Steps, Transaction
 from lapse.store.operations.schema import read_shape
 from lapse.store.pool import Pool
 from lapse.store.retries import Retries, in_lapses_words
 from lapse.store.statements import Row, Statements, statements_for
-from lapse.store.statements.conversations import clock as server_clock
 from lapse.store.table_mapping import Shape
 from lapse.store.urls import parse_url, safe_url
 
@@ -68,6 +69,7 @@ class Database:
         """Those of lapse's own tables."""
         self.statements = self.default_statements if is_sqlite else None
         """None: the database has not been asked yet for its shape, or has no tables."""
+        self.calls = DriverCalls(self.default_statements, self.now, self.retries.errors)
         self._session_statements = StatementCache(self.engine.dialect)
 
     def close(self) -> None:
@@ -124,28 +126,20 @@ class Database:
             LapseError: what the operation raises.
         """
         sql = statements or self.statements or self._read_shape(retry=retry)
-        pool = self._reading_pool if reads_only else self._pool
+        pool, result = self._reading_pool if reads_only else self._pool, None
         problem: Exception | None = None
         try:
-            steps = operation(sql, *arguments)
-            step = next(steps)
+            attempts = self.retries.attempts(operation(sql, *arguments), retry=retry)
+            step = next(attempts)
             while True:
-                do = partial(self._transact, step) if isinstance(step, Transaction) else partial(self._query, step)
-                result = problem = None
                 try:
-                    result = pool.use(do, is_read_only)
-                except LapseError as error:
+                    result = _do_apart(step) if isinstance(step, (float, Work)) else pool.use(self._perform, step)
+                except self.retries.problems as error:
                     problem = error
-                except self.retries.errors as error:
-                    problem = error
-                # Outside the handler: a driver's error, which may hold a row's values, must be nobody's context.
-                if problem is not None and not isinstance(problem, LapseError):
-                    attempt = partial(pool.use, do, is_read_only)
-                    try:
-                        result, problem = self.retries.attempt(attempt, retry=retry, problem=problem), None
-                    except LapseError as error:
-                        problem = error
-                step = steps.send(result) if problem is None else steps.throw(problem)
+                if problem is None:
+                    step = attempts.send(result)
+                else:
+                    step, problem = attempts.throw(problem), None
         except StopIteration as done:
             value: T = done.value
             return value
@@ -159,8 +153,8 @@ class Database:
 
     def run_on(self, driver: Any, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts) -> T:
         """Do all of an operation in one transaction on this connection; the driver's errors come as they are."""
-        steps = Transaction(lambda: operation(self.default_statements, *arguments), is_snapshot=True)
-        result: T = self._transact(steps, driver)
+        work = partial(operation, self.default_statements, *arguments)
+        result: T = self._perform(driver, Transaction(work, is_snapshot=True))
         return result
 
     def stream(self, build: Callable[[Any], Any]) -> Iterator[Row]:
@@ -185,31 +179,22 @@ class Database:
         if problem is not None:
             raise in_lapses_words(problem)
 
-    def _transact(self, step: Transaction, driver: Any) -> Any:
-        driver.run(driver.begin_snapshot if step.is_snapshot else driver.begin, {})
-        try:
-            steps = step.work()
-            result = None
-            try:
-                while True:
-                    result = self._query(steps.send(result), driver)
-            except StopIteration as done:
-                result = done.value
-            driver.run("COMMIT", {})
-        except Exception:
-            # The connection may be gone, or the database have rolled back already: the first error is the one to tell.
-            driver.roll_back()
-            raise
-        return result
-
-    def _query(self, step: Step, driver: Any) -> Any:
-        if isinstance(step, Query):
+    def _perform(self, driver: Any, step: Step) -> Any:
+        if isinstance(step, Query) and driver.is_read_committed:  # as `calls` does, without its ceremony: a message
             statement, values = step
-        elif self.clock is not None or self.dialect == "sqlite":
-            return self.now()
-        else:
-            return (self._query(Query(self.default_statements(server_clock)), driver)).one().now
-        return statement.rows(driver.run(statement.sql, statement.bind(values, self.now)))
+            return statement.rows(driver.run(statement.sql, statement.bind(values, self.now)))
+        try:
+            calls = self.calls.of(driver, step)
+            call = next(calls)
+            while True:
+                try:
+                    rows = driver.run(*call)
+                except Exception as error:
+                    call = calls.throw(error)
+                else:
+                    call = calls.send(rows)
+        except StopIteration as done:
+            return done.value
 
     def _read_shape(self, *, retry: bool) -> Statements:
         return self.build(self.run(read_shape, retry=retry, statements=self.default_statements))
@@ -235,7 +220,7 @@ class Database:
         def attempt(driver: Any) -> T:
             return work(Connection(driver, self._session_statements))
 
-        return self.retries.attempt(partial(self._pool.use, attempt, is_read_only), retry=retry)
+        return self._attempt(partial(self._pool.use, attempt), retry=retry)
 
     def schema_transaction(self, work: Callable[[sa.Connection], T], *, retry: bool = True) -> T:
         """Run `work` in one transaction on a connection of SQLAlchemy, as migrations need it; otherwise the same."""
@@ -253,4 +238,25 @@ class Database:
             with engine.begin() as connection:
                 return work(connection)
 
-        return self.retries.attempt(attempt, retry=retry)
+        return self._attempt(attempt, retry=retry)
+
+    def _attempt(self, work: Callable[[], T], *, retry: bool) -> T:
+        result: T = Database.run(self, _apart, work, retry=retry, statements=self.default_statements)
+        return result
+
+
+class Work(NamedTuple):
+    """A step of what is no operation: done by itself, with a connection of its own."""
+
+    do: Callable[[], Any]
+
+
+def _apart(_sql: Statements, work: Callable[[], T]) -> Generator[Any, T, T]:
+    return (yield Work(work))
+
+
+def _do_apart(step: Work | float) -> Any:
+    if isinstance(step, Work):
+        return step.do()
+    time.sleep(step)
+    return None

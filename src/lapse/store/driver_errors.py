@@ -61,11 +61,6 @@ def translate(error: Exception) -> LapseError:
     return _of_sqlite(origin) if isinstance(origin, sqlite3.Error) else _of_postgresql(origin)
 
 
-def is_read_only(error: Exception) -> bool:
-    """Tell whether the session only reads: it will go on so, while a new one may come to a server that writes."""
-    return getattr(error, "sqlstate", None) == _READ_ONLY
-
-
 def _of_sqlite(origin: sqlite3.Error) -> LapseError:
     name = getattr(origin, "sqlite_errorname", "") or ""
     reason = _first_line(origin)

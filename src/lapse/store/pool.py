@@ -11,12 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 from weakref import WeakSet, ref
 
 from lapse.store import limits
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 WAIT_SECONDS = 10.0
 """How long a caller without a limit of its own waits for a connection."""
@@ -33,8 +34,8 @@ class Poolable(Protocol):
         """Tell whether it is connected, in no transaction, and in no statement."""
         ...
 
-    def is_lost(self) -> bool:
-        """Tell whether the server has gone away."""
+    def is_lost(self, error: Exception) -> bool:
+        """Tell whether after this error it, and so each of the pool, is of no more use: the server has gone away."""
         ...
 
     def discard(self) -> None:
@@ -79,12 +80,12 @@ class Pool(Generic[C]):
         self._clear()
         _pools.add(self)
 
-    def use(self, work: Callable[[C], T], is_fatal: Callable[[Exception], bool] = lambda error: False) -> T:
+    def use(self, work: Callable[[C, *Ts], T], *arguments: *Ts) -> T:
         """Run `work` with a connection, waiting for one at most as long as the call may take.
 
         Args:
-            work: is given the connection.
-            is_fatal: tells of an error of `work` that no connection of this pool may be lent again.
+            work: is given the connection, and these arguments.
+            arguments: what else it takes.
 
         Raises:
             PoolTimeoutError: none became free in time.
@@ -99,9 +100,9 @@ class Pool(Generic[C]):
             if connection is None:
                 connection = held[0].connection = self._connect()
             try:
-                return work(connection)
+                return work(connection, *arguments)
             except Exception as error:
-                if connection.is_lost() or is_fatal(error):
+                if connection.is_lost(error):
                     connection.discard()
                     # What cut this connection has cut the others, too.
                     self.close()

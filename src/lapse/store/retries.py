@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -34,40 +34,75 @@ class Retries:
     def __init__(self, errors: tuple[type[Exception], ...]) -> None:
         """Translate these errors, which an attempt may raise."""
         self.errors: tuple[type[Exception], ...] = (*errors, PoolTimeoutError)
+        self.problems: tuple[type[Exception], ...] = (LapseError, *self.errors)
 
-    def attempt(self, attempt: Callable[[], T], *, retry: bool, problem: Exception | None = None) -> T:
-        """Attempt it until it is done, or cannot be.
+    def attempts(self, steps: Generator[Any, Any, T], *, retry: bool) -> Generator[Any, Any, T]:
+        """Yield each of an operation's steps until it is done or cannot be, and return what the operation returns.
+
+        Whoever does them sends a step's result, or throws the error that it came to (outside the error's own handler:
+        it must be nobody's context). Yields a float between two attempts, the seconds to pause.
 
         Args:
-            attempt: is repeatable.
-            retry: False: once.
-            problem: what a first attempt came to, where it was made.
+            steps: of the operation; each is repeatable.
+            retry: False: each is attempted once.
 
         Raises:
-            LapseError: what the last attempt came to.
+            LapseError: what the last attempt came to, where the operation does not handle it.
         """
+        problem: Exception | None = None
         try:
-            return self._retry_while_busy(attempt, problem)
+            step = next(steps)
+            while True:
+                try:
+                    result = yield step
+                except LapseError as error:
+                    problem = error
+                except self.errors as error:
+                    problem = error
+                if problem is None:
+                    step = steps.send(result)
+                    continue
+                if not isinstance(problem, LapseError):
+                    try:
+                        result, problem = (yield from self._repeat(step, problem, retry=retry)), None
+                    except LapseError as error:
+                        problem = error
+                step = steps.send(result) if problem is None else steps.throw(problem)
+                problem = None
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        finally:
+            problem = None  # it knows this frame
+
+    def _repeat(self, step: Any, problem: Exception, *, retry: bool) -> Generator[Any, Any, Any]:
+        """Attempt a step again after what its first attempt came to, if that may help."""
+        try:
+            return (yield from self._attempt(step, problem))
         except CallTimeoutError:
             raise
         except DatabaseUnavailableError as error:
             if not retry:
                 raise
             first = error
-        retries = tenacity.Retrying(retry=_WORTH_IT, wait=_WAIT, stop=_stop(), reraise=True)
+        pauses: list[float] = []
+        repeats = tenacity.Retrying(retry=_WORTH_IT, wait=_WAIT, stop=_stop(), sleep=pauses.append, reraise=True)
         try:
-            result: T = retries(self._retry_while_busy, attempt)
+            for repeat in repeats:
+                if pauses:
+                    yield pauses.pop()
+                with repeat:
+                    return (yield from self._attempt(step))
         except CallTimeoutError as error:
             raise _after(first, error) from None
-        return result
 
-    def _retry_while_busy(self, attempt: Callable[[], T], problem: Exception | None = None) -> T:
-        """Attempt it, and wait for SQLite's write lock in small pieces that a stop can come between."""
+    def _attempt(self, step: Any, problem: Exception | None = None) -> Generator[Any, Any, Any]:
+        """Attempt a step (again, after this problem), in small pieces that a stop can come between on a busy file."""
         give_up_at: float | None = None
         while True:
             try:
                 if problem is None:
-                    return attempt()
+                    return (yield step)
             except self.errors as error:
                 problem = error
             translated, problem = in_lapses_words(problem), None
@@ -79,25 +114,6 @@ class Retries:
                 give_up_at = (limit.deadline or now + BUSY_TIMEOUT_SECONDS) - BUSY_LOOK_SECONDS
             if limit.is_stopping() or now >= give_up_at:
                 raise translated if limit.seconds is None else _overdue("another process keeps the file locked")
-
-    async def attempt_async(self, attempt: Callable[[], Awaitable[T]], *, retry: bool, problem: Exception) -> T:
-        """Attempt it again after this problem; as `attempt`, for PostgreSQL."""
-        first = problem if isinstance(problem, LapseError) else in_lapses_words(problem)
-        if not retry or isinstance(first, CallTimeoutError) or not isinstance(first, DatabaseUnavailableError):
-            raise first
-        retries = tenacity.AsyncRetrying(retry=_WORTH_IT, wait=_WAIT, stop=_stop(), reraise=True)
-        try:
-            result: T = await retries(self._attempt_once_async, attempt)
-        except CallTimeoutError as error:
-            raise _after(first, error) from None
-        return result
-
-    async def _attempt_once_async(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await attempt()
-        except self.errors as error:
-            problem: Exception = error
-        raise in_lapses_words(problem)
 
 
 def in_lapses_words(problem: Exception) -> LapseError:

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, TypeVarTuple
 
 import psycopg
 from psycopg.abc import PQGen, PQGenConn
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 
 from lapse.store import limits
@@ -18,6 +19,7 @@ from lapse.store.drivers.postgresql import BEGIN, BEGIN_SNAPSHOT, CANCEL_SECONDS
 from lapse.store.pool import WAIT_SECONDS, PoolTimeoutError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class AsyncPostgresqlConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
@@ -28,41 +30,29 @@ class AsyncPostgresqlConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     is_overdue = False
     """The time of the call was up while the server worked or waited for somebody else's lock."""
     is_read_committed = True
-    """So single statements are, too."""
+    """So single statements are, too; where not, each needs a transaction of its own, for which lapse's are written."""
 
     async def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a statement, at READ COMMITTED, and return its rows.
+        """Run a statement and return its rows.
 
         Raises:
             OverdueError: the time of the call was up.
             psycopg.Error: anything else.
         """
-        is_single = self.pgconn.transaction_status == TransactionStatus.IDLE and sql[:5] != BEGIN[:5]
-        if is_single and not self.is_read_committed:
-            await self.execute(BEGIN)
-            try:
-                rows = await self.run(sql, values)
-                await self.execute("COMMIT")
-            except psycopg.Error:
-                await self.roll_back()
-                raise
-            return rows
         cursor = await self.execute(sql, values, binary=True)
         return await cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
-
-    async def roll_back(self) -> None:
-        """End the transaction that an error has left, if the connection still answers."""
-        if self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-            with suppress(psycopg.Error):
-                await self.execute("ROLLBACK")
 
     def is_idle(self) -> bool:
         """Tell whether it is connected, in no transaction, and in no statement."""
         return self.pgconn.transaction_status == TransactionStatus.IDLE
 
-    def is_lost(self) -> bool:
-        """Tell whether the server has gone away."""
-        return self.closed or self.is_overdue
+    def is_in_transaction(self) -> bool:
+        """Tell whether it answers, and is in a transaction that an error may have left."""
+        return self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Tell whether after this error the server has gone away, or only reads: the next one may write."""
+        return self.closed or self.is_overdue or isinstance(error, ReadOnlySqlTransaction)
 
     async def wait(self, gen: PQGen[Any], *arguments: Any, **options: Any) -> Any:
         """Wait for the server as psycopg does, but no longer than the call may take.
@@ -115,9 +105,7 @@ class AsyncPool:
         self._free = asyncio.Semaphore(size)
         self._idle: list[AsyncPostgresqlConnection] = []
 
-    async def use(
-        self, work: Callable[[AsyncPostgresqlConnection], Awaitable[T]], is_fatal: Callable[[Exception], bool]
-    ) -> T:
+    async def use(self, work: Callable[[AsyncPostgresqlConnection, *Ts], Awaitable[T]], *arguments: *Ts) -> T:
         """Do `work` with a connection, waiting for one at most as long as the call may take; as `pool.Pool.use`.
 
         Raises:
@@ -133,9 +121,9 @@ class AsyncPool:
         connection: AsyncPostgresqlConnection | None = None
         try:
             connection = self._idle.pop() if self._idle else await self._connect()
-            return await work(connection)
+            return await work(connection, *arguments)
         except Exception as error:
-            if connection is not None and (connection.is_lost() or is_fatal(error)):
+            if connection is not None and connection.is_lost(error):
                 await connection.close()
                 # What cut this connection has cut the others, too.
                 await self.close()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import psycopg
 from psycopg.abc import Buffer, PQGen, PQGenConn
 from psycopg.adapt import Loader
-from psycopg.errors import OperationalError, QueryCanceled
+from psycopg.errors import OperationalError, QueryCanceled, ReadOnlySqlTransaction
 from psycopg.pq import Format, TransactionStatus
 from psycopg.types.json import set_json_dumps
 
@@ -60,7 +60,7 @@ class OverdueError(OperationalError):
     """The call's time was up while it waited for the server."""
 
 
-class MomentLoader(Loader):
+class InfinityLoader(Loader):
     """Reads `timestamptz` as UTC. `infinity`, and what is past Python's calendar, is `NEVER`, or the calendar's start.
 
     In the binary form a moment is a number: neither DateStyle nor TimeZone changes it.
@@ -96,25 +96,15 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
     is_overdue = False
     """The time of the call was up while the server worked or waited for somebody else's lock."""
     is_read_committed = True
-    """So single statements are, too."""
+    """So single statements are, too; where not, each needs a transaction of its own, for which lapse's are written."""
 
     def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a statement, at READ COMMITTED, and return its rows.
+        """Run a statement and return its rows.
 
         Raises:
             OverdueError: the time of the call was up.
             psycopg.Error: anything else.
         """
-        is_single = self.pgconn.transaction_status == TransactionStatus.IDLE and sql[:5] != BEGIN[:5]
-        if is_single and not self.is_read_committed:
-            self.execute(BEGIN)
-            try:
-                rows = self.run(sql, values)
-                self.execute("COMMIT")
-            except psycopg.Error:
-                self.roll_back()
-                raise
-            return rows
         cursor = self.execute(sql, values, binary=True)
         # Not the cursor's `description`, which describes each column anew: as long as the rest of a message.
         return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
@@ -126,19 +116,17 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
             while rows := cursor.fetchmany(ROWS_OF_A_PAGE):
                 yield rows
 
-    def roll_back(self) -> None:
-        """End the transaction that an error has left, if the connection still answers."""
-        if self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-            with suppress(psycopg.Error):
-                self.execute("ROLLBACK")
-
     def is_idle(self) -> bool:
         """Tell whether it is connected, in no transaction, and in no statement."""
         return self.pgconn.transaction_status == TransactionStatus.IDLE
 
-    def is_lost(self) -> bool:
-        """Tell whether the server has gone away."""
-        return self.closed or self.is_overdue
+    def is_in_transaction(self) -> bool:
+        """Tell whether it answers, and is in a transaction that an error may have left."""
+        return self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Tell whether after this error the server has gone away, or only reads: the next one may write."""
+        return self.closed or self.is_overdue or isinstance(error, ReadOnlySqlTransaction)
 
     def discard(self) -> None:
         """Close it; a statement that still runs, or waits for a lock, is cancelled first."""
@@ -214,7 +202,7 @@ def parameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def adapt(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], json_text: Callable[[Any], str]) -> None:
     """Read and write values as lapse needs them."""
     set_json_dumps(json_text, connection)
-    connection.adapters.register_loader("timestamptz", MomentLoader)
+    connection.adapters.register_loader("timestamptz", InfinityLoader)
     connection.adapters.register_loader(_OTHER_TYPES, NamedTypeLoader)
 
 

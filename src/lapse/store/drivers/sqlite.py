@@ -23,6 +23,8 @@ class SqliteConnection(sqlite3.Connection):
 
     begin: ClassVar[str] = "BEGIN IMMEDIATE"
     begin_snapshot: ClassVar[str] = "BEGIN"
+    is_read_committed: ClassVar[bool] = True
+    """Nobody writes beside a transaction, and single statements need none."""
     _is_running = False
     _runner: sqlite3.Cursor | None = None
 
@@ -54,17 +56,15 @@ class SqliteConnection(sqlite3.Connection):
             while rows := cursor.fetchmany(ROWS_OF_A_PAGE):
                 yield rows
 
-    def roll_back(self) -> None:
-        """End the transaction that an error has left."""
-        if self.in_transaction:
-            with suppress(sqlite3.Error):
-                self.run("ROLLBACK", {})
-
     def is_idle(self) -> bool:
         """Tell whether it is in no transaction, and in no statement."""
         return not self._is_running and not self.in_transaction
 
-    def is_lost(self) -> bool:
+    def is_in_transaction(self) -> bool:
+        """Tell whether it is in a transaction, which an error may have left."""
+        return self.in_transaction
+
+    def is_lost(self, _error: Exception) -> bool:
         """Tell that a file has no server to lose."""
         return False
 
