@@ -85,7 +85,7 @@ class ConversationService:
             owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
         )
         new = self._new(message)
-        pair = (new.owner_id, new.channel, new.session_key)
+        pair = (new.owner_id, new.pair.channel, new.pair.session_key)
         conversation = self.database.run(messages.record_message, new, pair in self._open_pairs)
         self._open_pairs.add(pair)
         return conversation

@@ -24,7 +24,7 @@ from tests.support.sql import run_sql, transaction
 
 TABLES = tables_on(is_distributed=True)
 SWEEPS: dict[str, Specify] = {"expired": expired, "idle": idle, "armed longer": armed_longer}
-VALUES = {"now": START, "after": MIN_DATETIME, "idle_timeout": 1800, "silent_before": START}
+VALUES = {"now": START, "cursor": MIN_DATETIME, "idle_timeout": 1800, "silent_before": START}
 
 
 def written(spec: SweepSpec) -> list[sa.ColumnElement[Any]]:

@@ -1,4 +1,4 @@
-"""All that happened in a database, in numbers and in order of time: what a replay shows."""
+"""The conversations and events of a database in order of time, and their totals, for the report of a replay."""
 
 from __future__ import annotations
 

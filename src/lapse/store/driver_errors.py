@@ -1,4 +1,4 @@
-"""Errors of the drivers in lapse's words, without the row values that their details hold."""
+"""Translation of the drivers' errors into lapse's, without the row values that their details hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a database is connected to: the drivers' own connections, and SQLAlchemy's engine for what needs it."""
+"""Connecting to a database: the drivers' own connections, and an engine of SQLAlchemy for migrations."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def async_connector(url: sa.URL) -> Callable[[], Any]:
 
 @cache
 def dialect_of(name: str) -> sa.Dialect:
-    """Return what statements for `postgresql` or `sqlite` are compiled with, the same for all databases."""
+    """Return the dialect with which statements for `postgresql` or `sqlite` are compiled."""
     return make_engine(sa.make_url({"sqlite": "sqlite://"}.get(name, "postgresql+psycopg://")), lambda: None).dialect
 
 
 def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:
-    """Return SQLAlchemy's engine, for migrations and looks at the schema: it makes a connection for each use."""
+    """Return an engine of SQLAlchemy for migrations and inspection; it connects anew for each use."""
     options: dict[str, Any] = {
         "creator": connect,
         "poolclass": sa.NullPool,
@@ -72,7 +72,7 @@ def make_engine(url: sa.URL, connect: Callable[[], Any]) -> sa.Engine:
 
 
 def _require_files(url: sa.URL) -> None:
-    """Look for what secures the connection: for libpq a missing file may mean to do without."""
+    """Check that the TLS files can be read: libpq may go on without a file that is missing."""
     for name in _TLS_FILES:
         path = url.query.get(name)
         if isinstance(path, str) and path not in ("", "system") and not os.access(path, os.R_OK):

@@ -1,4 +1,4 @@
-"""How long the call that is being made may take, and what ends its waits early: known to every wait inside it."""
+"""The time limit of the current call and what ends its waits early, for every wait inside it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Limits(NamedTuple):
     """The limits of one call."""
 
     seconds: float | None = None
-    """How long it may take altogether; None: as long as it takes."""
+    """The time that the whole call may take; None: no limit."""
     deadline: float | None = None
-    """The same as a moment of `time.monotonic()`."""
+    """The same limit as a value of `time.monotonic()`."""
     is_stopping: Callable[[], bool] = _never
-    """Asked between two waits for SQLite's write lock: True ends them."""
+    """Called between two waits for SQLite's write lock: True ends them."""
 
     @property
     def remaining(self) -> float | None:
-        """Return the seconds that are left, at least 0; None: no end."""
+        """Return the seconds that are left, at least 0; None: no limit."""
         return None if self.deadline is None else max(self.deadline - monotonic(), 0.0)
 
 
@@ -50,12 +50,12 @@ _limits: Callable[[tuple[float, float, Callable[[], bool]]], Limits] = partial(t
 
 
 def current() -> Limits:
-    """Return the limits of the call that this thread makes."""
+    """Return the limits of the current call."""
     return _get()
 
 
 def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Make a method one call, which may take `self.call_timeout_seconds` altogether."""
+    """Decorate a method so that a whole call of it takes at most `self.call_timeout_seconds`."""
 
     @wraps(call)
     def limited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
@@ -67,7 +67,7 @@ def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P],
 
 
 def ended_by(is_stopping: Callable[[], bool]) -> Context:
-    """Return a context for work whose waits a stop ends: of that work alone, whoever else uses the same database."""
+    """Return a context in which a stop ends the waits of the work run in it, and of no other."""
     context = copy_context()
     context.run(_set, _get()._replace(is_stopping=is_stopping))
     return context

@@ -1,4 +1,4 @@
-"""Creating and upgrading the schema, once, however many processes try."""
+"""Creating and upgrading the schema; any number of processes may try at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _alembic_lock = threading.Lock()
 """Alembic keeps the running migration in its modules' globals: one at a time in a process."""
 LOCK_WAIT_SECONDS = 30.0
-"""For how long a migration tries to lock the tables; each try waits for a moment only, and messages behind it."""
+"""For how long a migration tries to lock the tables; each try is short, since messages wait behind it."""
 _PAUSE_SECONDS = 0.5
 _LOCK_NOT_AVAILABLE = "55P03"
 

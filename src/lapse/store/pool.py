@@ -1,4 +1,4 @@
-"""Lending connections: first come, first served, and never one that is not idle.
+"""A pool that lends connections in the order of requests, and never one that is not idle.
 
 A caller may be interrupted at any instruction: by a signal handler that raises, or by an exception that another thread
 injects (the time limits of task queues). Whatever such a caller held is closed, and its place given to the next one.
@@ -131,8 +131,8 @@ class Pool(Generic[C]):
 
     def _clear(self) -> None:
         self._lock = threading.RLock()
-        """For the queue and the slots; taking an idle one, and putting it back, are single steps that need none. Of a
-        kind that a signal handler may take again that calls the service itself."""
+        """Guards the queue and the slots; taking an idle slot and putting it back are atomic without it. Reentrant: a
+        signal handler may call the service."""
         self._idle: list[_Slot[C]] = []
         self._slots: list[ref[_Slot[C]]] = []
         """All that there are. Weak: what a caller held that was interrupted in the very moment of taking it, or of

@@ -1,10 +1,9 @@
-"""Purging a database: batch after batch, at a pace, until a stop."""
+"""Purging a database in batches, at a limited rate, until it is done or stopped."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lapse.errors import ConversationUnchangedError, InvalidInputError
@@ -55,31 +54,25 @@ class Purger:
             raise InvalidInputError("a purge takes a StopEvent as stop_event, and a function as on_batch")
         if max_rate is not None:
             limit = min(limit, int(max_rate))  # a batch a second or more, so that it goes evenly
-        done, after = PurgeResult(closed_before=self._moment(closed_before_days)), MIN_DATETIME
+        before, done, cursor = self._moment(closed_before_days), operations.PurgedBatch(), MIN_DATETIME
         while not stop_event.is_set():
             begin = time.monotonic()
             try:
                 with stop_event.interruptible(STOP_GRACE_SECONDS):
-                    batch = ended_by(stop_event.is_set).run(self._delete, done.closed_before, after, limit)
+                    batch = ended_by(stop_event.is_set).run(self._delete, before, cursor, limit)
             except Interrupted:
                 break
             if batch.claimed == limit and not batch.conversations:
                 raise ConversationUnchangedError  # the next batch would be the same one
-            done = replace(
-                done,
-                conversations=done.conversations + batch.conversations,
-                events=done.events + batch.events,
-                oldest=done.oldest or batch.oldest,
-                newest=batch.newest or done.newest,
-            )
-            on_batch(done)
+            done = done.plus(batch)
+            on_batch(_result(before, done))
             if batch.claimed < limit:
-                return done
+                return _result(before, done)
             # From the last one on: what was deleted before it still stands in the index, as dead entries.
-            after = batch.newest or after
+            cursor = batch.newest or cursor
             if max_rate is not None:
                 stop_event.wait(begin + batch.claimed / max_rate - time.monotonic())
-        return replace(done, is_complete=False)
+        return _result(before, done, is_complete=False)
 
     def preview(self, closed_before_days: float) -> PurgeResult:
         """Count what `purge` would delete now; nothing is locked or changed.
@@ -89,18 +82,22 @@ class Purger:
             DatabaseError: the database refused, or cannot be reached.
         """
         before = self._moment(closed_before_days)
-        counted = self._database.run(operations.count_purgeable, before, MAX_PURGE_BATCH)
-        return PurgeResult(
-            closed_before=before,
-            conversations=counted.conversations,
-            events=counted.events,
-            oldest=counted.oldest,
-            newest=counted.newest,
-        )
+        return _result(before, self._database.run(operations.count_purgeable, before, MAX_PURGE_BATCH))
 
-    def _delete(self, before: datetime, after: datetime, limit: int) -> operations.PurgedBatch:
-        return self._database.run(operations.purge_batch, before, after, limit)
+    def _delete(self, before: datetime, cursor: datetime, limit: int) -> operations.PurgedBatch:
+        return self._database.run(operations.purge_batch, before, cursor, limit)
 
     def _moment(self, days: float) -> datetime:
         age = timedelta(days=check_purge_days(days))
         return self._database.run(operations.now) - age
+
+
+def _result(before: datetime, done: operations.PurgedBatch, *, is_complete: bool = True) -> PurgeResult:
+    return PurgeResult(
+        closed_before=before,
+        conversations=done.conversations,
+        events=done.events,
+        oldest=done.oldest,
+        newest=done.newest,
+        is_complete=is_complete,
+    )

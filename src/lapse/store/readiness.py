@@ -1,4 +1,4 @@
-"""Whether a worker could do its work in this database now. Nothing is written, locked or waited for to find out."""
+"""Whether a worker could work in this database now; checked without a write, a lock or a wait."""
 
 from __future__ import annotations
 

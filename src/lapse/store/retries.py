@@ -1,4 +1,4 @@
-"""What becomes of an attempt that failed: its error in lapse's words, and another attempt where that may help."""
+"""Retries: which failures are retried, for how long, and which errors callers see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 BUSY_TIMEOUT_SECONDS = 10
 """How long a write waits for another one on SQLite, where the call has no limit of its own."""
 RETRY_TIMEOUT_SECONDS = 10
-"""No attempt begins later than this after the first one failed; a call with a limit of its own goes by that."""
+"""No attempt begins later than this after the first failure; a call with a time limit uses that instead."""
 _WORTH_IT = tenacity.retry_if_exception(
     lambda error: isinstance(error, DatabaseUnavailableError) and not isinstance(error, CallTimeoutError)
 )
@@ -29,7 +29,7 @@ _WAIT = tenacity.wait_exponential_jitter(multiplier=0.1, max=2, jitter=1)
 
 
 class Retries:
-    """Attempts at one database. The errors come out without the driver's, which may hold a row's values."""
+    """Attempts on one database. Errors are raised without the driver's as context, which may hold a row's values."""
 
     def __init__(self, errors: tuple[type[Exception], ...]) -> None:
         """Translate these errors, which an attempt may raise."""
@@ -117,7 +117,7 @@ class Retries:
 
 
 def in_lapses_words(problem: Exception) -> LapseError:
-    """Return what an attempt raised as one of lapse's errors."""
+    """Translate what an attempt raised into one of lapse's errors."""
     if isinstance(problem, PoolTimeoutError):
         return _overdue(str(problem))
     translated = translate(problem)
@@ -135,7 +135,7 @@ def _after(first: LapseError, error: CallTimeoutError) -> CallTimeoutError:
 
 
 def _overdue(reason: str) -> DatabaseUnavailableError:
-    """Return the error that says for what the call's time was used up."""
+    """Return the error that says why the call did not finish in time."""
     seconds = limits.current().seconds
     if seconds is None:
         return DatabaseUnavailableError(f"the database is not available: {reason}")

@@ -1,4 +1,4 @@
-"""Reading a SQLite file and nothing else: it is not made, nor changed, and neither writers nor readers wait."""
+"""Read-only access to a SQLite file: it is neither created nor changed, and blocks nobody."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 IS_READABLE_FUNCTION = "lapse_is_readable"
-"""Of every connection that is opened here: whether lapse reads a text as a time."""
+"""SQL function of these connections: whether lapse can read a text as a time."""
 
 _WAIT_SECONDS = 1.0
 """For a commit of a file that has no write-ahead log: there readers and a commit keep each other out."""

@@ -1,4 +1,4 @@
-"""Locks on a whole table, taken at once or not at all: who waits for one makes every writer wait that comes later."""
+"""Table locks with a short timeout: every later writer queues behind a session that waits for one."""
 
 from __future__ import annotations
 

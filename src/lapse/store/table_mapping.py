@@ -1,4 +1,4 @@
-"""How a database keeps lapse's tables: as lapse makes them, or as an application's own table that was adopted."""
+"""How the tables of one database differ from those that migrations create: an adopted table keeps its own columns."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from enum import StrEnum
 from typing import Any
 
 LAPSE_COLUMNS = ("session_key", "version", "last_inbound_at", "idle_check_at", "idle_timeout_seconds")
-"""What lapse adds to a table of the application's. Where that has a column of the name, lapse's is `lapse_…`."""
+"""Columns that adoption adds; where the application has a column of that name already, it is called `lapse_…`."""
 PREFIX = "lapse_"
 ADOPTION_TABLE = "lapse_adoption"
-"""There since an adoption has begun: how far it is, and what the table was like before."""
+"""Exists from the start of an adoption: its progress, and the original table."""
 
 VERSION_TABLE = "lapse_schema_version"
 """Alembic's table under a name of lapse's own: the application's Alembic may live in the same database."""
 
 
 class IdKind(StrEnum):
-    """What the ids of a column are: lapse's own tables have UUIDs and whole numbers."""
+    """The type of a column of ids; lapse's own tables have UUIDs and whole numbers."""
 
     BIGINT = "bigint"
     UUID = "uuid"
@@ -31,7 +31,7 @@ _KIND_OF_TYPE = {
     "int8": IdKind.BIGINT,
     "uuid": IdKind.UUID,
 }
-"""By PostgreSQL's name of the type; every other type is read and written as text."""
+"""By PostgreSQL's name of the type; any other type is read and written as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +39,15 @@ class TableMapping:
     """The table `conversations` as it is in one database."""
 
     is_adopted: bool = False
-    """Made by the application: values may be NULL there that are not in lapse's own."""
+    """Created by the application: columns may be NULL that are NOT NULL in lapse's own table."""
     kinds: Mapping[str, IdKind] = field(
         default_factory=lambda: {"conv_id": IdKind.UUID, "owner_id": IdKind.BIGINT, "user_id": IdKind.BIGINT},
         hash=False,
     )
     renamed: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Lapse's names of columns that the application has others of, and their names there."""
+    """The database's name of a column, by lapse's name, where the two differ."""
     new_id: str | None = None
-    """The SQL expression by which the database makes the id of a new conversation; None: lapse makes it."""
+    """The SQL expression that generates the id of a new conversation; None: lapse generates it."""
 
 
 DEFAULT = TableMapping()
@@ -64,7 +64,7 @@ MAPPING_QUERY = f"""
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = to_regclass('conversations') AND a.attnum > 0 AND NOT a.attisdropped"""  # noqa: S608 - of constants
-"""PostgreSQL: a look at the catalog, which every role may take; no row where there is no such table."""
+"""PostgreSQL: reads the catalog, which every role may do; no row where there is no such table."""
 
 
 def mapping_of(rows: Iterable[Any]) -> TableMapping | None:
@@ -89,12 +89,12 @@ def mapping_of(rows: Iterable[Any]) -> TableMapping | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """All that statements are built for. Databases of one shape run the same statements."""
+    """Everything that statements are built for. Databases of one shape run the same statements."""
 
     dialect: str
     """`postgresql` or `sqlite`."""
     mapping: TableMapping = DEFAULT
     is_distributed: bool = False
-    """Whether Citus keeps the conversations on several shards."""
+    """Whether Citus distributes the conversations over shards."""
     has_server_clock: bool = True
-    """Whether `now` is PostgreSQL's own function; otherwise it is a value that the driver binds."""
+    """Whether `now` is PostgreSQL's function; otherwise the driver binds a value."""

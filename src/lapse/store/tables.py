@@ -1,7 +1,7 @@
-"""The two tables, as one shape of database keeps them, and the expressions that differ with the shape.
+"""The two tables for one shape of database, and the expressions that differ between shapes.
 
-A message touches no indexed column, so that it is a HOT update on PostgreSQL. In an adopted table columns may have
-other names and types, and NULLs: each of these has one meaning, written here.
+A message changes no indexed column, so that it is a HOT update on PostgreSQL. In an adopted table columns may have
+other names and types, and NULLs, whose meaning is defined here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lapse.store.table_mapping import IdKind, Shape
 from lapse.store.types import UTC_TEXT_PATTERN, JsonObject, UtcDateTime, id_list_type, id_type
 
 FILLFACTOR = 85
-"""Per cent of a page filled by inserts: the rest takes the next version of a row, without which no update is HOT."""
+"""Per cent of a page that inserts fill: an update is HOT only if the page has room for the new version of the row."""
 CHANNEL_EXPRESSION = f"coalesce(lower(btrim({{column}})), '{WHATSAPP}'::text)"
-"""An adopted table's channel as lapse compares it, of functions that every role may call: it stands in indexes."""
+"""The normalized channel of an adopted table. Used in indexes, so only with functions that every role may call."""
 
 Moment = sa.ColumnElement[datetime]
 BOUND_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=UtcDateTime)
-"""The present as a value: the driver's clock gives it where the operation does not."""
+"""The present as a bound value: the driver supplies it unless the operation does."""
 _MIN_ID = {
     IdKind.BIGINT: f"'{-(2**63)}'::bigint",
     IdKind.UUID: "'00000000-0000-0000-0000-000000000000'::uuid",
@@ -43,7 +43,7 @@ def status_in(column: sa.ColumnElement[str], statuses: Iterable[str]) -> sa.Colu
 
 
 def constant(sql: str, type_: Any = None) -> sa.ColumnClause[Any]:
-    """Return a constant that stands in the statement as it is."""
+    """Return a constant that is written into the statement."""
     return sa.literal_column(sql, type_)
 
 
@@ -51,7 +51,7 @@ class Tables:
     """The tables `conversations` and `conversation_events` of databases of one shape."""
 
     def __init__(self, shape: Shape) -> None:
-        """Build them: names and types of columns are the shape's."""
+        """Build the tables with the column names and types of this shape."""
         self.shape = shape
         self._is_sqlite = shape.dialect == "sqlite"
         self.metadata = sa.MetaData(naming_convention=_NAMES)
@@ -64,7 +64,7 @@ class Tables:
         self.now: Moment = (
             sa.func.now(type_=UtcDateTime) if shape.has_server_clock and not self._is_sqlite else BOUND_NOW
         )
-        """PostgreSQL's clock, the start of the statement's transaction and never later than the truth; or a value."""
+        """PostgreSQL's `now()`, the start of the transaction and so never late; otherwise a bound value."""
         self._make_indexes()
 
     # --- tables ---------------------------------------------------------------------------------------------------
@@ -95,8 +95,8 @@ class Tables:
             column("last_inbound_at", UtcDateTime),
             column("ended_at", UtcDateTime),
             column("expires_at", UtcDateTime, nullable=False),
-            # The moment at which the sweep looks again, and the idle timeout from which it was computed: a sweep with a
-            # shorter timeout finds by the latter which rows it would otherwise see too late.
+            # When the idle sweep checks the conversation next, and the idle timeout from which that was computed: by it
+            # a sweep with a shorter timeout finds the rows that it would otherwise check too late.
             column("idle_check_at", UtcDateTime, nullable=False),
             column("idle_timeout_seconds", sa.BigInteger, nullable=False),
             column("context", JsonObject, nullable=False, server_default=sa.text("'{}'")),
@@ -174,7 +174,7 @@ class Tables:
         return sa.type_coerce(later, UtcDateTime)
 
     def is_time(self, column: Moment) -> sa.ColumnElement[bool]:
-        """Return whether a sweep takes this for a time.
+        """Return whether the value is a time that a sweep can compare.
 
         In SQLite others may have written a number or an empty text, which come before all times, or a word, which comes
         after them. `2026-13-45` lies between them, and only its reader can tell.
@@ -201,7 +201,7 @@ class Tables:
 
     @property
     def min_owner_id(self) -> sa.ColumnElement[Any]:
-        """Return the first of all owners in an index."""
+        """Return a value that sorts before all owners in an index."""
         return constant(str(-(2**63)) if self._is_sqlite else _MIN_ID[self.shape.mapping.kinds["owner_id"]])
 
     # --- what NULL means in an adopted table: in lapse's own these are the columns ------------------------------------
@@ -231,9 +231,10 @@ class Tables:
         )
 
     def rearm_from(self, now: Moment) -> Moment:
-        """Return the latest activity, from which the next look is armed.
+        """Return the moment from which the next idle check is computed: the latest activity.
 
-        An application may put right what it wrote into the future: there a look is never further away than the timeout.
+        An application may correct a time that it wrote into the future: there the next check is never further away than
+        the timeout.
         """
         if not self.shape.mapping.is_adopted:
             return self.latest_activity
@@ -241,4 +242,4 @@ class Tables:
 
 
 OWN_TABLES = Tables(Shape(dialect="postgresql"))
-"""As lapse makes them on PostgreSQL: what migrations lead to, and what an adopted table is compared with."""
+"""As migrations create them on PostgreSQL; an adopted table is compared with them."""

@@ -1,4 +1,4 @@
-"""The few types that PostgreSQL and SQLite keep differently: times, JSON, ids."""
+"""Column types that PostgreSQL and SQLite store differently: times, JSON, ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lapse.models import MIN_DATETIME, NEVER, UnreadableJson
 from lapse.store.table_mapping import IdKind
 
 UTC_TEXT_PATTERN = "dddd-dd-dd dd:dd:dd.dddddd".replace("d", "[0-9]")
-"""SQLite's GLOB pattern of a time as lapse writes it."""
+"""The SQLite GLOB pattern that matches a time written by lapse."""
 _DATE_LENGTH = len("2026-01-05")
 
 
@@ -44,22 +44,22 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class UtcDateTimeOrText(UtcDateTime):
-    """A time; on SQLite, where others may have written what is no time, that as text."""
+    """A time; on SQLite, a value that is not a time (written by others) is returned as text."""
 
     cache_ok = True
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
-        """Read either."""
+        """Return the time, or the text."""
         return _utc_datetime_or_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
 
 class SweepCursor(UtcDateTime):
-    """Where a sweep starts: on PostgreSQL times may be earlier than the calendar's first, `-infinity` say."""
+    """The deadline that a sweep continues from; the first of the calendar is `-infinity` on PostgreSQL."""
 
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
-        """Start before all of them."""
+        """Return a value before all others for the first moment of the calendar."""
         is_first = value is not None and value.replace(tzinfo=None) == datetime.min  # noqa: DTZ901
         return "-infinity" if is_first and dialect.name == "postgresql" else super().process_bind_param(value, dialect)
 
@@ -72,14 +72,14 @@ def _utc_datetime_or_text(text: str | None) -> datetime | str | None:
 
 
 def deadline_of(value: datetime | str | None, now: datetime) -> datetime | None:
-    """Return a time that is a deadline; a text that is no time is due once its turn among such texts has come."""
+    """Return the deadline; text that is not a time is due once it sorts before the present."""
     if not isinstance(value, str):
         return value
     return now - timedelta(microseconds=1) if value < str(utc_text(now)) else None
 
 
 def utc_text(moment: datetime | None) -> str | None:
-    """Return a time as SQLite keeps it: texts of one form compare as the times do.
+    """Return a time in the one text form that SQLite stores, in which texts compare as the times do.
 
     Raises:
         NaiveDatetimeError: it has no time zone.
@@ -90,10 +90,10 @@ def utc_text(moment: datetime | None) -> str | None:
 
 
 def from_utc_text(text: str | None) -> datetime | None:
-    """Return the time that a text in SQLite means.
+    """Parse a time as SQLite stores it; also the forms that others write.
 
     Raises:
-        ValueError: it means none.
+        ValueError: it is not a time.
     """
     if text is None:
         return None
@@ -160,7 +160,7 @@ def id_list_type(kind: IdKind, dialect: str) -> sa.types.TypeEngine[Any]:
 
 
 class JsonColumn(TypeDecorator[Any]):
-    """A JSON object: `jsonb` on PostgreSQL, text on SQLite. One that cannot be read is in nobody's way but its own."""
+    """A JSON object: `jsonb` on PostgreSQL, text on SQLite. An unreadable one does not fail the rest of a result."""
 
     impl = sa.JSON
     cache_ok = True
@@ -179,7 +179,7 @@ class JsonColumn(TypeDecorator[Any]):
 
 
 def read_json(text: str | bytes | None) -> Any:
-    """Return what a JSON text means; for one that cannot be read, something that says so to whoever looks inside."""
+    """Parse JSON text; text that cannot be parsed becomes `UnreadableJson`, which raises when it is used."""
     if text is None:
         return None
     if text == "{}":

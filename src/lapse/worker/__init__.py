@@ -1,4 +1,4 @@
-"""The worker: tasks in cycles, a loop that stops at once, and what it says about itself."""
+"""The worker: runs tasks in cycles, and reports its health and its metrics."""
 
 from lapse.worker.task import Task, TaskMetrics, TaskResult
 from lapse.worker.tasks import sweep_tasks

@@ -1,4 +1,4 @@
-"""The heartbeat of the worker's loop: what liveness probes and watchdogs are told. Never a matter of the database."""
+"""The heartbeat of the worker's loop, for liveness probes and watchdogs; the database has no part in it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from lapse.shutdown import StopEvent
 
 TOLERANCE = 3
-"""The loop stands still when a step takes so many times what it should."""
+"""The loop counts as stuck when a step takes so many times its expected time."""
 STEP_SECONDS = 10.0
-"""What a step between two waits should take at most: milliseconds, but for a machine that is starved."""
+"""The expected time of a step between two waits: milliseconds, unless the machine is starved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class _Step:
     what: str
     began_at: float
     should_take_seconds: float | None
-    """None while the database is asked: however long that takes, to start the worker anew would not help."""
+    """None during a query: however long it takes, a restart of the worker would not help."""
 
 
 class Heartbeat:
@@ -33,12 +33,12 @@ class Heartbeat:
         self._step = _Step("starting", clock(), 0.0)
 
     def beat(self, what: str, should_take_seconds: float = 0.0) -> None:
-        """Say that a step begins, and how many seconds it should take, if that is more than `STEP_SECONDS`."""
+        """Record that a step begins, and its expected time where that is more than `STEP_SECONDS`."""
         self._step = _Step(what, self._clock(), should_take_seconds)
 
     @contextmanager
     def asking_database(self) -> Iterator[None]:
-        """Let what happens inside take any time."""
+        """Allow the query inside to take any time."""
         self._step = _Step("asking the database", self._clock(), None)
         try:
             yield
@@ -54,12 +54,12 @@ class Heartbeat:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the loop moves."""
+        """Return whether the loop is running, and not stuck."""
         step = self._step
         allowed = step.should_take_seconds
         return allowed is None or self._clock() - step.began_at <= TOLERANCE * max(allowed, STEP_SECONDS)
 
     def description(self) -> str:
-        """Return what the loop does, and for how long it has done so, for people."""
+        """Return what the loop is doing and for how long, for people."""
         step = self._step
         return f"{step.what} for {self._clock() - step.began_at:.1f} seconds"

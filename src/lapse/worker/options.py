@@ -1,4 +1,4 @@
-"""How a worker works: from arguments and settings, checked once."""
+"""The options of a worker, from arguments and settings, checked once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lapse.validation import check_flag, real_number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """The options of `BackgroundWorker`, which says what they mean.
+    """The options of `BackgroundWorker`, which documents them.
 
     Raises:
         InvalidInputError: one is not usable.
@@ -54,7 +54,7 @@ class WorkerOptions:
         object.__setattr__(self, name, given)
 
     def as_log_fields(self) -> dict[str, Any]:
-        """Return what a log line says of them."""
+        """Return the options that are logged at the start."""
         return {
             "interval_seconds": self.interval_seconds,
             "min_wait_seconds": self.min_wait_seconds,
@@ -66,7 +66,7 @@ class WorkerOptions:
 def check_parts(
     service: ConversationService | None, settings: Settings | None, stop_event: StopEvent | None, report: object
 ) -> None:
-    """Check what a worker is made of, besides its options.
+    """Check the types of a worker's other arguments.
 
     Raises:
         InvalidInputError: one of them is something else.

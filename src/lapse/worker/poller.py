@@ -1,4 +1,4 @@
-"""What a worker asks of its database besides its tasks: is the schema right, may it begin, and what is due next?"""
+"""What a worker asks its database besides its tasks: whether it may begin, and what is due next."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COUNT_ACTIVE_EVERY_SECONDS = 15.0
-"""Prometheus asks no more often, as a rule."""
+"""Prometheus rarely scrapes more often."""
 
 log = EventLogger(__name__)
 
 
 class BacklogGuard:
-    """Guards a first cycle on an adopted table, where the deadlines of years may have passed unseen."""
+    """Guards the first cycle on an adopted table, where a backlog of years may be due."""
 
     def __init__(self, service: ConversationService, options: WorkerOptions) -> None:
-        """Prepare it for a worker with these options; nothing is asked yet."""
+        """Prepare the guard of a worker with these options; no query is made yet."""
         self._service, self._options = service, options
         self._has_passed = False
         self.silent_before: datetime | None = None
-        """What has its deadline before this moment ends with events that are marked as silent."""
+        """Conversations whose deadline is before this moment end with events that are marked as silent."""
 
     def check(self) -> None:
-        """Check that the worker may begin; asked once, and after that without the database.
+        """Check that the worker may begin; once it has passed, without the database.
 
         Raises:
             BacklogError: more is due than the limit, no worker has ended anything here, and nobody said what to do.
@@ -91,7 +91,7 @@ class BacklogGuard:
 
 
 class DeadlinePoller:
-    """Asks one worker's database, once each; a stop signal ends every question."""
+    """Makes one worker's queries besides its tasks, without retries; a stop signal ends each of them."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class DeadlinePoller:
         heartbeat: Heartbeat,
         stop_event: StopEvent,
     ) -> None:
-        """Prepare it; nothing is asked yet."""
+        """Prepare it; no query is made yet."""
         self._service, self._guard, self._metrics = service, guard, metrics
         self._stop_event, self._heartbeat = stop_event, heartbeat
         self._count_active_at = 0.0
@@ -113,7 +113,7 @@ class DeadlinePoller:
 
         Raises:
             SchemaError: it has another schema.
-            BacklogError: more is due than a first cycle may end without a word.
+            BacklogError: more is due than the limit for a first cycle.
             DatabaseError: it cannot be reached, or refused.
             Interrupted: a stop signal came.
         """
@@ -142,7 +142,7 @@ class DeadlinePoller:
         return deadlines
 
     def count_active(self) -> None:
-        """Record about how many conversations are active, if anybody wants to know and was not told just now."""
+        """Record about how many conversations are active, if a scrape has read the previous number."""
         if not self._metrics.wants_active or time.monotonic() < self._count_active_at:
             return
         self._count_active_at = time.monotonic() + COUNT_ACTIVE_EVERY_SECONDS

@@ -1,4 +1,4 @@
-"""What a worker tells whoever watches it: for Prometheus; docs/operations.md says what to do with each metric."""
+"""The worker's Prometheus metrics; docs/operations.md says what to do with each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lapse.worker.task import NullMetrics, TaskResult
 _Metric = TypeVar("_Metric", Counter, Gauge)
 TASK = "task_type"
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-"""Seconds: from a look that found nothing to the interval, the most that a run may take."""
+"""Seconds: from a run that found nothing to the interval, which a run may take at most."""
 LAG_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 21_600)
 """Seconds: usually about one; hours after an outage."""
 
 
 class PrometheusMetrics(NullMetrics):
-    """The metrics of one worker. Nothing here asks the database, on scrape or otherwise."""
+    """The metrics of one worker. A scrape makes no query."""
 
     def __init__(self, tasks: Sequence[str], *, version: str, schema_version: str, database: str) -> None:
         """Begin at zero for each of these tasks.
@@ -84,14 +84,14 @@ class PrometheusMetrics(NullMetrics):
             oldest_due.labels(task).set_function(partial(self._seconds_overdue, task))
 
     def count_batch(self, task: str, batch: SweepResult) -> None:
-        """Count it at once: a long run shows how far it is, and a killed worker takes little along."""
+        """Count a batch at once: a long run shows its progress, and a killed worker loses little."""
         self._processed.labels(task).inc(batch.ended)
         self._rearmed.labels(task).inc(batch.rearmed)
         self._contended.labels(task).inc(batch.contended)
         self._lag.add(task, batch.lags_seconds)
 
     def count_run(self, result: TaskResult, quarantined: int) -> None:
-        """Count a run, and take its duration if it asked the database."""
+        """Count a run, and observe its duration if it made a query."""
         self._refused.labels(result.task).inc(result.refused)
         self._quarantined.labels(result.task).set(quarantined)
         if result.error is None:
@@ -102,7 +102,7 @@ class PrometheusMetrics(NullMetrics):
             self._duration.labels(result.task).observe(result.seconds)
 
     def count_failure(self, task: str) -> None:
-        """Count a failure that took no result."""
+        """Count a run that could not begin."""
         self._failures.labels(task).inc()
 
     def record_deadlines(self, deadlines: NextDeadlines) -> None:
@@ -113,7 +113,7 @@ class PrometheusMetrics(NullMetrics):
             self._due_at[task] = now + (deadline - deadlines.now).total_seconds() if deadline else None
 
     def set_active(self, conversations: int) -> None:
-        """Keep the number. Another is wanted once this one was read: where nobody scrapes, nobody counts."""
+        """Keep the number. Another is wanted once a scrape has read it: without scrapes nothing is counted."""
         self._active, self.wants_active = conversations, False
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -134,14 +134,14 @@ class PrometheusMetrics(NullMetrics):
 
 
 def _with_zeros(metric: _Metric, tasks: Sequence[str]) -> _Metric:
-    """Make each label's series now: a counter that first appears at 1 has no rate."""
+    """Create the series of each task at 0: a counter that first appears at 1 has no rate."""
     for task in tasks:
         metric.labels(task)
     return metric
 
 
 class _LagHistogram(Collector):
-    """How late conversations ended. Takes a batch's lags at once, where `Histogram` takes one observation at a time."""
+    """How late conversations ended. Adds the lags of a batch at once; `Histogram` takes one observation at a time."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self._counts = {task: [0] * (len(LAG_BUCKETS) + 1) for task in tasks}

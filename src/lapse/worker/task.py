@@ -1,4 +1,4 @@
-"""Tasks: what a worker knows of them, and how it runs one."""
+"""The protocol of tasks, and the runner that runs one."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class TaskResult:
 
 
 class NullMetrics:
-    """Nobody watches: what a worker without metrics has."""
+    """The metrics of a worker that has none."""
 
     registry: CollectorRegistry | None = None
     """The Prometheus metrics, if there are any."""
     wants_active: bool = False
-    """Whether somebody would look at the number of active conversations, were it counted now."""
+    """Whether the number of active conversations should be counted now."""
 
     def count_batch(self, task: str, batch: SweepResult) -> None:
         """Count a batch of a task."""
@@ -81,11 +81,11 @@ class Task(Protocol):
 
     name: str
     log_fields: Mapping[str, Any]
-    """What its log lines say besides."""
+    """Additional fields of its log lines."""
 
     @property
     def quarantined_ids(self) -> Sequence[AnyId]:
-        """Return the conversations that it leaves out for the time being."""
+        """Return the conversations that it leaves out at present."""
 
     def seconds_to_work(self, deadlines: NextDeadlines) -> float:
         """Return when it next has work, in seconds from `deadlines.now`; negative: now; infinite: nothing to come."""

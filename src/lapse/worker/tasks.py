@@ -30,20 +30,20 @@ from lapse.worker.task import NullMetrics, Task, TaskResult
 from lapse.worker.throttle import AdaptiveBatchSize, RateLimit
 
 MAX_REFUSED_IN_A_ROW = 100
-"""A run that only meets refusals fails after so many: then it is hardly the conversations' own fault."""
+"""A run that ends nothing fails after so many refusals: they are hardly the conversations' own fault."""
 RETRIES_PER_RUN = 50
-"""Of what is quarantined: the others come first."""
+"""Quarantined conversations that one run retries: the others come first."""
 
 log = EventLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Sweep:
-    """One kind of sweep, and what is known of it from run to run."""
+    """One kind of sweep, and its state between runs."""
 
     kind: SweepKind
     cursor: datetime = MIN_DATETIME
-    """Where it goes on when it ran out of time."""
+    """The deadline that the next run continues from where the last one ran out of time."""
     quarantine: Quarantine = field(default_factory=Quarantine)
 
 
@@ -191,7 +191,7 @@ class SweepTask:
         return Scope(limit, sweep.cursor, sweep.quarantine.ids, silent_before=silent_before)
 
     def _sweep_ids(self, sweep: _Sweep, ids: Sequence[AnyId], result: TaskResult) -> SweepResult:
-        scope = self._scope(sweep, len(ids))._replace(after=MIN_DATETIME, ids=ids, is_among=True)
+        scope = self._scope(sweep, len(ids))._replace(cursor=MIN_DATETIME, ids=ids, is_among=True)
         batch = self._sweep(sweep, scope)
         result.add(batch)
         return batch

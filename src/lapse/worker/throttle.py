@@ -1,4 +1,4 @@
-"""How much a worker takes at a time, for the sake of a shared database: the size of its batches, and its rate."""
+"""Batch size and rate limit, by which a worker leaves a shared database to others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: psycopg's, whose answers do not depend on the settings of role and server."""
+"""Connections of psycopg to PostgreSQL whose results do not depend on the settings of role and server."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ CONNECT_TIMEOUT_SECONDS = 5
 MIN_CONNECT_SECONDS = 2
 """libpq's: it takes a shorter time for this one."""
 TCP_USER_TIMEOUT_MS = 15_000
-"""A database host that vanished without a word is given up after this time, not after the kernel's 15 minutes."""
+"""A host that vanished with data unacknowledged is given up after this time; the kernel's default is 15 minutes."""
 KEEPALIVE_SECONDS = 5
-"""One that vanished when it had everything and owed an answer: without a question each 5 s that took two hours."""
+"""Detects a host that vanished while an answer was awaited; the kernel's default is two hours."""
 CANCEL_SECONDS = 1.0
-"""How long the server may take to give up a statement, within the time that the call has."""
+"""The part of a call's time that is kept for cancelling a statement."""
 MIN_CANCEL_SECONDS = 0.1
 ISOLATION = "SELECT current_setting('default_transaction_isolation')"
 READ_COMMITTED = ("read committed",)
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-"""Whatever the server's default isolation is: lapse's statements are written for this one."""
+"""Explicit, since the server's default may differ, and statements are written for this isolation level."""
 BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 _OTHER_TYPES = 0
-"""The number under which psycopg keeps what reads types that it does not know."""
+"""The number under which psycopg keeps the loader of unknown types."""
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
     "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
@@ -57,7 +57,7 @@ class ExpiredError(Exception):
 
 
 class OverdueError(OperationalError):
-    """The call's time was up while it waited for the server."""
+    """The call's time limit passed while it waited for the server."""
 
 
 class InfinityLoader(Loader):
@@ -79,7 +79,7 @@ class InfinityLoader(Loader):
 
 
 class NamedTypeLoader(Loader):
-    """Reads what has a type that only this database knows, an enum or `citext` say: in either form it is text."""
+    """Reads types that only this database knows, such as an enum or `citext`: their binary form is text, too."""
 
     format = Format.BINARY
 
@@ -241,7 +241,7 @@ def connect_in_time(gen: PQGenConn[T]) -> PQGenConn[T]:
 
 @contextmanager
 def last_answer(connection: Any) -> Iterator[None]:
-    """Say what became of a statement that was cancelled, for the call's time was up: inside, its answer is awaited.
+    """Wait for the answer to a statement that was cancelled at the call's time limit, and raise what became of it.
 
     Raises:
         OverdueError: always, but where the connection is lost.

@@ -12,7 +12,7 @@ from lapse.store.drivers import ROWS_OF_A_PAGE
 from lapse.store.table_mapping import VERSION_TABLE
 
 BUSY_LOOK_SECONDS = 0.2
-"""How long SQLite waits for another write at a time: nothing can interrupt its own wait."""
+"""How long SQLite itself waits for another write at a time: nothing can interrupt that wait."""
 WRITE_AHEAD = "PRAGMA journal_mode = WAL"
 """Stays with the file."""
 _IS_LAPSES = f"SELECT 1 FROM sqlite_master WHERE name = '{VERSION_TABLE}'"  # noqa: S608 - of a constant

@@ -1,7 +1,7 @@
-"""What lapse does to a database, each thing written once: generators that yield steps and receive their results.
+"""Operations on a database, each written once: generators that yield steps and receive their results.
 
-An operation is a function of the database's `Statements`. It knows no connection, no retry and no event loop: a driver
-(`store.database`, `store.async_database`) does the steps, each again from its start where the database was away.
+An operation takes the database's `Statements`. It knows no connection, no retry and no event loop: `store.database` and
+`store.async_database` do the steps, and repeat a step from its start after a transient failure.
 """
 
 from lapse.store.operations.steps import CLOCK, Query, Step, Steps, Transaction

@@ -1,4 +1,4 @@
-"""One conversation, or one pair: ended, given more time, and looked at."""
+"""Operations on one conversation or one pair: close, extend, look up."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _lock_by_id(sql: Statements, conv_id: AnyId, owner_id: AnyId | None) -> Step
     return locked
 
 
-# --- looked at --------------------------------------------------------------------------------------------------------
+# --- look-ups --------------------------------------------------------------------------------------------------------
 
 
 def get_by_id(sql: Statements, conv_id: AnyId, owner_id: AnyId | None = None) -> Steps[Conversation | None]:
@@ -145,5 +145,5 @@ def find(query: Query) -> Steps[list[Conversation]]:
 
 
 def is_empty(sql: Statements) -> Steps[bool]:
-    """Tell whether the database holds no conversation at all."""
+    """Return whether the database has no conversations."""
     return not (yield Query(sql(statements.any_conversation)))

@@ -1,4 +1,4 @@
-"""Spreading the tables over the nodes of a Citus cluster by owner, once, however many processes try."""
+"""Distributing the tables by owner on a Citus cluster; any number of processes may try at once."""
 
 from __future__ import annotations
 

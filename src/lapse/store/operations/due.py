@@ -1,4 +1,4 @@
-"""What is due, how many are open, and when something is due next; nothing is changed."""
+"""What is due, how much is open, and when something is due next; read-only."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def next_deadlines(
 ) -> Steps[NextDeadlines]:
     """Return when each task has work, not counting the conversations that are excluded from it."""
     values = {
-        "without_idle": list(exclude.get(IDLE_CONVERSATIONS, ())),
-        "without_expired": list(exclude.get(EXPIRED_CONVERSATIONS, ())),
+        "exclude_idle": list(exclude.get(IDLE_CONVERSATIONS, ())),
+        "exclude_expired": list(exclude.get(EXPIRED_CONVERSATIONS, ())),
     }
     row = (yield Query(sql(due.next_deadlines), values)).one()
     idle = deadline_of(row.idle, row.now)
@@ -83,7 +83,7 @@ def count_active(sql: Statements) -> Steps[int]:
 
 def has_swept_before(sql: Statements) -> Steps[bool]:
     """Tell whether a worker has ended anything here, other than silently."""
-    return bool((yield Query(sql(due.ended_aloud))))
+    return bool((yield Query(sql(due.first_notified))))
 
 
 def first_swept_at(sql: Statements) -> Steps[datetime]:

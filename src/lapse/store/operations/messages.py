@@ -1,4 +1,4 @@
-"""A message, or a caller, and the conversation that it opens, keeps alive, answers or brings back."""
+"""Operations that record a message, which opens, continues, answers or reactivates a conversation."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ from lapse.store.table_mapping import IdKind
 from lapse.validation import check_id
 
 MAX_ATTEMPTS = 20
-"""How often a pair's conversation may begin and end between two looks before somebody else is to blame."""
+"""How many times a pair's conversation may change between two statements before the call gives up."""
 
 
 class NewConversation(NamedTuple):
     """A conversation that a message (or a caller) would open; durations in seconds."""
 
     owner_id: AnyId
-    channel: str
-    session_key: str
-    from_number: str
-    to_number: str
+    pair: AddressPair
     sender: Sender
     expiration_seconds: int
     idle_timeout_seconds: int
@@ -57,10 +54,7 @@ class NewConversation(NamedTuple):
         user_id = message.user_id
         return cls(
             check_id(kinds["owner_id"], "owner_id", message.owner_id),
-            pair.channel,
-            pair.session_key,
-            pair.from_number,
-            pair.to_number,
+            pair,
             parse_sender(message.sender),
             expiration_seconds,
             idle_timeout_seconds,
@@ -70,19 +64,23 @@ class NewConversation(NamedTuple):
         )
 
     @property
-    def pair(self) -> dict[str, Any]:
+    def key(self) -> dict[str, Any]:
         """Return the parameters that find the open conversation of this pair."""
-        return {"of_owner_id": self.owner_id, "of_channel": self.channel, "of_session_key": self.session_key}
+        return {
+            "of_owner_id": self.owner_id,
+            "of_channel": self.pair.channel,
+            "of_session_key": self.pair.session_key,
+        }
 
     def values(self, conv_id: AnyId) -> dict[str, Any]:
         """Return the parameters of the statements that insert it with this id."""
         return {
             "new_owner_id": self.owner_id,
             "new_conv_id": conv_id,
-            "new_channel": self.channel,
-            "new_session_key": self.session_key,
-            "new_from_number": self.from_number,
-            "new_to_number": self.to_number,
+            "new_channel": self.pair.channel,
+            "new_session_key": self.pair.session_key,
+            "new_from_number": self.pair.from_number,
+            "new_to_number": self.pair.to_number,
             "new_user_id": self.user_id,
             "new_status": initial_status(self.sender).value,
             "is_inbound": self.sender is Sender.USER,
@@ -94,7 +92,7 @@ class NewConversation(NamedTuple):
 
 
 class OpenPairs(set[tuple[AnyId, str, str]]):
-    """Pairs that had an open conversation when this process last saw them: a guess at which statement to try first."""
+    """Pairs that had an open conversation when this process last saw them: decides which statement is tried first."""
 
     MOST = 100_000
     """Some 20 MB."""
@@ -122,7 +120,7 @@ def record_message(sql: Statements, new: NewConversation, is_known: bool) -> Ste
         DatabaseUnavailableError: the pair's conversation kept beginning and ending.
     """
     if is_known and not sql.shape.is_distributed:  # Citus takes `now()` in an INSERT only
-        rows = yield Query(sql(statements.record_activity, new.sender), new.pair)
+        rows = yield Query(sql(statements.record_activity, new.sender), new.key)
         if rows:
             return row_to_conversation(rows[0])
     # The id is given before the row is inserted: the repeat of an attempt whose answer was lost must know its own.
@@ -214,7 +212,7 @@ def lock_open_conversation(sql: Statements, new: NewConversation) -> Steps[tuple
 
     One that is past its expiry, and not yet swept, is ended as expired: it is not live, and None is returned.
     """
-    row = (yield Query(sql(statements.lock_open_of_pair), new.pair)).one_or_none()
+    row = (yield Query(sql(statements.lock_open_of_pair), new.key)).one_or_none()
     now = yield CLOCK
     if row is None or not has_expired(row, now):
         return row, now

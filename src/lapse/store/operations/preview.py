@@ -1,4 +1,4 @@
-"""A preview: what a worker's first cycle would end now, counted; nothing is written."""
+"""A preview: counts what a worker's first cycle would end now; read-only."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _inspect_table(sql: Statements, database: str) -> Steps[tuple[bool, bool]]:
     if not types:
         raise _no_table(database)
     _check_columns(database, types)
-    return (yield Query(sql(statements.has_version))).one().has_version, EXPIRES_AT in types
+    return (yield Query(sql(schema.has_version_table))).one().is_there, EXPIRES_AT in types
 
 
 def _no_table(database: str) -> SchemaMissingError:

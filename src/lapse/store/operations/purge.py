@@ -15,11 +15,21 @@ from lapse.store.statements import purge as statements
 class PurgedBatch(NamedTuple):
     """What one batch deleted, or would delete: the columns of its statement on PostgreSQL, in their order."""
 
-    claimed: int
-    conversations: int
-    events: int
-    oldest: datetime | None
-    newest: datetime | None
+    claimed: int = 0
+    conversations: int = 0
+    events: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+    def plus(self, later: PurgedBatch) -> PurgedBatch:
+        """Return what this and a later batch deleted together."""
+        return PurgedBatch(
+            self.claimed + later.claimed,
+            self.conversations + later.conversations,
+            self.events + later.events,
+            self.oldest or later.oldest,
+            later.newest or self.newest,
+        )
 
 
 def now(sql: Statements) -> Steps[datetime]:
@@ -28,13 +38,13 @@ def now(sql: Statements) -> Steps[datetime]:
     return moment
 
 
-def purge_batch(sql: Statements, before: datetime, after: datetime, limit: int) -> Steps[PurgedBatch]:
-    """Delete at most `limit` conversations that ended from `after` on and before `before`, the oldest first.
+def purge_batch(sql: Statements, before: datetime, cursor: datetime, limit: int) -> Steps[PurgedBatch]:
+    """Delete at most `limit` conversations that ended from `cursor` on and before `before`, the oldest first.
 
     Raises:
         ConversationRefusedError: a trigger or a constraint of the application's keeps one of them.
     """
-    values = {"before": before, "after": after, "limit": limit}
+    values = {"before": before, "cursor": cursor, "limit": limit}
     if sql.shape.dialect != "sqlite":
         # A single statement is a transaction already, and one round trip instead of three.
         return PurgedBatch(*(yield Query(sql(statements.delete_batch), values)).one())
@@ -53,19 +63,13 @@ def purge_batch(sql: Statements, before: datetime, after: datetime, limit: int) 
 
 def count_purgeable(sql: Statements, before: datetime, slice_size: int) -> Steps[PurgedBatch]:
     """Count what a purge would delete, in slices of about this size; nothing is locked or changed."""
-    total, after = PurgedBatch(0, 0, 0, None, None), MIN_DATETIME
+    total, cursor = PurgedBatch(), MIN_DATETIME
     while True:
-        values = {"before": before, "after": after, "limit": slice_size}
+        values = {"before": before, "cursor": cursor, "limit": slice_size}
         end = (yield Query(sql(statements.slice_end), values)).one_or_none()
         until = end.ended_at if end else before
         part = (yield Query(sql(statements.count_slice), values | {"until": until})).one()
-        total = PurgedBatch(
-            claimed=total.claimed + part.conversations,
-            conversations=total.conversations + part.conversations,
-            events=total.events + part.events,
-            oldest=total.oldest or part.oldest,
-            newest=part.newest or total.newest,
-        )
+        total = total.plus(PurgedBatch(part.conversations, *part))
         if end is None:
             return total
-        after = until
+        cursor = until

@@ -1,4 +1,4 @@
-"""What a database is to lapse: the shape that its statements are built for, and the version of its schema."""
+"""The shape of a database, for which its statements are built, and the version of its schema."""
 
 from __future__ import annotations
 

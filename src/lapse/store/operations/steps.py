@@ -1,4 +1,4 @@
-"""The steps that operations yield: values, which a driver acts on."""
+"""The steps that operations yield: plain values that a driver acts on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 class Query(NamedTuple):
-    """Run a statement; its result are `Rows`. Outside a transaction it is one by itself, in one round trip."""
+    """Run a statement; the result is its `Rows`. Outside a transaction it is one by itself, in one round trip."""
 
     statement: Statement
     values: Mapping[str, Any] = {}
-    """By the names of its parameters; more may be there. `now` is the driver's to give where it is left out."""
+    """By the names of its parameters; others are ignored. The driver supplies `now` where it is left out."""
 
 
 class Transaction(NamedTuple):
-    """Do all that `work` yields in one transaction that may write; the result is what it returns.
+    """Do all queries that `work` yields in one transaction; the result is what `work` returns.
 
     `work` is called again from the start after a transient failure, even one in COMMIT: it must be repeatable.
     """
@@ -30,7 +30,7 @@ class Transaction(NamedTuple):
 
 
 class _Clock:
-    """Read the clock that rules in this database; the result is an aware datetime in UTC."""
+    """Read the clock of this database; the result is an aware datetime in UTC."""
 
 
 CLOCK = _Clock()

@@ -45,8 +45,8 @@ class Scope(NamedTuple):
     """Which of the due conversations a batch may take."""
 
     limit: int
-    after: datetime
-    """The last deadline of the batch before, so that dead index entries aren't walked again."""
+    cursor: datetime
+    """The last deadline of the batch before, so that dead index entries are not read again."""
     ids: Sequence[AnyId] = ()
     """To leave out; or, where `is_among`, the only ones."""
     is_among: bool = False
@@ -58,7 +58,7 @@ def _values(kind: SweepKind, scope: Scope) -> dict[str, Any]:
     return {
         **kind.values,
         "limit": scope.limit,
-        "after": scope.after,
+        "cursor": scope.cursor,
         "ids": list(scope.ids),
         "silent_before": scope.silent_before,
     }

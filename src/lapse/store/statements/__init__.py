@@ -1,4 +1,4 @@
-"""Every SQL statement of lapse, written once in SQLAlchemy Core: functions of the tables, compiled once per shape."""
+"""Every SQL statement, written once in SQLAlchemy Core: functions of the tables, compiled once per shape."""
 
 from lapse.store.statements.compiled import Row, Rows, Statement, Statements, statements_for
 

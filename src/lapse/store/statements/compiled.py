@@ -1,7 +1,7 @@
-"""Statements compiled once: SQLAlchemy is not asked again.
+"""Statements that are compiled once and run without SQLAlchemy.
 
-Its work per execution was two thirds of a message's time (docs/performance.md). What it knows about types is used as
-it stands: the values of a statement and of its rows go through the very processors that it would use itself.
+Its work per execution was two thirds of a message's time (docs/performance.md). Values and rows still go through its
+own processors of each type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lapse.store.tables import BOUND_NOW, Tables
 
 Ts = TypeVarTuple("Ts")
 MAX_SHAPES = 64
-"""Whose statements are kept: an application has a database or two."""
+"""How many shapes keep their statements: an application has a database or two."""
 Row = Any
 """A named tuple with the statement's columns."""
 Processor = Callable[[Any], Any]
@@ -41,7 +41,7 @@ class Rows(list[Row]):
 
 
 class Statement:
-    """A statement as the driver takes it, and how values go in and rows come out."""
+    """A statement as the driver takes it, with the processors of its parameters and columns."""
 
     def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
         """Compile it."""
@@ -61,11 +61,11 @@ class Statement:
         self._readers: list[tuple[int, Processor]] = [(place, read) for place, read in enumerate(readers) if read]
 
     def bind(self, values: Mapping[str, Any], now: Callable[[], datetime] | None = None) -> dict[str, Any]:
-        """Return what the driver binds; values that the statement has no parameter for may be there.
+        """Return the parameters for the driver; values without a parameter are passed on.
 
         Args:
             values: by the names of the parameters.
-            now: gives the present, where the statement has it as a parameter and it is not among the values.
+            now: called for the present where the statement has that parameter and the values have not.
         """
         bound = {**self._constants, **values}
         if self._takes_now and now is not None and "now" not in bound:
@@ -75,10 +75,10 @@ class Statement:
         return bound
 
     def rows(self, raw: list[tuple[Any, ...]]) -> Rows:
-        """Return the driver's rows with the types of the columns.
+        """Convert the driver's rows to the types of the columns.
 
         Raises:
-            DatabaseError: a value is none of its column's type.
+            DatabaseError: a value is not of its column's type.
         """
         rows = Rows()
         if self._make_row is None:
@@ -96,7 +96,7 @@ class Statement:
 
 
 class Statements:
-    """The statements of one shape of database, each compiled when it is first wanted."""
+    """The statements of one shape of database, each compiled on first use."""
 
     def __init__(self, shape: Shape) -> None:
         """Begin with none."""

@@ -127,7 +127,7 @@ def transition(tables: Tables) -> Any:
 
 
 def rearm(tables: Tables) -> Any:
-    """Set when one conversation is looked at next."""
+    """Set when one conversation is checked for idleness next."""
     next_check = tables.plus_seconds(BOUND_NOW, IDLE_TIMEOUT)
     return _update(tables).values(idle_check_at=next_check, idle_timeout_seconds=IDLE_TIMEOUT)
 
@@ -144,12 +144,12 @@ def insert_event(tables: Tables) -> Any:
 
 
 def new_id(tables: Tables) -> Any:
-    """Take an id from whatever makes them in an adopted table."""
+    """Select an id from the adopted table's own default."""
     return sa.select(constant(str(tables.shape.mapping.new_id), tables.c.conv_id.type).label("conv_id"))
 
 
 def clock(_tables: Tables) -> Any:
-    """Read PostgreSQL's clock at the moment of reading, for what must be later than a lock that was waited for."""
+    """Select the time on PostgreSQL at this very moment: later than a lock that the transaction has waited for."""
     return sa.select(sa.func.clock_timestamp(type_=UtcDateTime).label("now"))
 
 

@@ -73,8 +73,8 @@ def next_deadlines(tables: Tables) -> Any:
     """Select when a sweep has work again, with the present moment: a look at the ends of three partial indexes."""
     c = tables.c
 
-    def end_of(end: sa.ColumnElement[Any], name: str, scope: sa.ColumnElement[bool], without: str) -> sa.Select[Any]:
-        return sa.select(end.label(name)).where(scope, ~tables.id_in(without))
+    def end_of(end: sa.ColumnElement[Any], name: str, scope: sa.ColumnElement[bool], exclude: str) -> sa.Select[Any]:
+        return sa.select(end.label(name)).where(scope, ~tables.id_in(exclude))
 
     def first(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         return sa.func.min(column, type_=UtcDateTimeOrText)
@@ -84,9 +84,9 @@ def next_deadlines(tables: Tables) -> Any:
     is_armed = tables.is_active & (c.idle_timeout_seconds <= sa.literal(MAX_INTEGER, sa.BigInteger))
     is_ending = tables.is_open & tables.is_time(c.expires_at)
     ends = {
-        "idle": end_of(first(c.idle_check_at), "idle", is_checked, "without_idle"),
-        "armed_seconds": end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "without_idle"),
-        "expired": end_of(first(c.expires_at), "expired", is_ending, "without_expired"),
+        "idle": end_of(first(c.idle_check_at), "idle", is_checked, "exclude_idle"),
+        "armed_seconds": end_of(sa.func.max(c.idle_timeout_seconds), "armed_seconds", is_armed, "exclude_idle"),
+        "expired": end_of(first(c.expires_at), "expired", is_ending, "exclude_expired"),
     }
     if tables.shape.dialect == "sqlite":
         # Nested: of joined ones SQLite reads the whole indexes.
@@ -100,7 +100,7 @@ def next_deadlines(tables: Tables) -> Any:
 # --- before a first cycle on an adopted table -------------------------------------------------------------------------
 
 
-def ended_aloud(tables: Tables) -> Any:
+def first_notified(tables: Tables) -> Any:
     """Select one event that a worker wrote, other than silently.
 
     A worker that ended its backlog silently, and was stopped half-way, has not begun: the next one must not end the

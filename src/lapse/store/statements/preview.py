@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from lapse.lifecycle import ConversationStatus
 from lapse.store.statements.parameters import IDLE_TIMEOUT, LIMIT
 from lapse.store.statements.sweeps import is_looked_at
-from lapse.store.table_mapping import VERSION_TABLE
 from lapse.store.tables import BOUND_NOW, Tables
 from lapse.store.types import UtcDateTime
 
@@ -46,11 +45,6 @@ _NEVER: sa.ColumnElement[datetime] = sa.cast(sa.null(), UtcDateTime)
 _attribute = sa.table(
     "pg_attribute", *(sa.column(name) for name in ("attrelid", "attname", "atttypid", "attnum", "attisdropped"))
 )
-
-
-def has_version(_tables: Tables) -> Any:
-    """PostgreSQL: select whether lapse has made the table, or adopted it to the end."""
-    return sa.select(sa.func.to_regclass(sa.literal(VERSION_TABLE, sa.Text)).is_not(None).label("has_version"))
 
 
 def types_of_columns(tables: Tables) -> Any:

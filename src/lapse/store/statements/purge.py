@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lapse.store.statements.parameters import AFTER, LIMIT
+from lapse.store.statements.parameters import CURSOR, LIMIT
 from lapse.store.tables import Tables
 from lapse.store.types import UtcDateTime
 
@@ -23,7 +23,7 @@ def _claim(tables: Tables) -> sa.Select[Any]:
     c = tables.c
     return (
         sa.select(c.owner_id, c.conv_id, c.version, c.status, c.ended_at)
-        .where(_ended_before(tables), c.ended_at >= AFTER)
+        .where(_ended_before(tables), c.ended_at >= CURSOR)
         .order_by(c.ended_at)
         .limit(LIMIT)
     )
@@ -32,7 +32,7 @@ def _claim(tables: Tables) -> sa.Select[Any]:
 def delete_batch(tables: Tables) -> Any:
     """PostgreSQL: delete at most `limit` conversations with their events, and return the totals.
 
-    Those that ended from `after` on and before `before`, the oldest first.
+    Those that ended from `cursor` on and before `before`, the oldest first.
     """
     c, events = tables.c, tables.events
     claim = _claim(tables)
@@ -116,7 +116,7 @@ def delete_claimed(tables: Tables) -> Any:
 
 
 def _slice(tables: Tables) -> sa.ColumnElement[bool]:
-    return _ended_before(tables) & (tables.c.ended_at > AFTER)
+    return _ended_before(tables) & (tables.c.ended_at > CURSOR)
 
 
 def slice_end(tables: Tables) -> Any:

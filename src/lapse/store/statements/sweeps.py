@@ -1,4 +1,4 @@
-"""Statements of sweeps: what is due, and how one batch of it makes its transition or is looked at again later."""
+"""Statements of sweeps: what is due, and how one batch of it makes its transition or is re-armed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from lapse.lifecycle import ConversationStatus, EventType
-from lapse.store.statements.parameters import AFTER, IDLE_TIMEOUT, LIMIT
+from lapse.store.statements.parameters import CURSOR, IDLE_TIMEOUT, LIMIT
 from lapse.store.tables import BOUND_NOW, Moment, Tables
 from lapse.store.types import UtcDateTime
 
 WORKER = "worker"
 """The actor of every transition that a sweep makes."""
 SILENT = "silent"
-"""In an event's data: true where whoever reads the events to tell somebody should leave it out."""
+"""Key in an event's data: true where nobody should be notified of the event."""
 SILENT_BEFORE: sa.BindParameter[datetime] = sa.bindparam("silent_before", type_=UtcDateTime)
-"""What has its deadline before this moment ends silently; NULL: nothing does."""
+"""Conversations whose deadline is before this moment end silently; NULL: none."""
 _CTID: sa.Label[Any] = sa.literal_column("conversations.ctid").label("ctid")
-"""Where PostgreSQL keeps this version of a row."""
+"""The physical location of this version of a row on PostgreSQL."""
 
 
 def is_expired(tables: Tables, now: Moment) -> sa.ColumnElement[bool]:
@@ -36,17 +36,17 @@ def is_idle(tables: Tables, now: Moment) -> sa.ColumnElement[bool]:
 
 
 def is_looked_at(tables: Tables, now: Moment) -> sa.ColumnElement[bool]:
-    """Return whether one of the two idle sweeps looks at an active conversation."""
+    """Return whether one of the two idle sweeps checks an active conversation."""
     return is_idle_check_due(tables, now) | is_armed_longer(tables)
 
 
 def is_idle_check_due(tables: Tables, now: Moment) -> sa.ColumnElement[bool]:
-    """Return whether the moment of the next look has passed."""
+    """Return whether the next idle check is due."""
     return (tables.c.idle_check_at < now) & tables.is_time(tables.c.idle_check_at)
 
 
 def is_armed_longer(tables: Tables) -> sa.ColumnElement[bool]:
-    """Return whether the moment of the next look was computed from a longer idle timeout than this one."""
+    """Return whether the next idle check was computed from a longer idle timeout than this one."""
     return tables.c.idle_timeout_seconds > IDLE_TIMEOUT
 
 
@@ -57,12 +57,12 @@ def _follows_cursor(tables: Tables, deadline: Moment) -> sa.ColumnElement[bool]:
     row in two hundred where it has no statistics yet, and then sorts all that is due for each batch, in place of
     reading the index in order.
     """
-    return sa.tuple_(deadline, tables.c.owner_id) >= sa.tuple_(AFTER, tables.min_owner_id)
+    return sa.tuple_(deadline, tables.c.owner_id) >= sa.tuple_(CURSOR, tables.min_owner_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSpec:
-    """What a sweep looks at, in which order, which of those rows make the transition, and what it writes."""
+    """Which rows a sweep checks, in which order, which of them make the transition, and what it writes."""
 
     scope: sa.ColumnElement[bool]
     """The condition of a partial index."""
@@ -115,21 +115,18 @@ def _idle(tables: Tables, now: Moment, due: sa.ColumnElement[bool], order_by: sa
 
 
 def idle(tables: Tables, now: Moment) -> SweepSpec:
-    """Pause what is idle, of the conversations whose idle check has passed; the others are looked at again later."""
+    """Pause what is idle of the conversations whose idle check is due; re-arm the others."""
     idle_check_at = tables.c.idle_check_at
     return _idle(tables, now, (idle_check_at < now) & _follows_cursor(tables, idle_check_at), idle_check_at)
 
 
 def armed_longer(tables: Tables, now: Moment) -> SweepSpec:
-    """Pause what is idle, of the conversations whose idle check was computed from a longer idle timeout than this one.
-
-    These may be idle already, whatever their idle check says.
-    """
+    """Pause what is idle of the conversations that were armed with a longer idle timeout, whatever their idle check."""
     return _idle(tables, now, is_armed_longer(tables), tables.c.idle_timeout_seconds)
 
 
 def claim_filter(tables: Tables, *, is_among: bool) -> sa.ColumnElement[bool]:
-    """Return the one condition by which a batch of certain conversations and one without them differ."""
+    """Return the condition that a batch takes only the conversations `ids`, or leaves them out."""
     return tables.id_in("ids") if is_among else ~tables.id_in("ids")
 
 
@@ -214,7 +211,7 @@ def record_batch(tables: Tables, specify: Specify, is_among: bool) -> Any:
 
 
 def update_batch(tables: Tables, specify: Specify, is_among: bool) -> Any:
-    """SQLite: end or re-arm a batch; returns whether each conversation made the transition, and its deadline."""
+    """SQLite: end or re-arm a batch; returns for each conversation whether it ended, and its deadline."""
     spec = specify(tables, BOUND_NOW)
     claimed = _claim(tables, spec, is_among=is_among).order_by(tables.c.conv_id).cte("claimed")
     return _update_claimed(tables, spec, claimed).returning(
@@ -279,7 +276,7 @@ def _count(source: sa.CTE) -> sa.ScalarSelect[Any]:
 
 
 def _lags(swept: sa.CTE, now: Moment) -> sa.ScalarSelect[Any]:
-    """How many seconds after its deadline each conversation ended, as one array: NULL where none did."""
+    """The seconds from its deadline to its end for each conversation, as one array; NULL where none ended."""
     # Not `extract`, whose exact number takes three times as long to make.
     lag = sa.func.date_part("epoch", now - swept.c.deadline, type_=sa.Double)
     # Others may have written an activity at -infinity, from which no server before 17 can count.
