@@ -213,9 +213,11 @@ def run(url: str, kind: str, means: str, times: int, seed: str) -> dict[str, Any
         # Some strikes come too early or too late.
         while interrupted[name] < times and made[name] < MOST_TRIES * times:
             made[name] += 1
+            begin = time.perf_counter()
             try:
                 with interrupt.after(chance.uniform(20e-6, 1.2 * usual)):
                     call()
+                    usual = time.perf_counter() - begin  # the strike came too late: the machine may be faster by now
             except error:
                 interrupted[name] += 1
             except LapseError as refused:
