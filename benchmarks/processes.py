@@ -124,9 +124,9 @@ def running(*command: str, url: str, source: Path = ROOT / "src") -> Iterator[Pr
 
 
 @contextmanager
-def running_worker(*arguments: str, url: str) -> Iterator[Process]:
+def running_worker(*arguments: str, url: str, source: Path = ROOT / "src") -> Iterator[Process]:
     """Run `lapse worker`."""
-    with running("lapse", "worker", *arguments, url=url) as process:
+    with running("lapse", "worker", *arguments, url=url, source=source) as process:
         yield process
 
 

@@ -31,6 +31,7 @@ NAMES = (
     "threads",
     "deadlines",
     "before",
+    "workers_before",
     "replay",
 )
 

@@ -10,28 +10,22 @@ faster or slower than the next one of the same code, for all its life.
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from io import BytesIO
 from itertools import product
-from pathlib import Path
 
 import psycopg
 
 from benchmarks.bench import Bench
-from benchmarks.machine import ROOT
 from benchmarks.processes import Process, running
 from benchmarks.results import Figure, Goal, Outcome, median
+from benchmarks.versions import BEFORE, LONGEST, sources
 
 TITLE = "Beside the version before"
-BEFORE = "8160c0a"
 CONVERSATIONS = 5_000
 SLICE_SECONDS = 0.5
 LIVES, SLICES, SWEEPS = 6, 12, 2
-LONGEST = 1.03
 HELPER = "benchmarks.helpers.one_version"
 MAKE_DUE = {
     "postgresql": "UPDATE conversations SET expires_at = now() - interval '1 minute' WHERE status = 'pending'",
@@ -43,9 +37,7 @@ Turn = Callable[[], float]
 
 def run(bench: Bench) -> Outcome:
     """Let the two versions take turns."""
-    before = bench.folder / BEFORE
-    unpack(BEFORE, before)
-    versions = {"before": before / "src", "now": ROOT / "src"}
+    versions = sources(bench.folder)
     number = bench.rows(CONVERSATIONS)
     seconds = bench.seconds(SLICE_SECONDS, least=0.05)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -77,13 +69,6 @@ def run(bench: Bench) -> Outcome:
         parameters={"conversations": number, "slice_seconds": seconds},
         raw={what: dict(of) for what, of in found.items()},
     )
-
-
-def unpack(revision: str, folder: Path) -> None:
-    """Put the source of another revision into this folder."""
-    archive = subprocess.run(["git", "archive", revision, "src"], cwd=ROOT, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
 
 
 @contextmanager
