@@ -6,31 +6,22 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, Self, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import psycopg
-from psycopg.abc import PQGen, PQGenConn
-from psycopg.errors import ReadOnlySqlTransaction
-from psycopg.pq import TransactionStatus
+from psycopg.abc import PQGen
 
 from lapse.store import limits
 from lapse.store.drivers import postgresql
-from lapse.store.drivers.postgresql import BEGIN, BEGIN_SNAPSHOT, CANCEL_SECONDS, MIN_CANCEL_SECONDS, ExpiredError
+from lapse.store.drivers.postgresql import CANCEL_SECONDS, MIN_CANCEL_SECONDS, ExpiredError
 from lapse.store.pool import WAIT_SECONDS, PoolTimeoutError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class AsyncPostgresqlConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
+class AsyncPostgresqlConnection(postgresql.Session, psycopg.AsyncConnection[tuple[Any, ...]]):
     """One session, in autocommit mode; its waits end when the time of the call is up, or it is cancelled."""
-
-    begin: ClassVar[str] = BEGIN
-    begin_snapshot: ClassVar[str] = BEGIN_SNAPSHOT
-    is_overdue = False
-    """The time of the call was up while the server worked or waited for somebody else's lock."""
-    is_read_committed = True
-    """So single statements are, too; where not, each needs a transaction of its own, for which lapse's are written."""
 
     async def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows.
@@ -41,18 +32,6 @@ class AsyncPostgresqlConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
         """
         cursor = await self.execute(sql, values, binary=True)
         return await cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
-
-    def is_idle(self) -> bool:
-        """Tell whether it is connected, in no transaction, and in no statement."""
-        return self.pgconn.transaction_status == TransactionStatus.IDLE
-
-    def is_in_transaction(self) -> bool:
-        """Tell whether it answers, and is in a transaction that an error may have left."""
-        return self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
-
-    def is_lost(self, error: Exception) -> bool:
-        """Tell whether after this error the server has gone away, or only reads: the next one may write."""
-        return self.closed or self.is_overdue or isinstance(error, ReadOnlySqlTransaction)
 
     async def wait(self, gen: PQGen[Any], *arguments: Any, **options: Any) -> Any:
         """Wait for the server as psycopg does, but no longer than the call may take.
@@ -73,13 +52,6 @@ class AsyncPostgresqlConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             await self.cancel_safe(timeout=max(deadline - time.monotonic(), MIN_CANCEL_SECONDS))
         with postgresql.last_answer(self):
             return await super().wait(postgresql.until(deadline, gen), *arguments, **options)
-
-    @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
-        return postgresql.connect_in_time(super()._connect_gen(conninfo))
-
-    def __del__(self, *_: object) -> None:
-        """Go without psycopg's warning: who was cancelled may let a connection be lost, which closes it."""
 
 
 async def connect(arguments: Mapping[str, Any], json_text: Callable[[Any], str]) -> AsyncPostgresqlConnection:

@@ -88,8 +88,8 @@ class NamedTypeLoader(Loader):
         return bytes(data).decode()
 
 
-class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
-    """One session, in autocommit mode; its waits end when the time of the call is up."""
+class Session(psycopg.BaseConnection[tuple[Any, ...]]):
+    """The state of one session, in autocommit mode; its waits end at the call's time limit."""
 
     begin: ClassVar[str] = BEGIN
     begin_snapshot: ClassVar[str] = BEGIN_SNAPSHOT
@@ -97,6 +97,30 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
     """The time of the call was up while the server worked or waited for somebody else's lock."""
     is_read_committed = True
     """So single statements are, too; where not, each needs a transaction of its own, for which lapse's are written."""
+
+    def is_idle(self) -> bool:
+        """Tell whether it is connected, in no transaction, and in no statement."""
+        return self.pgconn.transaction_status == TransactionStatus.IDLE
+
+    def is_in_transaction(self) -> bool:
+        """Tell whether it answers, and is in a transaction that an error may have left."""
+        return self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Tell whether after this error the server has gone away, or only reads: the next one may write."""
+        return self.closed or self.is_overdue or isinstance(error, ReadOnlySqlTransaction)
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        """Connect as psycopg does, but no longer than the call may take, however many addresses a name has."""
+        return connect_in_time(super()._connect_gen(conninfo))
+
+    def __del__(self, *_: object) -> None:
+        """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
+
+
+class PostgresqlConnection(Session, psycopg.Connection[tuple[Any, ...]]):
+    """One session, in autocommit mode; its waits end when the time of the call is up."""
 
     def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows.
@@ -115,18 +139,6 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
             cursor.execute(sql, values)
             while rows := cursor.fetchmany(ROWS_OF_A_PAGE):
                 yield rows
-
-    def is_idle(self) -> bool:
-        """Tell whether it is connected, in no transaction, and in no statement."""
-        return self.pgconn.transaction_status == TransactionStatus.IDLE
-
-    def is_in_transaction(self) -> bool:
-        """Tell whether it answers, and is in a transaction that an error may have left."""
-        return self.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
-
-    def is_lost(self, error: Exception) -> bool:
-        """Tell whether after this error the server has gone away, or only reads: the next one may write."""
-        return self.closed or self.is_overdue or isinstance(error, ReadOnlySqlTransaction)
 
     def discard(self) -> None:
         """Close it; a statement that still runs, or waits for a lock, is cancelled first."""
@@ -151,14 +163,6 @@ class PostgresqlConnection(psycopg.Connection[tuple[Any, ...]]):
         self._cancel(max(deadline - time.monotonic(), MIN_CANCEL_SECONDS))
         with last_answer(self):
             return super().wait(until(deadline, gen), *arguments, **options)
-
-    @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
-        """Connect as psycopg does, but no longer than the call may take, however many addresses a name has."""
-        return connect_in_time(super()._connect_gen(conninfo))
-
-    def __del__(self, *_: object) -> None:
-        """Go without psycopg's warning: who interrupts a call may let a connection be lost, which closes it."""
 
 
 def connect(arguments: Mapping[str, Any], json_text: Callable[[Any], str]) -> PostgresqlConnection:
