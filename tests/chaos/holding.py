@@ -51,18 +51,11 @@ class HoldingDatabase(Database):
 
     hold: Hold | None = None
 
-    def run(
-        self,
-        operation: Callable[[Statements, *Ts], Steps[T]],
-        *arguments: *Ts,
-        reads_only: bool = False,
-        retry: bool = True,
-        statements: Statements | None = None,
-    ) -> T:
+    def run(self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, **options: Any) -> T:
         """Run it as ever, each of its transactions held before its COMMIT if there is a hold."""
         hold = self.hold
         if hold is None:
-            return super().run(operation, *arguments, reads_only=reads_only, retry=retry, statements=statements)
+            return super().run(operation, *arguments, **options)
 
         def held(sql: Statements, *given: *Ts) -> Steps[T]:
             steps = operation(sql, *given)
@@ -79,7 +72,7 @@ class HoldingDatabase(Database):
                 value: T = done.value
                 return value
 
-        return super().run(held, *arguments, reads_only=reads_only, retry=retry, statements=statements)
+        return super().run(held, *arguments, **options)
 
 
 def _held(step: Step, hold: Hold) -> Steps[Any]:

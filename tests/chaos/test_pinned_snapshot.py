@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -45,17 +45,10 @@ class MeasuredDatabase(Database):
         super().__init__(url)
         self.batches: list[float] = []
 
-    def run(
-        self,
-        operation: Callable[[Statements, *Ts], Steps[T]],
-        *arguments: *Ts,
-        reads_only: bool = False,
-        retry: bool = True,
-        statements: Statements | None = None,
-    ) -> T:
+    def run(self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, **options: Any) -> T:
         """Run it as ever."""
         begin = time.perf_counter()
-        result = super().run(operation, *arguments, reads_only=reads_only, retry=retry, statements=statements)
+        result = super().run(operation, *arguments, **options)
         if isinstance(result, SweepResult) and result.claimed:
             self.batches.append(time.perf_counter() - begin)
         return result

@@ -14,13 +14,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 
 from lapse import BackgroundWorker, Conversation, ConversationAlreadyOpenError, ConversationService, Database
 from lapse.models import AnyId
 from tests.support.backlog import BUSINESS, IDLE_TIMEOUT, customer, insert_conversations, present
-from tests.support.concurrency import at_once, services, through_one_door
+from tests.support.concurrency import at_once, rounds, services, through_one_door
 from tests.support.invariants import check_invariants
-from tests.support.sql import count, run_sql
+from tests.support.sql import count, run_sql, transaction
 from tests.support.sweeps import sweep_idle
 from tests.support.workers import IDLE
 
@@ -113,8 +114,11 @@ def test_a_message_against_an_idle_sweep(postgres_url: str, observer: Database) 
     def sweep(worker: ConversationService) -> int:
         return sum(worker.process_idle_conversations(limit=2) for _ in range(PAIRS_PER_ROUND))
 
+    def has_raced() -> bool:
+        return mixed_rounds > ROUNDS / 10
+
     with services(postgres_url, 3) as (customers, agents, worker):
-        for number in range(ROUNDS):
+        for number in rounds(ROUNDS, has_raced):
             numbers = range(number * PAIRS_PER_ROUND, (number + 1) * PAIRS_PER_ROUND)
             status = chance.choice(["pending", "progress"])
             insert_conversations(observer, numbers, silent_for=timedelta(minutes=31), status=status)
@@ -137,7 +141,7 @@ def test_a_message_against_an_idle_sweep(postgres_url: str, observer: Database) 
     pause_of = {pause.conv_id: pause.occurred_at for pause in pauses}
     assert len(pause_of) == paused, "nothing is idle twice: the messages came within the idle timeout"
     final = {row.conv_id: row for row in run_sql(observer, "SELECT conv_id, status, updated_at FROM conversations")}
-    assert len(final) == ROUNDS * PAIRS_PER_ROUND
+    assert len(final) == (number + 1) * PAIRS_PER_ROUND
     for message in sent:
         noted = message.conversation
         assert noted.status in {"pending", "progress"}
@@ -146,7 +150,7 @@ def test_a_message_against_an_idle_sweep(postgres_url: str, observer: Database) 
         assert pause_of.get(noted.conv_id, message.before) <= message.after
     assert {row.status for row in final.values()} == {"progress"}, "the last word was not a pause"
     check_invariants(observer)
-    assert mixed_rounds > ROUNDS / 10, "in nearly every round one side was done before the other began: no race"
+    assert has_raced(), "in nearly every round one side was done before the other began: no race"
 
 
 def test_a_message_that_comes_first_is_no_refusal(postgres_url: str, observer: Database) -> None:
@@ -167,39 +171,73 @@ def test_a_message_that_comes_first_is_no_refusal(postgres_url: str, observer: D
     assert (first.refused, first.error, second.refused, second.error) == (0, None, 0, None)
 
 
+class Expiries:
+    """Lets conversations expire one after the other while their messages are under way, however long those take."""
+
+    def __init__(self, observer: Database) -> None:
+        self._observer = observer
+        self._began = present(observer)
+        self._expected = timedelta(milliseconds=80)
+        """So long the messages of a round take: as they did in the one before."""
+
+    def set(self, ids: Sequence[UUID]) -> None:
+        """Let the conversations expire from now on: the first after a quarter of the messages, then the others."""
+        self._began = present(self._observer)
+        with transaction(self._observer) as connection:
+            connection.execute(
+                sa.text("UPDATE conversations SET expires_at = :moment WHERE conv_id = :conv_id"),
+                [
+                    {"moment": self._began + self._expected * (0.25 + place / len(ids) / 2), "conv_id": conv_id}
+                    for place, conv_id in enumerate(ids)
+                ],
+            )
+
+    def sweep(self, worker: ConversationService) -> int:
+        """Sweep until the last one has expired; with pauses, so that messages come first, too."""
+        ended = 0
+        while present(worker.database) <= self._began + self._expected * 0.75:
+            ended += worker.process_expired_conversations(limit=2)
+            time.sleep(self._expected.total_seconds() / 20)
+        return ended
+
+    def learn(self, sent: Sequence[Sent]) -> None:
+        """Take note of how long a round's messages took."""
+        self._expected = max(message.after for message in sent) - self._began
+
+
 def test_a_message_against_an_expiry_sweep(postgres_url: str, observer: Database) -> None:
     chance, sent, swept = random.Random(SEED), list[Sent](), 0
     originals: dict[int, UUID] = {}
 
-    def sweep_until(worker: ConversationService, moment: datetime) -> int:
-        ended = 0
-        while present(worker.database) <= moment:
-            ended += worker.process_expired_conversations(limit=2)
-            time.sleep(0.004)  # two steps of the deadlines: so that messages come first, too
-        return ended
+    def ended_by() -> Counter[str]:
+        events = run_sql(observer, "SELECT actor FROM conversation_events WHERE type = 'expired'")
+        return Counter("worker" if event.actor == "worker" else "message" for event in events)
+
+    def has_raced() -> bool:
+        late = sum(message.conversation.conv_id != originals[message.number] for message in sent)
+        return min(ended_by()["worker"], ended_by()["message"]) > ROUNDS and len(sent) > late > ROUNDS
 
     with services(postgres_url, 3) as (customers, agents, worker):
-        for number in range(ROUNDS):
+        expiries = Expiries(observer)
+        for number in rounds(ROUNDS, has_raced):
             numbers = range(number * PAIRS_PER_ROUND, (number + 1) * PAIRS_PER_ROUND)
-            life, step = timedelta(milliseconds=20), timedelta(milliseconds=2)
-            ids = insert_conversations(observer, numbers, expires_in=life, step=step)
+            ids = insert_conversations(observer, numbers)
             originals |= zip(numbers, ids, strict=True)
-            end = present(observer) + life + PAIRS_PER_ROUND * step
             calls: list[partial[Any]] = [
                 partial(send_all, customers, "user", [*numbers, *chance.sample(numbers, PAIRS_PER_ROUND)]),
                 partial(send_all, agents, "agent", chance.sample(numbers, PAIRS_PER_ROUND)),
-                partial(sweep_until, worker, end),
+                partial(expiries.sweep, worker),
             ]
-            by_customers, by_agents, in_this_round = at_once(calls)
+            by_customers, by_agents, in_this_round = at_once(calls, start=partial(expiries.set, ids))
+            expiries.learn(by_customers + by_agents)
             sent += by_customers + by_agents
             swept += in_this_round
         swept += worker.process_expired_conversations(limit=10_000)
 
-    expired = run_sql(observer, "SELECT conv_id, actor FROM conversation_events WHERE type = 'expired'")
+    expired = run_sql(observer, "SELECT conv_id FROM conversation_events WHERE type = 'expired'")
     assert len(expired) == len(originals), "one event for each"
     assert {event.conv_id for event in expired} == set(originals.values())
-    by_actor = Counter("worker" if event.actor == "worker" else "message" for event in expired)
-    assert by_actor["worker"] == swept
+    assert ended_by()["worker"] == swept
     expiry = {row.conv_id: row.expires_at for row in run_sql(observer, "SELECT conv_id, expires_at FROM conversations")}
     came_late = set()
     for message in sent:
@@ -214,8 +252,7 @@ def test_a_message_against_an_expiry_sweep(postgres_url: str, observer: Database
     assert len(openings) == len(came_late), "a new conversation for each pair that was heard of after the expiry"
     assert count(observer, "conversations") == len(originals) + len(came_late)
     check_invariants(observer)
-    assert min(by_actor.values()) > ROUNDS, f"one side always came first: no race ({by_actor})"
-    assert len(sent) > sum(sent_.conversation.conv_id != originals[sent_.number] for sent_ in sent) > ROUNDS
+    assert has_raced(), f"one side always came first: no race ({ended_by()})"
 
 
 # --- two workers --------------------------------------------------------------------------------------------------
@@ -225,7 +262,7 @@ def test_a_message_against_an_expiry_sweep(postgres_url: str, observer: Database
 def test_two_workers_end_each_of_a_backlog_once(postgres_url: str, observer: Database, task: str) -> None:
     backlog, day = 3_000, timedelta(days=1)
     expires_in = -day if task == "expired" else day
-    ids = insert_conversations(observer, range(backlog), silent_for=2 * day, expires_in=expires_in)
+    ids, shares = list[UUID](), [0, 0]
 
     def drain(worker: ConversationService) -> int:
         sweep = worker.process_idle_conversations if task == "idle" else worker.process_expired_conversations
@@ -235,10 +272,16 @@ def test_two_workers_end_each_of_a_backlog_once(postgres_url: str, observer: Dat
             total += ended
         return total
 
+    def have_raced() -> bool:
+        return min(shares) > 0
+
     with services(postgres_url, 2) as workers:
-        shares = at_once([partial(drain, worker) for worker in workers])
-    assert sum(shares) == backlog
-    assert min(shares) > 0, "one worker did everything: no race"
+        for _ in rounds(1, have_raced):
+            numbers = range(len(ids), len(ids) + backlog)
+            ids += insert_conversations(observer, numbers, silent_for=2 * day, expires_in=expires_in)
+            shares = at_once([partial(drain, worker) for worker in workers])
+            assert sum(shares) == backlog
+    assert have_raced(), "one worker did everything: no race"
     events = run_sql(observer, "SELECT conv_id, version, to_status FROM conversation_events")
     assert sorted(event.conv_id for event in events) == sorted(ids)
     assert {(event.version, event.to_status) for event in events} == {(1, "idle_timeout" if task == "idle" else task)}

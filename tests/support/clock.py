@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks that stand still until a test moves them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ class ManualClock:
         """Move the clock on and return the new time."""
         self.now += timedelta(seconds=seconds, minutes=minutes)
         return self.now
+
+
+class ManualSeconds:
+    """A clock for pauses, such as `time.monotonic` is: it begins anywhere, and counts seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock on."""
+        self.now += seconds

@@ -16,6 +16,7 @@ from tests.support.sql import transaction
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 30
+MOST_TIMES_AS_MANY = 10
 _WAITING = sa.text("""
     SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
     WHERE datname = current_database() AND relation = 'conversations'::regclass AND NOT granted
@@ -24,17 +25,33 @@ _WAITING = sa.text("""
 
 @contextmanager
 def services(url: str, number: int) -> Iterator[list[ConversationService]]:
-    """Open services on one database that share no connection, by the real clock."""
+    """Open services on one database that share no connection, by the real clock; each has its connection already."""
     with ExitStack() as stack:
-        yield [stack.enter_context(closing(ConversationService(url))) for _ in range(number)]
+        opened = [stack.enter_context(closing(ConversationService(url))) for _ in range(number)]
+        for service in opened:
+            service.next_deadlines()
+        yield opened
 
 
-def at_once(calls: Sequence[Callable[[], T]], release: Callable[[], None] | None = None) -> list[T]:
+def rounds(number: int, has_raced: Callable[[], bool]) -> Iterator[int]:
+    """Count the rounds of a race: as many as asked for, and more where a slow machine lets one side win each time."""
+    for current in range(number * MOST_TIMES_AS_MANY):
+        if current >= number and has_raced():
+            return
+        yield current
+
+
+def at_once(
+    calls: Sequence[Callable[[], T]],
+    release: Callable[[], None] | None = None,
+    start: Callable[[], None] | None = None,
+) -> list[T]:
     """Run the calls in a thread each, from the same moment on, and return their results in order.
 
-    `release` is run beside them, where something else has to let them go.
+    `release` is run beside them, where something else has to let them go; `start` when all of them are there, as the
+    last thing before they go.
     """
-    barrier = threading.Barrier(len(calls))
+    barrier = threading.Barrier(len(calls), start)
 
     def run(call: Callable[[], T]) -> T:
         barrier.wait(PATIENCE_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from lapse import Database
 from lapse.store.async_database import AsyncDatabase
@@ -28,20 +28,11 @@ class LoopDatabase(Database):
         self._thread.start()
         self._task: asyncio.Task[object] | None = None
 
-    def run(
-        self,
-        operation: Callable[[Statements, *Ts], Steps[T]],
-        *arguments: *Ts,
-        reads_only: bool = False,
-        retry: bool = True,
-        statements: Statements | None = None,
-    ) -> T:
+    def run(self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, **options: Any) -> T:
         async def work() -> T:
             self._task = asyncio.current_task()
             try:
-                return await self.asynchronous.run(
-                    operation, *arguments, reads_only=reads_only, retry=retry, statements=statements
-                )
+                return await self.asynchronous.run(operation, *arguments, **options)
             finally:
                 self._task = None
 

@@ -15,7 +15,7 @@ from lapse.shutdown import STOP_SIGNALS, Interrupted, StopEvent, exit_on_signals
 from tests.support.commands import run_program
 
 
-def test_a_wait_times_out_and_returns_false() -> None:
+def test_a_wait_that_times_out_returns_false() -> None:
     stop_event, begin = StopEvent(), time.monotonic()
     assert not stop_event.wait(0.05)
     assert 0.04 < time.monotonic() - begin < 5
@@ -45,7 +45,7 @@ def test_every_waiting_thread_is_woken() -> None:
     assert woken == [True, True, True]
 
 
-def test_each_stop_signal_wakes_the_wait_and_the_previous_handlers_are_restored() -> None:
+def test_each_stop_signal_wakes_the_wait() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     for number in (signal.SIGTERM, signal.SIGINT):
         stop_event, begin = StopEvent(), time.monotonic()

@@ -5,19 +5,17 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import timedelta
-from types import SimpleNamespace
-from unittest import mock
 from uuid import UUID
 
 import pytest
 
 from lapse import BackgroundWorker, ConversationService, Database, load_settings
 from lapse.worker import quarantine
-from lapse.worker.tasks import RETRIES_PER_RUN
+from lapse.worker.tasks import RETRIES_PER_RUN, sweep_tasks
 from tests.support.backlog import IDLE_TIMEOUT, customer, insert_conversations
+from tests.support.clock import ManualSeconds
 from tests.support.commands import running_lapse
 from tests.support.invariants import check_invariants
 from tests.support.logs import captured_events
@@ -44,11 +42,10 @@ def overdue(database: Database, number: int) -> list[UUID]:
     return insert_conversations(database, range(number), expires_in=-MINUTE, step=timedelta(milliseconds=1))
 
 
-@contextmanager
-def later(seconds: float) -> Iterator[None]:
-    """Let pauses see a clock that is so much further."""
-    with mock.patch("lapse.worker.backoff.time", SimpleNamespace(monotonic=lambda: time.monotonic() + seconds)):
-        yield
+def with_pauses_by(clock: ManualSeconds, worker: BackgroundWorker) -> None:
+    """Let the pauses of what is refused be over by this clock."""
+    tasks = sweep_tasks(worker.conversation_service, batch_size=worker.batch_size, clock=clock)
+    worker.tasks[EXPIRED].task = tasks[EXPIRED]
 
 
 @pytest.mark.parametrize("batch_size", [None, 7])
@@ -58,7 +55,9 @@ def test_refused_conversations_do_not_stop_the_others(
     ids = overdue(database, 300)
     refused = {str(ids[number]) for number in range(0, 300, 100)}
     run_sql(database, REFUSE_SOME[database.dialect].format(digits="00"))
+    clock = ManualSeconds()
     with worker_on(database_url, batch_size=batch_size) as worker:
+        with_pauses_by(clock, worker)
         with captured_events() as logged:
             run = worker.run_task(EXPIRED)
         assert (run.ended, run.refused, run.completed, run.error) == (297, 3, True, None)
@@ -75,13 +74,13 @@ def test_refused_conversations_do_not_stop_the_others(
         deadlines = worker.conversation_service.conversation_repo.next_deadlines(IDLE_TIMEOUT, {EXPIRED: ids})
         assert deadlines.due_at[EXPIRED] is None, "nor do they wake the worker"
 
-        with later(quarantine.FIRST_BACKOFF_SECONDS):
-            run = worker.run_task(EXPIRED)
-            assert (run.ended, run.refused) == (0, 3), "tried again, each alone"
-            run_sql(database, HEAL[database.dialect])
-            assert worker.run_task(EXPIRED).ended == 0, "the pause has begun anew"
-        with later(3 * quarantine.FIRST_BACKOFF_SECONDS):
-            assert worker.run_task(EXPIRED).ended == 3
+        clock.advance(quarantine.FIRST_BACKOFF_SECONDS)
+        run = worker.run_task(EXPIRED)
+        assert (run.ended, run.refused) == (0, 3), "tried again, each alone"
+        run_sql(database, HEAL[database.dialect])
+        assert worker.run_task(EXPIRED).ended == 0, "the pause has begun anew"
+        clock.advance(2 * quarantine.FIRST_BACKOFF_SECONDS)
+        assert worker.run_task(EXPIRED).ended == 3
         assert worker.tasks[EXPIRED].task.quarantined_ids == []
     assert counts(database) == {"expired": 309}
     check_invariants(database)
@@ -157,7 +156,7 @@ def test_a_conversation_that_is_slow_or_locked_or_skipped_is_quarantined(
         check_invariants(database)
 
 
-def test_what_the_database_leaves_as_it_was_counts_as_refused_and_not_as_contended(postgres_url: str) -> None:
+def test_what_the_database_leaves_as_it_was_counts_as_refused(postgres_url: str) -> None:
     with closing(Database(postgres_url)) as database, worker_on(postgres_url) as worker:
         overdue(database, 12)
         run_sql(database, SKIPPED_ONE.replace("%03", "%"))
@@ -196,7 +195,9 @@ def test_many_skipped_conversations_of_one_deadline_do_not_hide_the_others(postg
 def test_what_is_tried_again_comes_after_the_others(database: Database, database_url: str) -> None:
     ids = overdue(database, 150)
     run_sql(database, REFUSE_SOME[database.dialect].format(digits=""))
+    clock = ManualSeconds()
     with worker_on(database_url) as worker:
+        with_pauses_by(clock, worker)
         for _ in range(2):
             worker.run_task(EXPIRED)
         assert len(worker.tasks[EXPIRED].task.quarantined_ids) == 150
@@ -205,8 +206,8 @@ def test_what_is_tried_again_comes_after_the_others(database: Database, database
             run_sql(database, "DROP FUNCTION poison")
         run_sql(database, REFUSE_SOME[database.dialect].format(digits="0").replace("LIKE '%0'", "NOT LIKE '%9999'"))
         insert_conversations(database, range(9_999, 10_000), expires_in=-MINUTE)
-        with later(2 * quarantine.FIRST_BACKOFF_SECONDS):
-            run = worker.run_task(EXPIRED)
+        clock.advance(2 * quarantine.FIRST_BACKOFF_SECONDS)
+        run = worker.run_task(EXPIRED)
     assert (run.ended, run.refused, run.error) == (1, RETRIES_PER_RUN, None)
     assert len(ids) == 150
 

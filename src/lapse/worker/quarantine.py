@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
@@ -19,8 +20,9 @@ MAX_QUARANTINED = 10_000
 class Quarantine:
     """The refused conversations of one task, each with a pause that grows. A worker that starts anew knows none."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with none."""
+        self._clock = clock
         self._backoffs: dict[AnyId, Backoff] = {}
 
     @property
@@ -45,8 +47,9 @@ class Quarantine:
 
     def add(self, conv_id: AnyId) -> float:
         """Quarantine a refused conversation (again); returns its pause in seconds."""
-        backoff = self._backoffs.setdefault(conv_id, Backoff(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS))
-        return backoff.record_failure()
+        if conv_id not in self._backoffs:
+            self._backoffs[conv_id] = Backoff(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, self._clock)
+        return self._backoffs[conv_id].record_failure()
 
     def release(self, conv_id: AnyId) -> None:
         """Take a conversation back: it has ended, or is not due any more."""

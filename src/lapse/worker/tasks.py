@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -42,9 +42,9 @@ class _Sweep:
     """One kind of sweep, and its state between runs."""
 
     kind: SweepKind
+    quarantine: Quarantine
     cursor: datetime = MIN_DATETIME
     """The deadline that the next run continues from where the last one ran out of time."""
-    quarantine: Quarantine = field(default_factory=Quarantine)
 
 
 class SweepTask:
@@ -63,6 +63,7 @@ class SweepTask:
         heartbeat: Heartbeat | None = None,
         stop_event: StopEvent | None = None,
         log_fields: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare the task.
 
@@ -77,11 +78,12 @@ class SweepTask:
             heartbeat: is told when the database is asked.
             stop_event: ends waits for a lock of SQLite's.
             log_fields: what its log lines say besides.
+            clock: of the pauses of what was refused, in seconds.
         """
         self.name = name
         self.log_fields = log_fields or {}
         self._database = service.database
-        self._sweeps = [_Sweep(kind) for kind in kinds]
+        self._sweeps = [_Sweep(kind, Quarantine(clock)) for kind in kinds]
         self._batch_size = AdaptiveBatchSize(batch_size)  # another task's batches take another time
         self._rate_limit = rate_limit or RateLimit()
         self._guard = guard
