@@ -16,6 +16,7 @@ from lapse.store.engines import async_connector
 from lapse.store.limits import ended_by
 from lapse.store.operations import Step, Steps
 from lapse.store.operations.schema import read_shape
+from lapse.store.retries import Pause
 from lapse.store.statements import Statements
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class AsyncDatabase:
             step = next(attempts)
             while True:
                 try:
-                    do = asyncio.sleep(step) if isinstance(step, float) else self._pool.use(self._perform, step)
+                    do = asyncio.sleep(step.seconds) if isinstance(step, Pause) else self._pool.use(self._perform, step)
                     result = await do
                 except retries.problems as error:
                     problem = error

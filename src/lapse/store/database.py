@@ -22,7 +22,7 @@ from lapse.store.engines import READS_ONLY, connector, make_engine
 from lapse.store.operations import Query, Step, Steps, Transaction
 from lapse.store.operations.schema import read_shape
 from lapse.store.pool import Pool
-from lapse.store.retries import Retries, in_lapses_words
+from lapse.store.retries import Pause, Retries, in_lapses_words
 from lapse.store.statements import Row, Statements, statements_for
 from lapse.store.table_mapping import Shape
 from lapse.store.urls import parse_url, safe_url
@@ -133,7 +133,7 @@ class Database:
             step = next(attempts)
             while True:
                 try:
-                    result = _do_apart(step) if isinstance(step, (float, Work)) else pool.use(self._perform, step)
+                    result = _do_apart(step) if isinstance(step, (Pause, Work)) else pool.use(self._perform, step)
                 except self.retries.problems as error:
                     problem = error
                 if problem is None:
@@ -255,8 +255,8 @@ def _apart(_sql: Statements, work: Callable[[], T]) -> Generator[Any, T, T]:
     return (yield Work(work))
 
 
-def _do_apart(step: Work | float) -> Any:
+def _do_apart(step: Pause | Work) -> Any:
     if isinstance(step, Work):
         return step.do()
-    time.sleep(step)
+    time.sleep(step.seconds)
     return None

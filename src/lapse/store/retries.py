@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tenacity
 
@@ -28,6 +28,12 @@ _WORTH_IT = tenacity.retry_if_exception(
 _WAIT = tenacity.wait_exponential_jitter(multiplier=0.1, max=2, jitter=1)
 
 
+class Pause(NamedTuple):
+    """Wait before the next attempt."""
+
+    seconds: float
+
+
 class Retries:
     """Attempts on one database. Errors are raised without the driver's as context, which may hold a row's values."""
 
@@ -40,7 +46,7 @@ class Retries:
         """Yield each of an operation's steps until it is done or cannot be, and return what the operation returns.
 
         Whoever does them sends a step's result, or throws the error that it came to (outside the error's own handler:
-        it must be nobody's context). Yields a float between two attempts, the seconds to pause.
+        it must be nobody's context). Between two attempts it yields a `Pause`.
 
         Args:
             steps: of the operation; each is repeatable.
@@ -90,7 +96,7 @@ class Retries:
         try:
             for repeat in repeats:
                 if pauses:
-                    yield pauses.pop()
+                    yield Pause(pauses.pop())
                 with repeat:
                     return (yield from self._attempt(step))
         except CallTimeoutError as error:
