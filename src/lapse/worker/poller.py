@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from lapse.errors import BacklogError, DatabaseError, DatabaseUnavailableError
 from lapse.lifecycle import whole_seconds
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lapse.models import Preview
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 COUNT_ACTIVE_EVERY_SECONDS = 15.0
 """Prometheus rarely scrapes more often."""
@@ -134,7 +135,7 @@ class DeadlinePoller:
             Interrupted: a stop signal came.
         """
         try:
-            deadlines = self._ask(lambda: self._poll_twice(exclude))
+            deadlines = self._ask(self._poll_twice, exclude)
         except DatabaseUnavailableError:
             self.is_ready = False
             raise
@@ -150,9 +151,9 @@ class DeadlinePoller:
         with suppress(Interrupted, DatabaseError):
             self._metrics.set_active(self._ask(self._service.conversation_repo.count_active))
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _ask(self, question: Callable[[*Ts], T], *arguments: *Ts) -> T:
         with self._stop_event.interruptible(), self._heartbeat.asking_database():
-            return ended_by(self._stop_event.is_set).run(question)
+            return ended_by(self._stop_event.is_set).run(question, *arguments)
 
     def _poll_twice(self, exclude: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:
         repository, idle_timeout = self._service.conversation_repo, self._service.idle_timeout()
