@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lapse import __version__
 from lapse.addresses import mask_addresses
 from lapse.logs import EventLogger
 
@@ -69,7 +70,7 @@ def span(name: str, **attributes: str | float) -> Iterator[Span]:
 
 
 @contextmanager
-def exported_traces(version: str) -> Iterator[None]:
+def exported_traces() -> Iterator[None]:
     """Export the spans of the block to the collector that the environment names, if any.
 
     The rest is OpenTelemetry's own configuration: `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and so on.
@@ -86,7 +87,7 @@ def exported_traces(version: str) -> Iterator[None]:
         log.warning("no traces", reason="the environment names a collector, but lapse[otel] is not installed")
         yield
         return
-    attributes = {"service.version": version}
+    attributes = {"service.version": __version__}
     if not _has_service_name():  # attributes given here take precedence over the environment
         attributes["service.name"] = SERVICE_NAME
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)

@@ -15,7 +15,8 @@ import typer
 
 from lapse.addresses import shown
 from lapse.cli.databases import open_database
-from lapse.cli.options import DatabaseUrl
+from lapse.cli.options import DatabaseUrl, option
+from lapse.cli.output import progress_bar
 from lapse.cli.streams import tell
 from lapse.errors import InvalidInputError
 from lapse.shutdown import Interrupted, StopEvent, stop_on_signals
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lapse.adoption.adopt import Adoption
     from lapse.adoption.duplicates import Duplicate
     from lapse.adoption.plan import Step
+    from lapse.store.connection import Connection
 
 T = TypeVar("T")
 
@@ -34,17 +36,10 @@ def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as SQL; change nothing.")] = False,
     keep: Annotated[
         str | None,
-        typer.Option(
-            metavar="WHICH",
-            show_default=False,
-            help="Which open conversation of a pair is kept: newest or oldest. [default: newest]",
-        ),
+        option("WHICH", "Which open conversation of a pair is kept: newest or oldest.", default="newest"),
     ] = None,
     report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", show_default=False, help="Write the duplicates that end, or would end, to a new CSV file."
-        ),
+        Path | None, option("FILE", "Write the duplicates that end, or would end, to a new CSV file.")
     ] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -69,11 +64,7 @@ def adopt(
 def unadopt(
     export: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="The CSV file for the history. [default: conversation_events-TIME.csv in this directory]",
-        ),
+        option("FILE", "The CSV file for the history.", default="conversation_events-TIME.csv in this directory"),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Revert even while lapse is connected, or where the history is missing.")
@@ -101,23 +92,19 @@ def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[A
     from lapse.adoption.adopt import Adoption
     from lapse.settings import idle_timeout_seconds
 
-    flag = StopEvent()
-    with stop_on_signals(flag):
-        database, settings = open_database(database_url)
+    stop_event = StopEvent()
+    with stop_on_signals(stop_event), open_database(database_url) as (database, settings):
         seconds = idle_timeout_seconds(settings.idle_timeout_minutes)
+        require_postgresql(database)
+
+        def work_on(connection: Connection) -> None:
+            work(Adoption(store=connection, keep=keep, idle_timeout_seconds=seconds, stop_event=stop_event))
+
         try:
-            require_postgresql(database)
-            database.autocommit(
-                lambda connection: work(
-                    Adoption(store=connection, keep=keep, idle_timeout_seconds=seconds, stop_event=flag)
-                ),
-                retry=False,
-            )
+            database.autocommit(work_on, retry=False)
         except Interrupted:
             tell("interrupted; the completed steps are kept, and the next run resumes from there")
             raise typer.Abort from None
-        finally:
-            database.close()
 
 
 def _dry_run(adoption: Adoption, report: Path | None) -> None:
@@ -211,8 +198,5 @@ def _progress_reporter() -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield _StderrProgress(None)
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         yield _StderrProgress(progress)

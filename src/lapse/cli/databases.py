@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lapse.errors import SchemaMissingError, SettingsError
@@ -43,8 +43,9 @@ def configure(log_stream: TextIO, **options: Any) -> Settings:
     return settings
 
 
-def open_database(database_url: str | None, **options: Any) -> tuple[Database, Settings]:
-    """Return the database, not connected yet, and the settings; logs go to standard error.
+@contextmanager
+def open_database(database_url: str | None, **options: Any) -> Iterator[tuple[Database, Settings]]:
+    """Yield the database, not connected yet, and the settings; close it at the end. Logs go to standard error.
 
     Raises:
         SettingsError: as `configure`, or the database URL is not usable.
@@ -53,7 +54,9 @@ def open_database(database_url: str | None, **options: Any) -> tuple[Database, S
 
     settings = configure(sys.stderr, database_url=database_url, **options)
     with naming_url(is_option=database_url is not None):
-        return Database(settings.database_url), settings
+        database = Database(settings.database_url)
+    with closing(database):
+        yield database, settings
 
 
 @contextmanager

@@ -22,16 +22,13 @@ def migrate(
     from lapse.store import schema_version
     from lapse.store.operations import distribution
 
-    database, _ = open_database(database_url)
-    try:
+    with open_database(database_url) as (database, _):
         # Without retries, so that an unreachable server is reported immediately; the migration itself is retried.
         if distribute:
             database.run(distribution.check, database.safe_url, retry=False)
         schema_version(database, retry=False)
         result = migrate_schema(database)
         distributed = database.run(distribution.distribute, database.safe_url) if distribute else []
-    finally:
-        database.close()
     if not result.changed:
         message = f"nothing to do: the schema is at version {result.after}"
     elif result.before is None:

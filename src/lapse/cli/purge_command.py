@@ -13,35 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lapse.cli.databases import open_database, require_file
-from lapse.cli.options import AsJson, DatabaseUrl, check_option
+from lapse.cli.options import AsJson, DatabaseUrl, check_option, option
+from lapse.cli.output import counted, iso, progress_bar
 from lapse.errors import DatabaseError
 from lapse.shutdown import Interrupted, StopEvent, stop_on_signals
 from lapse.validation import MAX_PURGE_BATCH, check_purge_batch, check_purge_days, check_purge_rate
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from lapse.models import PurgeResult
     from lapse.store import Database
     from lapse.store.purger import Purger
 
 
 def purge(
-    closed_before: Annotated[
-        float,
-        typer.Option(
-            metavar="DAYS", show_default=False, help="Delete conversations that ended more than this many days ago."
-        ),
-    ],
+    closed_before: Annotated[float, option("DAYS", "Delete conversations that ended more than this many days ago.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be deleted; change nothing.")] = False,
     as_json: AsJson = False,
     batch_size: Annotated[
         int, typer.Option(metavar="N", help=f"Conversations per transaction, 1 to {MAX_PURGE_BATCH}.")
     ] = MAX_PURGE_BATCH,
-    max_rate: Annotated[
-        float | None,
-        typer.Option(metavar="N", show_default=False, help="Conversations per second at most. [default: no limit]"),
-    ] = None,
+    max_rate: Annotated[float | None, option("N", "Conversations per second at most.", default="no limit")] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Delete closed conversations and their events permanently. Open ones are never touched.
@@ -53,8 +44,7 @@ def purge(
     check_option("--batch-size", batch_size, check_purge_batch)
     check_option("--max-rate", max_rate, check_purge_rate)
     stop_event = StopEvent()
-    with stop_on_signals(stop_event):
-        database, _ = open_database(database_url)
+    with stop_on_signals(stop_event), open_database(database_url) as (database, _):
         try:
             if dry_run:
                 _preview(database, closed_before, stop_event, as_json=as_json)
@@ -62,8 +52,6 @@ def purge(
                 _purge(database, closed_before, stop_event, as_json=as_json, batch_size=batch_size, max_rate=max_rate)
         except Interrupted:
             raise typer.Abort from None
-        finally:
-            database.close()
 
 
 def _purger(database: Database) -> Purger:
@@ -122,16 +110,10 @@ def _progress() -> Iterator[Callable[[PurgeResult], None]]:
     if not sys.stderr.isatty():
         yield lambda _total: None
         return
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress, TextColumn
 
-    with Progress(
-        *Progress.get_default_columns()[:3],
-        TextColumn("{task.fields[deleted]:,} deleted"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
+    *columns, remaining_time = Progress.get_default_columns()
+    with progress_bar(*columns, TextColumn("{task.fields[deleted]:,} deleted"), remaining_time) as bar:
         task = bar.add_task("purge", total=None, deleted=0)
 
         def show(total: PurgeResult) -> None:
@@ -144,22 +126,12 @@ def _progress() -> Iterator[Callable[[PurgeResult], None]]:
 
 
 def _as_text(result: PurgeResult) -> str:
-    counts = f"{_count(result.conversations, 'conversation')} and {_count(result.events, 'event')}"
+    counts = f"{counted(result.conversations, 'conversation')} and {counted(result.events, 'event')}"
     if result.oldest is None or result.newest is None:
         return counts
-    return f"{counts} (ended from {_iso(result.oldest)} to {_iso(result.newest)})"
+    return f"{counts} (ended from {iso(result.oldest)} to {iso(result.newest)})"
 
 
 def _as_json(result: PurgeResult, begin: float, *, is_dry_run: bool) -> str:
-    values = asdict(result)
-    for name in ("closed_before", "oldest", "newest"):
-        values[name] = values[name] and _iso(values[name])
-    return json.dumps(values | {"dry_run": is_dry_run, "seconds": round(time.monotonic() - begin, 3)})
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+    seconds = round(time.monotonic() - begin, 3)
+    return json.dumps(asdict(result) | {"dry_run": is_dry_run, "seconds": seconds}, default=iso)

@@ -9,6 +9,7 @@ import typer
 
 from lapse.cli.databases import open_database, require_file
 from lapse.cli.options import AsJson, DatabaseUrl
+from lapse.cli.output import iso
 
 if TYPE_CHECKING:
     from lapse.service import ConversationService
@@ -18,12 +19,9 @@ def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Show the open conversations, those that are due now, and the next deadline. Reads only."""
     from lapse.service import ConversationService
 
-    database, settings = open_database(database_url)
-    try:
+    with open_database(database_url) as (database, settings):
         require_file(database)
         report = _read_status(ConversationService(database, settings=settings))
-    finally:
-        database.close()
     typer.echo(json.dumps(report) if as_json else _as_text(report))
 
 
@@ -39,7 +37,7 @@ def _read_status(service: ConversationService) -> dict[str, Any]:
         "open": repository.count_open_by_status(),
         "idle_minutes": service.settings.idle_timeout_minutes,  # of this process, which decides what is due
         "due": repository.count_due(service.idle_timeout()),
-        "next_deadline": earliest.isoformat().replace("+00:00", "Z") if earliest else None,
+        "next_deadline": iso(earliest) if earliest else None,
     }
 
 
