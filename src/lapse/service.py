@@ -11,14 +11,14 @@ from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError
 from lapse.lifecycle import Sender, parse_closed_status, require_utc, whole_seconds
 from lapse.messages import Message
 from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, readable
-from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
+from lapse.settings import Settings, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, check_schema, ensure_schema
 from lapse.store.database import Clock
 from lapse.store.limits import limited
 from lapse.store.operations import Steps, conversations, due, messages, sweeps
 from lapse.store.operations.messages import NewConversation, OpenPairs
 from lapse.store.statements import Statements
-from lapse.validation import check_id, check_limit, check_text
+from lapse.validation import check_extension, check_id, check_limit, check_text
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lapse.addresses import masked, shown
@@ -18,11 +18,9 @@ from lapse.validation import (
     MAX_BACKLOG,
     MAX_LIMIT,
     MAX_RATE,
-    MAX_TIMEOUT_MINUTES,
     check_timeout_minutes,
     parse_listen_address,
     parse_log_level,
-    real_number,
 )
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
@@ -31,7 +29,17 @@ OWN_URL_VARIABLE, URL_VARIABLE = "LAPSE_DATABASE_URL", "DATABASE_URL"
 _ENV_FILE = ".env"
 _DAY_SECONDS = 24 * 60 * 60
 
-Minutes = Annotated[float, AfterValidator(check_timeout_minutes)]
+
+def _refuse_bool(value: object) -> object:
+    # As in `lapse.validation.real_number`; pydantic would take True for 1.
+    if isinstance(value, bool):
+        raise InvalidInputError("input should be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+WholeNumber = Annotated[int, BeforeValidator(_refuse_bool)]
+Minutes = Annotated[Number, AfterValidator(check_timeout_minutes)]
 
 
 class Settings(BaseSettings):
@@ -52,20 +60,20 @@ class Settings(BaseSettings):
     # DEBUG, INFO, WARNING, ERROR or CRITICAL; any other text is kept as it is. An application may use LOG_LEVEL in its
     # own way, so only the commands, which configure logging with it, refuse such a text (`check_log_level`).
     log_level: str = Field("INFO", alias="LOG_LEVEL")
-    interval_seconds: float = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
-    min_wait_seconds: float = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS, allow_inf_nan=False)
+    interval_seconds: Number = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
+    min_wait_seconds: Number = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS, allow_inf_nan=False)
     # Conversations per transaction; None: adapted to the duration of the previous batches.
-    batch_size: int | None = Field(None, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
+    batch_size: WholeNumber | None = Field(None, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
     # Conversations per second; None: no limit.
-    max_rate: float | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=MAX_RATE, allow_inf_nan=False)
+    max_rate: Number | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=MAX_RATE, allow_inf_nan=False)
     # Due conversations that the first cycle on an adopted table ends without confirmation.
-    backlog_limit: int = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
+    backlog_limit: WholeNumber = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     # HOST:PORT; None: no HTTP server.
     http: str | None = Field(None, alias="LAPSE_HTTP")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
     # Seconds for a call of the service in total. Less than a provider waits for the response of a webhook (Twilio: 15).
-    call_timeout_seconds: float = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
+    call_timeout_seconds: Number = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
     expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
 
     def __init__(self, *, _names: Mapping[str, str] | None = None, **values: Any) -> None:
@@ -101,11 +109,11 @@ class Settings(BaseSettings):
         """Return the sources of values in order of precedence: keywords, lapse's own URL, all other variables."""
 
         def own_url() -> dict[str, Any]:
+            sources = (env_settings, dotenv_settings)
             urls = (getattr(source, "env_vars", {}).get(OWN_URL_VARIABLE.lower()) for source in sources)
             return next(({URL_VARIABLE: url} for url in urls if url), {})
 
-        sources = (env_settings, dotenv_settings)
-        return (init_settings, own_url, *sources)
+        return (init_settings, own_url, env_settings, dotenv_settings)
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -114,24 +122,6 @@ class Settings(BaseSettings):
             return parse_log_level(value)
         except InvalidInputError:
             return "" if value is None else str(value)  # not "None", which is a synonym of a level
-
-    @field_validator(
-        "interval_seconds",
-        "min_wait_seconds",
-        "batch_size",
-        "max_rate",
-        "backlog_limit",
-        "idle_timeout_minutes",
-        "call_timeout_seconds",
-        "expiration_minutes",
-        mode="before",
-    )
-    @classmethod
-    def _number(cls, value: object) -> object:
-        # As in `lapse.validation.real_number`; pydantic would take True for 1.
-        if isinstance(value, bool):
-            raise InvalidInputError("input should be a number")
-        return value
 
     @field_validator("http")
     @classmethod
@@ -203,31 +193,13 @@ def idle_timeout_seconds(minutes: float) -> int:
         raise InvalidIdleTimeoutError(f"an idle timeout of {shown(minutes)} minutes is not usable: {error}") from None
 
 
-def check_extension(minutes: float) -> float:
-    """Check the minutes by which an expiry is extended, and return them.
-
-    Unlike a timeout they may be less than a second: the new expiry is a time, not a number of seconds.
-
-    Raises:
-        InvalidInputError: they are not a number greater than 0 and at most ten years.
-    """
-    number = real_number(minutes)
-    if number is None or not 0 < number <= MAX_TIMEOUT_MINUTES:
-        raise InvalidInputError(
-            f"cannot extend by {shown(minutes)} minutes: use a number of up to {MAX_TIMEOUT_MINUTES}"
-        )
-    return number
-
-
 def _variable(name: str) -> str:
     """Return the variable of a setting; `name` is that of its field or of its variable."""
     variable_of = {field: info.alias or field for field, info in Settings.model_fields.items()}
     variable_of[OWN_URL_VARIABLE] = URL_VARIABLE
-    if name in variable_of:
-        return variable_of[name]
-    if name in variable_of.values():
-        return name
-    raise SettingsError(f"there is no setting {name[:60]!r}: the settings are {', '.join(Settings.model_fields)}")
+    if name not in variable_of and name not in variable_of.values():
+        raise SettingsError(f"there is no setting {name[:60]!r}: the settings are {', '.join(Settings.model_fields)}")
+    return variable_of.get(name, name)
 
 
 def _explain(problem: Any, names: Mapping[str, str]) -> str:
