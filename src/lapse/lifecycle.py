@@ -74,13 +74,11 @@ TRANSITIONS: dict[ConversationStatus, frozenset[ConversationStatus]] = {
 EVENT_TYPES: dict[ConversationStatus, EventType] = {
     ConversationStatus.PROGRESS: EventType.ACTIVATED,
     ConversationStatus.IDLE_TIMEOUT: EventType.PAUSED,
-    ConversationStatus.AGENT_CLOSED: EventType.CLOSED,
-    ConversationStatus.SUPPORT_CLOSED: EventType.CLOSED,
-    ConversationStatus.USER_CLOSED: EventType.CLOSED,
+    **dict.fromkeys(ConversationStatus.closed_statuses(), EventType.CLOSED),
     ConversationStatus.EXPIRED: EventType.EXPIRED,
     ConversationStatus.FAILED: EventType.FAILED,
 }
-"""Event type by the new status; `event_type` knows the exception."""
+"""The event type of a transition by its new status, but for the exception in `event_type`."""
 
 _SENDERS = {sender.value: sender for sender in Sender}
 
@@ -139,14 +137,8 @@ def status_after_message(status: ConversationStatus, sender: Sender) -> Conversa
 
 def statuses_unchanged_by(sender: Sender) -> tuple[ConversationStatus, ...]:
     """Return the open statuses that a message from this side does not change: the fast path of `record_message`."""
-    return tuple(
-        status for status in ConversationStatus.open_statuses() if status_after_message(status, sender) is status
-    )
-
-
-def idle_deadline(updated_at: datetime, idle_timeout: timedelta) -> datetime:
-    """Return the time after which a conversation without activity is idle."""
-    return updated_at + idle_timeout
+    open_statuses = ConversationStatus.open_statuses()
+    return tuple(status for status in open_statuses if status_after_message(status, sender) is status)
 
 
 def whole_seconds(duration: timedelta) -> int:
