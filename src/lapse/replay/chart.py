@@ -83,18 +83,14 @@ def draw_columns(
     """
     top = max(peaks)
     margin = len(str(top)) + 2 if margin is None else margin
+    labels = {1: "0", height: str(top)}
     lines = [
-        f"{_label(row, top, height):>{margin - 1}} "
-        + "".join(_cell(peak, top, row, height, is_unicode) for peak in peaks)
+        f"{labels.get(row, ''):>{margin - 1}} " + "".join(_cell(peak, top, row, height, is_unicode) for peak in peaks)
         for row in range(height, 0, -1)
     ]
     first, last = ends
     axis = " " * margin + first + last.rjust(len(peaks) - len(first))
     return "\n".join([title, *(line.rstrip() for line in lines), axis])
-
-
-def _label(row: int, top: int, height: int) -> str:
-    return str(top) if row == height else "0" if row == 1 else ""
 
 
 def _cell(peak: int, top: int, row: int, height: int, is_unicode: bool) -> str:

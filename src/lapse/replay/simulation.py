@@ -45,13 +45,7 @@ def replay(
     for message in messages:
         deadlines.act_before(message.at)
         clock.now = message.at
-        service.record_message(
-            message.owner_id,
-            message.from_number,
-            message.to_number,
-            message.channel,
-            message.sender,
-        )
+        service.record_message(*message[1:])
         on_message()
     deadlines.act_before(None)
 
