@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -22,7 +22,7 @@ from lapse.errors import InvalidInputError
 from lapse.shutdown import Interrupted, StopEvent, stop_on_signals
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from lapse.adoption.adopt import Adoption
     from lapse.adoption.duplicates import Duplicate
@@ -35,8 +35,7 @@ T = TypeVar("T")
 def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as SQL; change nothing.")] = False,
     keep: Annotated[
-        str | None,
-        option("WHICH", "Which open conversation of a pair is kept: newest or oldest.", default="newest"),
+        str | None, option("WHICH", "Which open conversation of a pair is kept: newest or oldest.", default="newest")
     ] = None,
     report: Annotated[
         Path | None, option("FILE", "Write the duplicates that end, or would end, to a new CSV file.")
@@ -79,8 +78,8 @@ def unadopt(
     def work(adoption: Adoption) -> None:
         from lapse.adoption.revert import Revert
 
-        with _progress_reporter() as progress:
-            exported = Revert(adoption=adoption, file=file, force=force).run(progress)
+        with progress_bar() as bar:
+            exported = Revert(adoption=adoption, file=file, force=force).run(_StderrProgress(bar))
         history = f"{exported:,} events are in {file}" if file.exists() else "there was no history"
         typer.echo(f"reverted: the table has its original definition; {history}")
 
@@ -119,8 +118,8 @@ def _adopt(adoption: Adoption, report: Path | None) -> None:
     steps, duplicates = adoption.dry_run()
     if steps:
         typer.echo(_plan(steps, duplicates))
-        with _progress_reporter() as progress:
-            adoption.run(progress)
+        with progress_bar() as bar:
+            adoption.run(_StderrProgress(bar))
         done = f"adopted in {time.monotonic() - begin:.1f} s; run `lapse preview` before you start a worker"
     else:
         done = "nothing to do: the table is adopted"
@@ -160,26 +159,22 @@ def _write_report(file: Path, duplicates: Sequence[Duplicate]) -> None:
 class _StderrProgress:
     """Reports progress on standard error: a line for each completed step, and on a terminal a progress bar."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
         self._last_message = ""
 
     @contextmanager
     def step(self, step: Step) -> Iterator[None]:
         begin = time.monotonic()
-        if self._progress is not None:
-            self._task = self._progress.add_task(step.title, total=None)
+        self._task = self._bar.add_task(step.title, total=None)
         try:
             yield
             self._print(f"{time.monotonic() - begin:7.2f} s  {step.title}")
         finally:
-            if self._progress is not None and self._task is not None:
-                self._progress.remove_task(self._task)
+            self._bar.remove_task(self._task)
 
     def advance(self, done: int, total: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total)
 
     def message(self, line: str) -> None:
         if line != self._last_message:
@@ -187,16 +182,7 @@ class _StderrProgress:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        if self._progress is not None:
-            self._progress.console.print(line, highlight=False, markup=False)
+        if sys.stderr.isatty():
+            self._bar.console.print(line, highlight=False, markup=False)
         else:
             tell(line)
-
-
-@contextmanager
-def _progress_reporter() -> Iterator[Any]:
-    if not sys.stderr.isatty():
-        yield _StderrProgress(None)
-        return
-    with progress_bar() as progress:
-        yield _StderrProgress(progress)

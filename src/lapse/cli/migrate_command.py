@@ -13,8 +13,7 @@ from lapse.cli.options import DatabaseUrl
 def migrate(
     database_url: DatabaseUrl = None,
     distribute: Annotated[
-        bool,
-        typer.Option("--distribute", help="Citus: then distribute the tables over the cluster's nodes, by owner."),
+        bool, typer.Option("--distribute", help="Citus: then distribute the tables over the cluster's nodes, by owner.")
     ] = False,
 ) -> None:
     """Create or upgrade the schema. Safe to repeat, and to run from several places at once."""

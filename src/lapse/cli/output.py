@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from rich.progress import Progress, ProgressColumn
@@ -25,9 +28,12 @@ def is_unicode(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().startswith("utf")
 
 
-def progress_bar(*columns: ProgressColumn) -> Progress:
-    """Return a progress bar for standard error, which disappears when it ends."""
+@contextmanager
+def progress_bar(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Yield a progress bar on standard error; it is shown on a terminal only, and disappears at the end."""
     from rich.console import Console
     from rich.progress import Progress
 
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with progress if sys.stderr.isatty() else nullcontext():
+        yield progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,9 +106,6 @@ def _purge(database: Database, closed_before: float, stop_event: StopEvent, *, a
 @contextmanager
 def _progress() -> Iterator[Callable[[PurgeResult], None]]:
     """Yield a function that shows the progress of a purge: by date, because the conversations are not counted."""
-    if not sys.stderr.isatty():
-        yield lambda _total: None
-        return
     from rich.progress import Progress, TextColumn
 
     *columns, remaining_time = Progress.get_default_columns()

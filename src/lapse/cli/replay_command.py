@@ -31,10 +31,7 @@ PROGRESS_BAR_MESSAGES = 2_000
 
 
 def replay(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log."),
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log.")],
     idle_minutes: IdleMinutes = None,
     expiration_minutes: Annotated[
         float | None, option("N", "Minutes from start to expiry.", "CONVERSATION_EXPIRATION_MINUTES", "1440")

@@ -86,8 +86,7 @@ def worker(
         ),
     ] = None,
     no_metrics: Annotated[
-        bool,
-        typer.Option("--no-metrics", help="Disable metrics. [env: BACKGROUND_TASK_ENABLE_METRICS=false]"),
+        bool, typer.Option("--no-metrics", help="Disable metrics. [env: BACKGROUND_TASK_ENABLE_METRICS=false]")
     ] = False,
 ) -> None:
     """End idle and expired conversations on time, until SIGTERM or SIGINT. Any number of workers may run at once.
