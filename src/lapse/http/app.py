@@ -67,11 +67,12 @@ class WorkerApp:
         return Reply(OK, f"alive: {doing}\n") if is_alive else Reply(UNAVAILABLE, f"the loop stands still: {doing}\n")
 
     def readyz(self, asked_at: float | None = None) -> Reply:
-        """Respond whether the worker can do its work now; `asked_at` as for `Readiness.ask`."""
+        """Respond whether the worker can do its work now; `asked_at` as for `Readiness.problem`."""
         if self._worker.stop_event.is_set():
             return Reply(UNAVAILABLE, "stopping\n")
-        is_ready, reason = self._readiness.ask(asked_at)
-        return Reply(OK, f"ready: {reason}\n") if is_ready else Reply(UNAVAILABLE, f"not ready: {reason}\n")
+        if problem := self._readiness.problem(asked_at):
+            return Reply(UNAVAILABLE, f"not ready: {problem}\n")
+        return Reply(OK, "ready: the database answers and has the right schema\n")
 
     def health(self) -> Reply:
         """Respond with `get_health_status()` as JSON."""
