@@ -20,7 +20,6 @@ from lapse.validation import MAX_PURGE_BATCH, check_purge_batch, check_purge_day
 
 if TYPE_CHECKING:
     from lapse.models import PurgeResult
-    from lapse.store import Database
     from lapse.store.purger import Purger
 
 
@@ -44,43 +43,33 @@ def purge(
     check_option("--max-rate", max_rate, check_purge_rate)
     stop_event = StopEvent()
     with stop_on_signals(stop_event), open_database(database_url) as (database, _):
+        from lapse.store import ConversationRepository, check_schema
+
         try:
-            if dry_run:
-                _preview(database, closed_before, stop_event, as_json=as_json)
-            else:
-                _purge(database, closed_before, stop_event, as_json=as_json, batch_size=batch_size, max_rate=max_rate)
+            with stop_event.interruptible():
+                require_file(database)
+                check_schema(database, retry=False)
+                begin = time.monotonic()
+                purger = ConversationRepository(database).purger
+                result = purger.preview(closed_before) if dry_run else None
+            if result is None:
+                result = _purge(purger, closed_before, stop_event=stop_event, batch_size=batch_size, max_rate=max_rate)
         except Interrupted:
             raise typer.Abort from None
+        seconds = time.monotonic() - begin
+        if as_json:
+            values = asdict(result) | {"dry_run": dry_run, "seconds": round(seconds, 3)}
+            typer.echo(json.dumps(values, default=iso))
+        elif dry_run:
+            typer.echo(f"would delete {_as_text(result)}; nothing was changed")
+        else:
+            rest = "" if result.is_complete else "; the rest is left to the next purge"
+            typer.echo(f"deleted {_as_text(result)} in {seconds:.1f} s{rest}")
+        if not result.is_complete:
+            raise typer.Abort
 
 
-def _purger(database: Database) -> Purger:
-    """Check that the database has its schema, and return its purger.
-
-    Raises:
-        SchemaError: it does not have it.
-        DatabaseError: it refused, or cannot be reached.
-    """
-    from lapse.store import ConversationRepository, check_schema
-
-    require_file(database)
-    check_schema(database, retry=False)
-    return ConversationRepository(database).purger
-
-
-def _preview(database: Database, closed_before: float, stop_event: StopEvent, *, as_json: bool) -> None:
-    begin = time.monotonic()
-    with stop_event.interruptible():
-        result = _purger(database).preview(closed_before)
-    if as_json:
-        typer.echo(_as_json(result, begin, is_dry_run=True))
-    else:
-        typer.echo(f"would delete {_as_text(result)}; nothing was changed")
-
-
-def _purge(database: Database, closed_before: float, stop_event: StopEvent, *, as_json: bool, **options: Any) -> None:
-    with stop_event.interruptible():
-        purger = _purger(database)
-    begin = time.monotonic()
+def _purge(purger: Purger, closed_before: float, **options: Any) -> PurgeResult:
     totals: list[PurgeResult] = []  # of all batches so far; empty before the first
     try:
         with _progress() as show:
@@ -89,18 +78,11 @@ def _purge(database: Database, closed_before: float, stop_event: StopEvent, *, a
                 totals[:] = [total]
                 show(total)
 
-            result = purger.purge(closed_before, stop_event=stop_event, on_batch=on_batch, **options)
+            return purger.purge(closed_before, on_batch=on_batch, **options)
     except DatabaseError as error:
         if not totals:
             raise
         raise type(error)(f"{error}; before that it deleted {_as_text(totals[0])}") from error
-    if as_json:
-        typer.echo(_as_json(result, begin, is_dry_run=False))
-    else:
-        rest = "" if result.is_complete else "; the rest is left to the next purge"
-        typer.echo(f"deleted {_as_text(result)} in {time.monotonic() - begin:.1f} s{rest}")
-    if not result.is_complete:
-        raise typer.Abort
 
 
 @contextmanager
@@ -126,8 +108,3 @@ def _as_text(result: PurgeResult) -> str:
     if result.oldest is None or result.newest is None:
         return counts
     return f"{counts} (ended from {iso(result.oldest)} to {iso(result.newest)})"
-
-
-def _as_json(result: PurgeResult, begin: float, *, is_dry_run: bool) -> str:
-    seconds = round(time.monotonic() - begin, 3)
-    return json.dumps(asdict(result) | {"dry_run": is_dry_run, "seconds": seconds}, default=iso)
