@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -53,11 +54,7 @@ def adopt(
     if keep is not None and keep not in KEEP_CHOICES:
         raise InvalidInputError(f"--keep {shown(keep)}: use {' or '.join(KEEP_CHOICES)}")
     report = check_new(report) if report else None
-
-    def work(adoption: Adoption) -> None:
-        _dry_run(adoption, report) if dry_run else _adopt(adoption, report)
-
-    _with_adoption(database_url, keep, work)
+    _with_adoption(database_url, keep, partial(_dry_run if dry_run else _adopt, report=report))
 
 
 def unadopt(

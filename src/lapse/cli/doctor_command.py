@@ -54,16 +54,9 @@ def _examine(database: Database) -> Diagnosis:
 
 
 def _as_json(url: str, diagnosis: Diagnosis) -> str:
-    return json.dumps(
-        {
-            "database": url,
-            "kind": diagnosis.kind,
-            "traits": diagnosis.traits,
-            "server_version": diagnosis.server_version,
-            "findings": [asdict(finding) for finding in diagnosis.findings],
-            "healthy": diagnosis.is_healthy,
-        }
-    )
+    values = {"database": url, **asdict(diagnosis), "healthy": diagnosis.is_healthy}
+    del values["product"]
+    return json.dumps(values)
 
 
 def _as_text(url: str, diagnosis: Diagnosis) -> str:

@@ -20,11 +20,7 @@ def option(metavar: str, text: str, variable: str | None = None, default: str | 
 
 
 def check_option(option: str, value: T, check: Callable[[T], object]) -> None:
-    """Check the value of an option that is not a setting.
-
-    Raises:
-        InvalidInputError: `check` refuses it; the message names the option.
-    """
+    """Check the value of an option that is not a setting, and name the option in the `InvalidInputError` of `check`."""
     try:
         check(value)
     except InvalidInputError as error:

@@ -51,14 +51,10 @@ def preview(
     if as_json:
         typer.echo(json.dumps({"database": database.safe_url, **asdict(result)}, default=iso))
     else:
-        text = preview_text(result, is_unicode=is_unicode(sys.stdout))
-        typer.echo(f"{database.safe_url}\n{text}\n{_note(result)}nothing was changed")
-
-
-def _note(result: Preview) -> str:
-    if not (result.is_before_adoption and result.conversations):
-        return ""
-    return "not adopted yet: `lapse adopt` ends duplicates first, which are counted here\n"
+        lines = [database.safe_url, preview_text(result, is_unicode=is_unicode(sys.stdout))]
+        if result.is_before_adoption and result.conversations:
+            lines.append("not adopted yet: `lapse adopt` ends duplicates first, which are counted here")
+        typer.echo("\n".join([*lines, "nothing was changed"]))
 
 
 def preview_text(result: Preview, *, is_unicode: bool) -> str:

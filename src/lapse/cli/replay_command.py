@@ -104,14 +104,7 @@ def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
 def _service_in_virtual_time(
     database_url: str | None, settings: Settings, log: MessageLog
 ) -> Iterator[ConversationService]:
-    """Replay the log, and yield the service of the resulting database.
-
-    Raises:
-        SettingsError: the database URL is not usable.
-        ReplayError: the database contains conversations already.
-        SchemaError: the database has no schema that this lapse can use.
-        DatabaseError: it refused, or cannot be reached.
-    """
+    """Replay the log into an empty database, by default a temporary one, and yield its service."""
     from lapse.replay import VirtualClock
     from lapse.replay import replay as replay_messages
     from lapse.service import ConversationService

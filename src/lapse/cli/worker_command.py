@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -159,12 +158,10 @@ def _run(worker: BackgroundWorker, stop_event: StopEvent, systemd: Systemd) -> N
             systemd.stopping()
 
 
-@contextmanager
-def _http_server(worker: BackgroundWorker) -> Iterator[None]:
+def _http_server(worker: BackgroundWorker) -> AbstractContextManager[object]:
     listen = worker.settings.http
     if listen is None:
-        yield
-        return
+        return nullcontext()
     from lapse.http import WorkerApp, serving
 
     if worker.instrumentation.registry is not None:
@@ -172,5 +169,4 @@ def _http_server(worker: BackgroundWorker) -> Iterator[None]:
 
         # They are a third of all series, and unused. The switch is global: only for a process of lapse's own.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-    with serving(WorkerApp(worker), listen):
-        yield
+    return serving(WorkerApp(worker), listen)
