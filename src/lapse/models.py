@@ -72,20 +72,6 @@ class Conversation:
     metadata: dict[str, Any] = field(repr=False)
 
 
-def readable(conversation: Conversation) -> Conversation:
-    """Check that a conversation's context and metadata can be read, and return it.
-
-    Raises:
-        DatabaseError: one of them cannot.
-    """
-    for name in ("context", "metadata"):
-        if isinstance(value := getattr(conversation, name), UnreadableJson):
-            raise DatabaseError(
-                f"the database holds something in column {name} that lapse cannot read: it {value.reason}"
-            )
-    return conversation
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationEvent:
     """A transition of a conversation."""
