@@ -68,7 +68,7 @@ interrupted by one, for example by the time limit of a task queue."""
 
 
 def normalise_channel(channel: str) -> str:
-    """Check the name of a channel, and return it in lower case without surrounding whitespace.
+    """Return the name of a channel in lower case, without surrounding whitespace.
 
     Raises:
         InvalidInputError: it is not 1 to 32 of a-z, 0-9, `.`, `_` and `-`, the first a letter or digit.

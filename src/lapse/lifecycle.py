@@ -84,22 +84,14 @@ _SENDERS = {sender.value: sender for sender in Sender}
 
 
 def parse_sender(sender: str) -> Sender:
-    """Return the `Sender` of this name.
-
-    Raises:
-        InvalidInputError: it is not user, agent, support or system.
-    """
+    """Return the `Sender` of this name; any other value raises `InvalidInputError`."""
     if isinstance(sender, str) and sender in _SENDERS:
         return _SENDERS[sender]
     raise InvalidInputError(f"unknown sender {shown(sender)}: use one of {', '.join(Sender)}")
 
 
 def parse_closed_status(status: str) -> ConversationStatus:
-    """Return the closed status of this name.
-
-    Raises:
-        InvalidInputError: it is not the name of a closed status.
-    """
+    """Return the closed status of this name; any other value raises `InvalidInputError`."""
     closed = {status.value: status for status in ConversationStatus.closed_statuses()}
     if isinstance(status, str) and status in closed:
         return closed[status]
@@ -107,11 +99,7 @@ def parse_closed_status(status: str) -> ConversationStatus:
 
 
 def check_transition(from_status: ConversationStatus, to_status: ConversationStatus) -> None:
-    """Check that a transition is allowed.
-
-    Raises:
-        InvalidTransitionError: it is not in `TRANSITIONS`.
-    """
+    """Raise `InvalidTransitionError` unless a transition is one of `TRANSITIONS`."""
     if to_status not in TRANSITIONS[from_status]:
         raise InvalidTransitionError(from_status, to_status)
 

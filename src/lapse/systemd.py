@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -35,18 +36,16 @@ class Systemd:
     def feed_watchdog(self, is_alive: Callable[[], bool]) -> None:
         """Start a thread that feeds the watchdog twice per interval for as long as `is_alive` returns True."""
         if seconds := self._watchdog_interval():
-            threading.Thread(
-                target=self._feed, args=(seconds / 2, is_alive), name="lapse-watchdog", daemon=True
-            ).start()
+            arguments = (seconds / 2, is_alive)
+            threading.Thread(target=self._feed, args=arguments, name="lapse-watchdog", daemon=True).start()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _feed(self, seconds: float, is_alive: Callable[[], bool]) -> None:
-        pause = threading.Event()
         while True:
             if is_alive():
                 self._send("WATCHDOG=1")
-            pause.wait(seconds)
+            time.sleep(seconds)
 
     def _watchdog_interval(self) -> float:
         """Return the watchdog's interval in seconds; 0 when it is off, or meant for another process."""

@@ -88,8 +88,9 @@ def exported_traces() -> Iterator[None]:
         yield
         return
     attributes = {"service.version": __version__}
-    if not _has_service_name():  # attributes given here take precedence over the environment
-        attributes["service.name"] = SERVICE_NAME
+    given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in given:
+        attributes["service.name"] = SERVICE_NAME  # it would take precedence over the environment's
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
@@ -100,11 +101,6 @@ def exported_traces() -> Iterator[None]:
         flush = threading.Thread(target=provider.shutdown, daemon=True)
         flush.start()
         flush.join(FLUSH_SECONDS)
-
-
-def _has_service_name() -> bool:
-    attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in attributes
 
 
 def _prefixed(attributes: dict[str, str | float]) -> dict[str, str | float]:

@@ -14,7 +14,6 @@ from lapse.store import Database, check_ready
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 NOT_FOUND, WRONG_METHOD = "404 Not Found", "405 Method Not Allowed"
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"

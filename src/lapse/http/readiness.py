@@ -22,16 +22,10 @@ class Readiness:
         self._latest: _Check | None = None
 
     def problem(self, asked_at: float | None = None) -> str | None:
-        """Return why the database is not ready, in one line, by the check that is running, or else by a new one.
+        """Return why the database is not ready, in one line; None: it is ready.
 
-        A check that has exceeded the limit is not waited for: the database is not ready.
-
-        Args:
-            asked_at: `time.monotonic()` at the arrival of the probe; a check that ended since then is recent enough.
-                None: now.
-
-        Returns:
-            The reason; None: the database is ready.
+        The answer is that of the check that is running, or of the latest one if it ended after `asked_at` (a time of
+        `time.monotonic()`; None: now), or else of a new one. A check is not waited for longer than the limit.
         """
         with self._lock:
             run = self._latest

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -21,9 +21,12 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from lapse.errors import ListenError
-from lapse.http.app import ASKED_AT, LIVENESS, READINESS, WsgiApp
+from lapse.http.app import ASKED_AT, LIVENESS, READINESS
 from lapse.logs import EventLogger
 from lapse.validation import parse_listen_address
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 THREADS = 1
 """For all paths but those of the two probes, which have one thread each, so that nothing delays them. More threads
@@ -82,7 +85,7 @@ class _Server(TcpWSGIServer):
     trigger: Any
 
     def __init__(
-        self, app: WsgiApp, listener: socket.socket, channels: dict[int, Any], adjustments: Adjustments
+        self, app: WSGIApplication, listener: socket.socket, channels: dict[int, Any], adjustments: Adjustments
     ) -> None:
         of_socket = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(app, channels, _sock=listener, adj=adjustments, bind_socket=False, sockinfo=of_socket)
@@ -174,12 +177,8 @@ class _Server(TcpWSGIServer):
 
 
 @contextmanager
-def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
-    """Serve `app` in background threads during the block; yield host and port.
-
-    Args:
-        app: called from several threads.
-        listen: `HOST:PORT`.
+def serving(app: WSGIApplication, listen: str) -> Iterator[tuple[str, int]]:
+    """Serve `app`, called from several threads, at `HOST:PORT` during the block; yield host and port.
 
     Raises:
         InvalidInputError: `listen` does not have this form.
