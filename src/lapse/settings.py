@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lapse.addresses import masked, shown
@@ -37,6 +37,20 @@ def _refuse_bool(value: object) -> object:
     return value
 
 
+def _known_level(value: object) -> object:
+    try:
+        return parse_log_level(value)
+    except InvalidInputError:
+        return "" if value is None else str(value)  # not "None", which is a synonym of a level
+
+
+def _check_listen_address(value: str) -> str:
+    parse_listen_address(value)
+    return value
+
+
+LogLevel = Annotated[str, BeforeValidator(_known_level)]
+ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
 Number = Annotated[float, BeforeValidator(_refuse_bool)]
 WholeNumber = Annotated[int, BeforeValidator(_refuse_bool)]
 Minutes = Annotated[Number, AfterValidator(check_timeout_minutes)]
@@ -59,7 +73,7 @@ class Settings(BaseSettings):
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="DATABASE_URL", repr=False)
     # DEBUG, INFO, WARNING, ERROR or CRITICAL; any other text is kept as it is. An application may use LOG_LEVEL in its
     # own way, so only the commands, which configure logging with it, refuse such a text (`check_log_level`).
-    log_level: str = Field("INFO", alias="LOG_LEVEL")
+    log_level: LogLevel = Field("INFO", alias="LOG_LEVEL")
     interval_seconds: Number = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
     min_wait_seconds: Number = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS, allow_inf_nan=False)
     # Conversations per transaction; None: adapted to the duration of the previous batches.
@@ -70,7 +84,7 @@ class Settings(BaseSettings):
     backlog_limit: WholeNumber = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     # HOST:PORT; None: no HTTP server.
-    http: str | None = Field(None, alias="LAPSE_HTTP")
+    http: ListenAddress | None = Field(None, alias="LAPSE_HTTP")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
     # Seconds for a call of the service in total. Less than a provider waits for the response of a webhook (Twilio: 15).
     call_timeout_seconds: Number = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
@@ -115,21 +129,6 @@ class Settings(BaseSettings):
 
         return (init_settings, own_url, env_settings, dotenv_settings)
 
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _level(cls, value: object) -> object:
-        try:
-            return parse_log_level(value)
-        except InvalidInputError:
-            return "" if value is None else str(value)  # not "None", which is a synonym of a level
-
-    @field_validator("http")
-    @classmethod
-    def _listen_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_listen_address(value)
-        return value
-
     @property
     def expiration(self) -> timedelta:
         """Return the time from the start of a conversation to its expiry."""
@@ -146,11 +145,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def check_log_level(settings: Settings, name: str = "LOG_LEVEL") -> None:
-    """Check that the log level is one.
-
-    Raises:
-        SettingsError: it is not; the message calls it `name`.
-    """
+    """Raise a `SettingsError` about the setting `name` unless its text is a log level."""
     try:
         parse_log_level(settings.log_level)
     except InvalidInputError as error:
@@ -158,11 +153,7 @@ def check_log_level(settings: Settings, name: str = "LOG_LEVEL") -> None:
 
 
 def check_setting(name: str, value: Any) -> Any:
-    """Check a value by the rule of a setting, wherever it was given, and return it; `name` is the field's.
-
-    Raises:
-        InvalidInputError: the setting would refuse it.
-    """
+    """Return a value for the field `name` of the settings; one that they would refuse is an `InvalidInputError`."""
     field = Settings.model_fields[name]
     annotated: Any = Annotated[field.annotation, *field.metadata]
     try:
