@@ -28,11 +28,9 @@ class StopEvent:
     """
 
     def __init__(self) -> None:
-        """Create an event that is not set."""
         self._is_set = False
         self._wakers: list[socket.socket] = []
-        self._is_interruptible = False
-        self._grace_seconds = 0.0
+        self._grace_seconds: float | None = None  # None: the main thread is not inside `interruptible`
         self._is_grace_period = False
 
     def set(self) -> None:
@@ -68,13 +66,13 @@ class StopEvent:
         Raises:
             Interrupted: the event was set before, or a signal arrived inside. `set` alone does not interrupt.
         """
-        self._is_interruptible, self._grace_seconds = True, grace_seconds
+        self._grace_seconds = grace_seconds
         try:
             if self._is_set:
                 raise Interrupted
             yield
         finally:
-            self._is_interruptible = False
+            self._grace_seconds = None
             if self._is_grace_period:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 self._is_grace_period = False
@@ -88,7 +86,7 @@ class StopEvent:
         is_alarm = number == signal.SIGALRM
         if not is_alarm:
             self.set()
-        if not self._is_interruptible:
+        if self._grace_seconds is None:
             return
         if is_alarm or not self._grace_seconds:
             raise Interrupted

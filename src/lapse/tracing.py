@@ -30,7 +30,6 @@ class Span:
     """The current span; without OpenTelemetry its methods do nothing."""
 
     def __init__(self, current: trace.Span | None = None) -> None:
-        """Wrap a span of OpenTelemetry; None: there is none."""
         self._current = current
 
     def set(self, **attributes: str | float) -> None:

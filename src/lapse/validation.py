@@ -165,9 +165,8 @@ def parse_listen_address(text: str) -> tuple[str, int]:
 def parse_log_level(value: object) -> str:
     """Return DEBUG, INFO, WARNING, ERROR or CRITICAL.
 
-    Args:
-        value: the level's name in any letter case, a name from another logging library (`warn`, `trace`, `fatal`,
-            `notset`), or a number as in Python's `logging`, which is rounded up to the next level.
+    `value` is its name in any letter case, a name from another logging library (`warn`, `trace`, `fatal`, `notset`), or
+    a number as in Python's `logging`, which is rounded up to the next level.
     """
     word = str(value).strip().upper() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if re.fullmatch(r"[0-9]{1,9}", word):

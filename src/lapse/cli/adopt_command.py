@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lapse.adoption.duplicates import Duplicate
     from lapse.adoption.plan import Step
     from lapse.store.connection import Connection
-
-T = TypeVar("T")
 
 
 def adopt(

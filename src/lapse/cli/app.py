@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -88,14 +89,8 @@ def main() -> NoReturn:
 
 def _report(message: str, code: int) -> int:
     """Write one line to standard error, after a traceback if LOG_LEVEL is DEBUG; return the exit code."""
-    if _wants_traceback():
-        tell(traceback.format_exc().rstrip())
+    with suppress(InvalidInputError):
+        if parse_log_level(os.environ.get("LOG_LEVEL") or "INFO") == "DEBUG":
+            tell(traceback.format_exc().rstrip())
     tell(f"lapse: {' '.join(message.split())}")
     return code
-
-
-def _wants_traceback() -> bool:
-    try:
-        return parse_log_level(os.environ.get("LOG_LEVEL") or "INFO") == "DEBUG"
-    except InvalidInputError:
-        return False

@@ -115,7 +115,7 @@ def _service_in_virtual_time(
         url = f"sqlite:///{folder}/replay.db" if database_url is None else database_url
         with naming_url(is_option=True):
             service = ConversationService(url, settings=settings, clock=clock)
-        try:
+        with closing(service):
             ensure_schema(service.database, retry=False)
             if not service.conversation_repo.is_empty():
                 raise ReplayError(
@@ -125,8 +125,6 @@ def _service_in_virtual_time(
             with _progress(log.messages) as advance:
                 replay_messages(service, clock, log, advance)
             yield service
-        finally:
-            service.close()
 
 
 @contextmanager

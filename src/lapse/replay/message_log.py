@@ -47,7 +47,6 @@ class MessageLog:
     """
 
     def __init__(self) -> None:
-        """Create an empty log."""
         self.messages = 0
         self.bad_lines = 0
         self.first_bad: BadLine | None = None
