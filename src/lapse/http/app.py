@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lapse.errors import DatabaseUnavailableError
 from lapse.http.readiness import Readiness
-from lapse.store import Database, check_ready
 
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
@@ -38,7 +35,7 @@ class WorkerApp:
     def __init__(self, worker: BackgroundWorker) -> None:
         """Serve this worker; the application may be called from any thread."""
         self._worker = worker
-        self._readiness = Readiness(partial(_check, worker.conversation_service.database))
+        self._readiness = Readiness(worker.conversation_service.database)
 
     def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Respond to a request."""
@@ -93,11 +90,3 @@ ROUTES: dict[str, Callable[[WorkerApp], Reply]] = {
     "/health": WorkerApp.health,
     "/metrics": WorkerApp.metrics,
 }
-
-
-def _check(database: Database) -> None:
-    try:
-        check_ready(database)
-    except DatabaseUnavailableError:
-        # Its connection may have been closed between two probes, for example by a pooler: try once more with a new one.
-        check_ready(database)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
-from lapse.errors import LapseError
+from lapse.errors import DatabaseUnavailableError, LapseError
+from lapse.store import Database, check_ready
 
 LIMIT_SECONDS = 2.0
 """How long a probe waits for the database."""
@@ -15,9 +15,9 @@ LIMIT_SECONDS = 2.0
 class Readiness:
     """Runs one check at a time, in a thread of its own, which may hang as long as the database does."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
-        """`check` raises a `LapseError` when the database is not ready."""
-        self._check = check
+    def __init__(self, database: Database) -> None:
+        """Check this database."""
+        self._database = database
         self._lock = threading.Lock()
         self._latest: _Check | None = None
 
@@ -30,7 +30,7 @@ class Readiness:
         with self._lock:
             run = self._latest
             if run is None or run.is_older_than(time.monotonic() if asked_at is None else asked_at):
-                run = self._latest = _Check(self._check)
+                run = self._latest = _Check(self._database)
                 run.start()
         run.join(max(0, run.began_at + LIMIT_SECONDS - time.monotonic()))
         if run.ended_at is None:
@@ -41,9 +41,9 @@ class Readiness:
 class _Check(threading.Thread):
     """One check of the database; `ended_at` is None until it ends."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(name="lapse-readiness", daemon=True)
-        self._check = check
+        self._database = database
         self.began_at = time.monotonic()
         self.ended_at: float | None = None
         self.problem: str | None = None
@@ -54,7 +54,11 @@ class _Check(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._check()
+            try:
+                check_ready(self._database)
+            except DatabaseUnavailableError:
+                # A pooler, say, may have closed its connection since the last probe: try once more with a new one.
+                check_ready(self._database)
         except LapseError as error:
             self.problem = str(error)
         except Exception as error:
