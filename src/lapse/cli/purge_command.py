@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,37 +68,27 @@ def purge(
 
 
 def _purge(purger: Purger, closed_before: float, **options: Any) -> PurgeResult:
-    totals: list[PurgeResult] = []  # of all batches so far; empty before the first
-    try:
-        with _progress() as show:
-
-            def on_batch(total: PurgeResult) -> None:
-                totals[:] = [total]
-                show(total)
-
-            return purger.purge(closed_before, on_batch=on_batch, **options)
-    except DatabaseError as error:
-        if not totals:
-            raise
-        raise type(error)(f"{error}; before that it deleted {_as_text(totals[0])}") from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[PurgeResult], None]]:
-    """Yield a function that shows the progress of a purge: by date, because the conversations are not counted."""
+    """Purge, and show the progress: by date, because the conversations are not counted."""
     from rich.progress import Progress, TextColumn
+
+    totals: list[PurgeResult] = []  # of all batches so far; empty before the first
+
+    def on_batch(total: PurgeResult) -> None:
+        totals[:] = [total]
+        if total.oldest and total.newest:
+            period, completed = total.closed_before - total.oldest, total.newest - total.oldest
+            bar.update(task, total=period.total_seconds(), completed=completed.total_seconds())
+        bar.update(task, deleted=total.conversations)
 
     *columns, remaining_time = Progress.get_default_columns()
     with progress_bar(*columns, TextColumn("{task.fields[deleted]:,} deleted"), remaining_time) as bar:
         task = bar.add_task("purge", total=None, deleted=0)
-
-        def show(total: PurgeResult) -> None:
-            if total.oldest and total.newest:
-                period, completed = total.closed_before - total.oldest, total.newest - total.oldest
-                bar.update(task, total=period.total_seconds(), completed=completed.total_seconds())
-            bar.update(task, deleted=total.conversations)
-
-        yield show
+        try:
+            return purger.purge(closed_before, on_batch=on_batch, **options)
+        except DatabaseError as error:
+            if not totals:
+                raise
+            raise type(error)(f"{error}; before that it deleted {_as_text(totals[0])}") from error
 
 
 def _as_text(result: PurgeResult) -> str:
