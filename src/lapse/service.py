@@ -55,10 +55,9 @@ class ConversationService:
         if settings is not None and not isinstance(settings, Settings):
             raise InvalidInputError(f"settings must be a Settings, not {shown(settings)}")
         self.settings = load_settings() if settings is None else settings
-        if isinstance(database, Database):
-            self.database = database
-        else:
-            self.database = Database(self.settings.database_url if database is None else database, clock)
+        if not isinstance(database, Database):
+            database = Database(self.settings.database_url if database is None else database, clock)
+        self.database = database
         self.conversation_repo = ConversationRepository(self.database)
         self.call_timeout_seconds = self.settings.call_timeout_seconds
         """How long a call may take; sweeps may take longer."""

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-SOCKET_VARIABLE = "NOTIFY_SOCKET"
-WATCHDOG_VARIABLES = ("WATCHDOG_USEC", "WATCHDOG_PID")
 SEND_TIMEOUT_SECONDS = 0.2
 """How long to wait for a service manager that does not read: it must delay neither the work nor a stop."""
 
@@ -20,7 +18,7 @@ class Systemd:
 
     def __init__(self) -> None:
         """Read the environment; nothing is sent yet."""
-        self._address = os.environ.get(SOCKET_VARIABLE, "")
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
         self._is_ready_sent = False
 
     def report(self, status: str) -> None:
@@ -49,7 +47,7 @@ class Systemd:
 
     def _watchdog_interval(self) -> float:
         """Return the watchdog's interval in seconds; 0 when it is off, or meant for another process."""
-        microseconds, pid = (os.environ.get(name, "") for name in WATCHDOG_VARIABLES)
+        microseconds, pid = (os.environ.get(name, "") for name in ("WATCHDOG_USEC", "WATCHDOG_PID"))
         if not self._address or not microseconds.isdecimal() or pid not in ("", str(os.getpid())):
             return 0.0
         return int(microseconds) / 1_000_000
