@@ -47,7 +47,6 @@ _ADDRESS_IN_VALUE = re.compile(
 _SHOWN_LENGTH = 40
 _READ_LENGTH = 1_000
 """Only so many characters of a value are read."""
-_PLAIN_DIGITS = re.compile(r"[1-9][0-9]{0,14}")
 # Control characters, unpaired surrogates (not UTF-8) and line or paragraph separators (they forge log lines).
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -68,7 +67,7 @@ interrupted by one, for example by the time limit of a task queue."""
 
 
 def normalise_channel(channel: str) -> str:
-    """Check the name of a channel, and return it in lower case without surrounding whitespace.
+    """Return the name of a channel in lower case, without surrounding whitespace.
 
     Raises:
         InvalidInputError: it is not 1 to 32 of a-z, 0-9, `.`, `_` and `-`, the first a letter or digit.
@@ -239,7 +238,7 @@ def _without_scheme(handle: str, channel: str) -> str:
 def _phone_number(handle: str, channel: str) -> str | None:
     """Return the handle in E.164; None: it is not a phone number on this channel."""
     digits = _FILLER.sub("", handle)
-    if channel == WHATSAPP and _PLAIN_DIGITS.fullmatch(digits):
+    if channel == WHATSAPP and not digits.startswith("+"):
         digits = f"+{digits}"
     if not _E164.fullmatch(digits):
         return None

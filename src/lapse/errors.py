@@ -16,11 +16,7 @@ class LapseError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Support copying and pickling: by default, `__init__` would be called with the formatted message."""
-        return _blank, (type(self), self.args), vars(self)
-
-
-def _blank(kind: type[LapseError], args: tuple[Any, ...]) -> LapseError:
-    return kind.__new__(kind, *args)
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class InvalidInputError(LapseError, ValueError):

@@ -74,34 +74,24 @@ TRANSITIONS: dict[ConversationStatus, frozenset[ConversationStatus]] = {
 EVENT_TYPES: dict[ConversationStatus, EventType] = {
     ConversationStatus.PROGRESS: EventType.ACTIVATED,
     ConversationStatus.IDLE_TIMEOUT: EventType.PAUSED,
-    ConversationStatus.AGENT_CLOSED: EventType.CLOSED,
-    ConversationStatus.SUPPORT_CLOSED: EventType.CLOSED,
-    ConversationStatus.USER_CLOSED: EventType.CLOSED,
+    **dict.fromkeys(ConversationStatus.closed_statuses(), EventType.CLOSED),
     ConversationStatus.EXPIRED: EventType.EXPIRED,
     ConversationStatus.FAILED: EventType.FAILED,
 }
-"""Event type by the new status; `event_type` knows the exception."""
+"""The event type of a transition by its new status, but for the exception in `event_type`."""
 
 _SENDERS = {sender.value: sender for sender in Sender}
 
 
 def parse_sender(sender: str) -> Sender:
-    """Return the `Sender` of this name.
-
-    Raises:
-        InvalidInputError: it is not user, agent, support or system.
-    """
+    """Return the `Sender` of this name; any other value raises `InvalidInputError`."""
     if isinstance(sender, str) and sender in _SENDERS:
         return _SENDERS[sender]
     raise InvalidInputError(f"unknown sender {shown(sender)}: use one of {', '.join(Sender)}")
 
 
 def parse_closed_status(status: str) -> ConversationStatus:
-    """Return the closed status of this name.
-
-    Raises:
-        InvalidInputError: it is not the name of a closed status.
-    """
+    """Return the closed status of this name; any other value raises `InvalidInputError`."""
     closed = {status.value: status for status in ConversationStatus.closed_statuses()}
     if isinstance(status, str) and status in closed:
         return closed[status]
@@ -109,11 +99,7 @@ def parse_closed_status(status: str) -> ConversationStatus:
 
 
 def check_transition(from_status: ConversationStatus, to_status: ConversationStatus) -> None:
-    """Check that a transition is allowed.
-
-    Raises:
-        InvalidTransitionError: it is not in `TRANSITIONS`.
-    """
+    """Raise `InvalidTransitionError` unless a transition is one of `TRANSITIONS`."""
     if to_status not in TRANSITIONS[from_status]:
         raise InvalidTransitionError(from_status, to_status)
 
@@ -139,14 +125,8 @@ def status_after_message(status: ConversationStatus, sender: Sender) -> Conversa
 
 def statuses_unchanged_by(sender: Sender) -> tuple[ConversationStatus, ...]:
     """Return the open statuses that a message from this side does not change: the fast path of `record_message`."""
-    return tuple(
-        status for status in ConversationStatus.open_statuses() if status_after_message(status, sender) is status
-    )
-
-
-def idle_deadline(updated_at: datetime, idle_timeout: timedelta) -> datetime:
-    """Return the time after which a conversation without activity is idle."""
-    return updated_at + idle_timeout
+    open_statuses = ConversationStatus.open_statuses()
+    return tuple(status for status in open_statuses if status_after_message(status, sender) is status)
 
 
 def whole_seconds(duration: timedelta) -> int:

@@ -1,4 +1,4 @@
-"""A message: the first word of the flow, whoever brings it."""
+"""A message, from whichever source."""
 
 from __future__ import annotations
 
@@ -13,31 +13,28 @@ from lapse.models import AnyId
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message between two addresses, as its source gives it: it is checked when it is recorded.
-
-    Personal data stays out of its `repr`.
-    """
+    """A message between two addresses, not checked before it is recorded. Personal data stays out of its `repr`."""
 
     owner_id: AnyId
-    """The tenant. A whole number, or whatever the application's own table has, where it was adopted."""
+    """The tenant: a whole number; in an adopted table, of the type that its column has."""
     from_number: str = field(repr=False)
-    """The address that it comes from."""
+    """The sender's address."""
     to_number: str = field(repr=False)
-    """The address that it goes to."""
+    """The recipient's address."""
     channel: str = WHATSAPP
     """`whatsapp`, `sms`, `webchat`, …."""
     sender: str = Sender.USER
     """The side that wrote it: `user` (the customer), `agent`, `support` or `system`."""
     _: KW_ONLY
     message_id: str | None = None
-    """The provider's id of it."""
+    """The id that the provider gave it."""
     sent_at: datetime | None = None
-    """When it was sent, where that is known; aware."""
+    """When it was sent, aware; None: not known."""
     opens: bool | None = None
     """Whether it may open a conversation; None: as its sender may."""
     user_id: AnyId | None = field(default=None, repr=False)
-    """The application's own id, kept when this message opens a conversation."""
+    """The application's own id of the user; stored if this message opens a conversation, as are the next two."""
     context: dict[str, Any] | None = field(default=None, repr=False)
-    """A JSON object, kept when this message opens a conversation."""
+    """A JSON object."""
     metadata: dict[str, Any] | None = field(default=None, repr=False)
-    """A JSON object, kept when this message opens a conversation."""
+    """A JSON object."""

@@ -1,4 +1,4 @@
-"""What lapse hands out: frozen values, never live rows. Personal data stays out of their repr."""
+"""The values that lapse returns: frozen, and independent of the database. Personal data stays out of their `repr`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class UnreadableJson(Mapping[str, Any]):
-    """Stands for a JSON object of the database that cannot be read, in the place of it: looking inside is the error.
+    """Stands for a JSON object that cannot be read, so that its conversation still can be.
 
-    So a list of conversations comes, and a message is recorded, whatever one of them holds.
+    Raises:
+        DatabaseError: on every access: `len`, `keys`, `get`, `dict`, `==` and so on.
     """
 
     def __init__(self, reason: str) -> None:
@@ -30,19 +31,12 @@ class UnreadableJson(Mapping[str, Any]):
         self.reason = reason
 
     def __getitem__(self, key: str) -> Any:
-        """Raise.
-
-        Raises:
-            DatabaseError: always.
-        """
         raise self._error()
 
     def __iter__(self) -> Iterator[str]:
-        """Raise, as all that follows from it: `len`, `keys`, `get`, `dict`, `==`."""
         raise self._error()
 
     def __len__(self) -> int:
-        """Raise."""
         raise self._error()
 
     def _error(self) -> DatabaseError:
@@ -51,11 +45,11 @@ class UnreadableJson(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """One conversation between two addresses, as it was when it was read. All times are aware and UTC.
+    """A conversation between two addresses, as it was when it was read. All times are aware and UTC.
 
-    In an adopted table a status may be one that lapse does not know, as text. Where the application left out
-    `expires_at`, it is `NEVER`; other times that it left out are its other one, or 1970. Where `context` or `metadata`
-    hold what cannot be read (written by others, say), looking into them raises `DatabaseError`.
+    In an adopted table a status that lapse does not know is text, an `expires_at` that is null is `NEVER`, and another
+    time that is null is the row's other one, or 1970. Access to a `context` or `metadata` that cannot be read raises
+    `DatabaseError`.
     """
 
     conv_id: AnyId
@@ -78,24 +72,9 @@ class Conversation:
     metadata: dict[str, Any] = field(repr=False)
 
 
-def readable(conversation: Conversation) -> Conversation:
-    """Return the conversation, all of which can be read.
-
-    Raises:
-        DatabaseError: its context or metadata cannot.
-    """
-    for name in ("context", "metadata"):
-        value = getattr(conversation, name)
-        if isinstance(value, UnreadableJson):
-            raise DatabaseError(
-                f"the database holds something in column {name} that lapse cannot read: it {value.reason}"
-            )
-    return conversation
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationEvent:
-    """One transition of a conversation: what the history shows and deliveries are made from."""
+    """A transition of a conversation."""
 
     owner_id: AnyId
     conv_id: AnyId
@@ -112,42 +91,41 @@ class ConversationEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepResult:
-    """What one sweep (one batch, one transaction) did."""
+    """The result of a sweep: one batch in one transaction."""
 
     claimed: int = 0
-    """Conversations that the batch took; fewer than its limit means that nothing due is left."""
+    """Conversations that were claimed; fewer than the limit: nothing else is due."""
     ended: int = 0
     """Conversations that made the transition."""
     rearmed: int = 0
-    """Conversations that had activity meanwhile and will be looked at again later."""
+    """Conversations that had activity since, and got a later deadline."""
     last_deadline: datetime | None = None
-    """The latest deadline of the batch, where a drain goes on from; None where it may go on from the start."""
+    """The latest deadline of the batch, from which the next one continues; None: it may begin at the start."""
     lags_seconds: Sequence[float] = field(default=(), repr=False)
-    """How long after its deadline each of the ended conversations ended, in no order; not of one whose
-    deadline others wrote as no time."""
+    """The time from the deadline to the end of each ended conversation with a finite deadline, in no order."""
 
     @property
     def contended(self) -> int:
-        """Return how many changed between claim and update; a later sweep sees them as they are then."""
+        """Return how many changed between claim and update; a later sweep claims them again if they are due."""
         return self.claimed - self.ended - self.rearmed
 
     @property
     def changed_nothing(self) -> bool:
-        """Tell whether conversations were taken, and every one of them was left as it was."""
+        """Return whether conversations were claimed, and all of them left unchanged."""
         return 0 < self.claimed == self.contended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextDeadlines:
-    """The earliest moments at which each task has work, and the moment of asking."""
+    """When each task next has work, as of `now`."""
 
     due_at: Mapping[str, datetime | None] = field(hash=False)
-    """By the name of the task; None where it has nothing to come."""
+    """By name of the task; None: there is no deadline."""
     now: datetime
 
     @property
     def earliest(self) -> datetime | None:
-        """Return the earliest of them; None where nothing is to come."""
+        """Return the earliest deadline; None: there is none."""
         return min((moment for moment in self.due_at.values() if moment), default=None)
 
 
@@ -156,41 +134,41 @@ class PurgeResult:
     """What a purge deleted, or would delete."""
 
     closed_before: datetime
-    """Conversations that ended before this moment were meant."""
+    """The purge is of conversations that ended before this moment."""
     conversations: int = 0
     events: int = 0
     oldest: datetime | None = None
-    """When the first of these conversations ended; None where there are none."""
+    """When the first of these conversations ended; None: there are none."""
     newest: datetime | None = None
     """When the last of them ended."""
     is_complete: bool = True
-    """False when a stop came before everything meant was done; what was deleted was deleted whole."""
+    """False: it was stopped before the end. A conversation is deleted with all its events, or not at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a worker's first cycle would end, at the moment `now`."""
+    """The conversations that a worker's first cycle would end, as of `now`."""
 
     now: datetime
     is_before_adoption: bool
-    """The table is an application's own still: duplicates are counted, which adopting ends first."""
+    """The table is not adopted yet: duplicates of a pair, which adoption ends, are counted as well."""
     idle_minutes: float
     expiration_minutes: float | None
-    """Counted from each conversation's start; None: its own `expires_at` says when it expires."""
+    """From the start of each conversation; None: it expires at its own `expires_at`."""
     conversations: int
     by_status: Sequence[tuple[str, str, int]]
-    """From this status to that one, so many; the most first."""
+    """Status before, status after, and number; in descending order of the number."""
     by_age: Mapping[str, int]
-    """By how long past its deadline, in words; the shortest first, zeros included."""
+    """By the time since the deadline, as text, the shortest first; zeros included."""
     by_owner: Sequence[tuple[str, int]]
-    """The ten owners with most, as text."""
+    """The ten owners with the most conversations, as text."""
     owners: int
-    """How many owners there are in all."""
+    """The number of all owners."""
     oldest: datetime | None
-    """The earliest deadline; None where nothing is due."""
+    """The earliest deadline; None: nothing is due."""
     newest: datetime | None
     histogram_begin: datetime
-    """Later than `oldest` where the first column holds all that is older."""
+    """Later than `oldest` if the first column includes everything that is older."""
     histogram_end: datetime
     histogram: Sequence[int]
-    """How many have their deadline in each of the stretches of equal length in between; empty where nothing is due."""
+    """The number of deadlines in each of several intervals of equal length; empty: nothing is due."""

@@ -7,18 +7,24 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, TypeVarTuple
 
 from lapse.addresses import WHATSAPP, address_pair, masked, shown
-from lapse.errors import ConversationAlreadyOpenError, ConversationNotFoundError, InvalidInputError, SchemaMissingError
+from lapse.errors import (
+    ConversationAlreadyOpenError,
+    ConversationNotFoundError,
+    DatabaseError,
+    InvalidInputError,
+    SchemaMissingError,
+)
 from lapse.lifecycle import Sender, parse_closed_status, require_utc, whole_seconds
 from lapse.messages import Message
-from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, readable
-from lapse.settings import Settings, check_extension, idle_timeout_seconds, load_settings
+from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, UnreadableJson
+from lapse.settings import Settings, idle_timeout_seconds, load_settings
 from lapse.store import ConversationRepository, Database, check_schema, ensure_schema
 from lapse.store.database import Clock
 from lapse.store.limits import limited
 from lapse.store.operations import Steps, conversations, due, messages, sweeps
 from lapse.store.operations.messages import NewConversation, OpenPairs
 from lapse.store.statements import Statements
-from lapse.validation import check_id, check_limit, check_text
+from lapse.validation import check_extension, check_id, check_limit, check_text
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -27,9 +33,10 @@ Ts = TypeVarTuple("Ts")
 class ConversationService:
     """Conversations of one database. One instance serves any number of threads.
 
-    Besides what its docstring names, each method raises `InvalidInputError` (`InvalidAddressError`, `SameAddressError`,
-    …) where an argument is not usable, `SchemaError` where the database has no schema that this lapse can use, and
-    `DatabaseError` where the database refused, or stayed out of reach.
+    In addition to the errors that its docstring names, each method raises `InvalidInputError` (`InvalidAddressError`,
+    `SameAddressError`, …) if an argument is not usable, `ConversationNotFoundError` if there is no conversation with
+    its `conv_id`, `SchemaError` if the database does not have the schema of this version, and `DatabaseError` if the
+    database refuses or cannot be reached.
     """
 
     def __init__(
@@ -48,10 +55,9 @@ class ConversationService:
         if settings is not None and not isinstance(settings, Settings):
             raise InvalidInputError(f"settings must be a Settings, not {shown(settings)}")
         self.settings = load_settings() if settings is None else settings
-        if isinstance(database, Database):
-            self.database = database
-        else:
-            self.database = Database(self.settings.database_url if database is None else database, clock)
+        if not isinstance(database, Database):
+            database = Database(self.settings.database_url if database is None else database, clock)
+        self.database = database
         self.conversation_repo = ConversationRepository(self.database)
         self.call_timeout_seconds = self.settings.call_timeout_seconds
         """How long a call may take; sweeps may take longer."""
@@ -77,9 +83,9 @@ class ConversationService:
         context: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Conversation:
-        """Record a message and return its conversation: opened, kept alive, answered or brought back by it.
+        """Record a message, and return the conversation that it opens, keeps active, answers or reactivates.
 
-        What the arguments are is said at `lapse.Message`.
+        The arguments are described at `lapse.Message`.
         """
         message = Message(
             owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
@@ -106,7 +112,7 @@ class ConversationService:
         """Open a conversation; arguments as `record_message`.
 
         Raises:
-            ConversationAlreadyOpenError: the pair has an open one, which was left as it is.
+            ConversationAlreadyOpenError: the pair has an open one, which is left unchanged.
         """
         message = Message(
             owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
@@ -129,7 +135,7 @@ class ConversationService:
         context: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Conversation:
-        """Return the pair's open conversation, opening one where there is none: no activity. As `record_message`."""
+        """Return the pair's open conversation, or open one; this is not activity. Arguments as `record_message`."""
         message = Message(
             owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
         )
@@ -148,7 +154,6 @@ class ConversationService:
         """End a conversation as `agent_closed`, `support_closed`, `user_closed`, `failed` or `expired`.
 
         Raises:
-            ConversationNotFoundError: there is no such conversation.
             InvalidTransitionError: it has ended already; nothing was changed.
         """
         closed, texts = parse_closed_status(status), (check_text("reason", reason), check_text("actor", actor))
@@ -167,7 +172,6 @@ class ConversationService:
         """Move a conversation's expiry later: by `minutes` (default: the expiration setting), or to a later `until`.
 
         Raises:
-            ConversationNotFoundError: there is no such conversation.
             InvalidTransitionError: it has ended.
             ConversationExpiredError: its expiry has passed.
         """
@@ -181,24 +185,20 @@ class ConversationService:
 
     @limited
     def get_conversation_by_id(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> Conversation:
-        """Return a conversation.
-
-        Raises:
-            ConversationNotFoundError: there is no such conversation.
-            DatabaseError: its context or metadata cannot be read, besides.
-        """
+        """Return a conversation; if its context or metadata cannot be read, that is a `DatabaseError` as well."""
         conversation = self._look_up(conversations.get_by_id, *self._key(conv_id, owner_id), default=None)
         if conversation is None:
             raise _not_found(conv_id)
-        return readable(conversation)
+        for name in ("context", "metadata"):
+            if isinstance(value := getattr(conversation, name), UnreadableJson):
+                raise DatabaseError(
+                    f"the database holds something in column {name} that lapse cannot read: it {value.reason}"
+                )
+        return conversation
 
     @limited
     def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
-        """Return a conversation's transitions, the first one first.
-
-        Raises:
-            ConversationNotFoundError: there is no such conversation.
-        """
+        """Return a conversation's transitions in their order."""
         events = self._look_up(conversations.get_events, *self._key(conv_id, owner_id), default=None)
         if events is None:
             raise _not_found(conv_id)
@@ -221,40 +221,40 @@ class ConversationService:
 
     @limited
     def find_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> list[Conversation]:
-        """Return conversations that are idle now (default: for the idle timeout setting), the longest idle first."""
+        """Return conversations without activity for `idle_minutes` (default: the setting), the longest idle first."""
         return self._look_up(due.find_idle, self._idle_seconds(idle_minutes), check_limit(limit), default=[])
 
     @limited
     def find_expired_conversations(self, limit: int = 100) -> list[Conversation]:
-        """Return open conversations that are past their expiry, the longest first."""
+        """Return open conversations that are past their expiry, the earliest expiry first."""
         return self._look_up(due.find_expired, check_limit(limit), default=[])
 
     def process_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> int:
-        """Pause up to `limit` idle conversations, each once, however many processes do so; return how many were."""
+        """Pause up to `limit` idle conversations, and return their number. Concurrent calls never pause one twice."""
         seconds, limit = self._idle_seconds(idle_minutes), check_limit(limit)
         self._prepare()
         return self.database.run(sweeps.pause_idle, seconds, limit)
 
     def process_expired_conversations(self, limit: int = 100) -> int:
-        """End up to `limit` expired conversations, each once, however many processes do so; return how many were."""
+        """End up to `limit` expired conversations, and return their number. Concurrent calls never end one twice."""
         limit = check_limit(limit)
         self._prepare()
         return self.database.run(sweeps.end_expired, limit)
 
     @limited
     def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
-        """Return when each task of a worker has work next, by the clock of the database."""
+        """Return when each task of a worker next has work, by the database's clock."""
         nothing = NextDeadlines(due_at=dict.fromkeys(sweeps.TASKS), now=self.database.now())
         return self._look_up(due.next_deadlines, self._idle_seconds(), {}, default=nothing, retry=retry)
 
     def idle_timeout(self, minutes: float | None = None) -> timedelta:
-        """Return the idle timeout: of so many minutes, or the setting's; `InvalidIdleTimeoutError` as others raise."""
+        """Return the idle timeout of so many minutes, or of the setting, in whole seconds as it is stored."""
         return timedelta(seconds=self._idle_seconds(minutes))
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """Make an embedded database's schema where there is none; check it everywhere, once."""
+        """Check the schema once; create it in a SQLite database that has none."""
         if not self._has_schema:
             ensure_schema(self.database)
             self._has_schema = True
@@ -262,7 +262,7 @@ class ConversationService:
     def _look_up(
         self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, default: T, retry: bool = True
     ) -> T:
-        """Return what an operation reads; `default` where nobody has written to an embedded database yet."""
+        """Return what an operation reads, or `default` if a SQLite database has no schema yet."""
         if not self._has_schema:
             path = self.database.path
             try:
@@ -283,14 +283,13 @@ class ConversationService:
         return self._id("conv_id", conv_id), None if owner_id is None else self._id("owner_id", owner_id)
 
     def _id(self, name: str, value: AnyId) -> AnyId:
-        """Return an id for this column, checked: of which type it is, the database says."""
+        """Return a checked id of the type that this column has in the database."""
         return check_id(self.database.shape().mapping.kinds[name], name, value)
 
     def _new(self, message: Message) -> NewConversation:
         """Return what a message would open, checked."""
         pair = address_pair(message.from_number, message.to_number, message.channel)
-        if not self._has_schema:
-            self._prepare()
+        self._prepare()
         kinds = self.database.shape().mapping.kinds
         return NewConversation.of(message, pair, kinds, self._expiration_seconds, self._idle_timeout_seconds)
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lapse.addresses import masked, shown
@@ -18,11 +18,9 @@ from lapse.validation import (
     MAX_BACKLOG,
     MAX_LIMIT,
     MAX_RATE,
-    MAX_TIMEOUT_MINUTES,
     check_timeout_minutes,
     parse_listen_address,
     parse_log_level,
-    real_number,
 )
 
 DEFAULT_DATABASE_URL = "sqlite:///lapse.db"
@@ -31,7 +29,31 @@ OWN_URL_VARIABLE, URL_VARIABLE = "LAPSE_DATABASE_URL", "DATABASE_URL"
 _ENV_FILE = ".env"
 _DAY_SECONDS = 24 * 60 * 60
 
-Minutes = Annotated[float, AfterValidator(check_timeout_minutes)]
+
+def _refuse_bool(value: object) -> object:
+    # As in `lapse.validation.real_number`; pydantic would take True for 1.
+    if isinstance(value, bool):
+        raise InvalidInputError("input should be a number")
+    return value
+
+
+def _known_level(value: object) -> object:
+    try:
+        return parse_log_level(value)
+    except InvalidInputError:
+        return "" if value is None else str(value)  # not "None", which is a synonym of a level
+
+
+def _check_listen_address(value: str) -> str:
+    parse_listen_address(value)
+    return value
+
+
+LogLevel = Annotated[str, BeforeValidator(_known_level)]
+ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+WholeNumber = Annotated[int, BeforeValidator(_refuse_bool)]
+Minutes = Annotated[Number, AfterValidator(check_timeout_minutes)]
 
 
 class Settings(BaseSettings):
@@ -51,21 +73,21 @@ class Settings(BaseSettings):
     database_url: str = Field(DEFAULT_DATABASE_URL, alias="DATABASE_URL", repr=False)
     # DEBUG, INFO, WARNING, ERROR or CRITICAL; any other text is kept as it is. An application may use LOG_LEVEL in its
     # own way, so only the commands, which configure logging with it, refuse such a text (`check_log_level`).
-    log_level: str = Field("INFO", alias="LOG_LEVEL")
-    interval_seconds: float = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
-    min_wait_seconds: float = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS, allow_inf_nan=False)
+    log_level: LogLevel = Field("INFO", alias="LOG_LEVEL")
+    interval_seconds: Number = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
+    min_wait_seconds: Number = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS, allow_inf_nan=False)
     # Conversations per transaction; None: adapted to the duration of the previous batches.
-    batch_size: int | None = Field(None, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
+    batch_size: WholeNumber | None = Field(None, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
     # Conversations per second; None: no limit.
-    max_rate: float | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=MAX_RATE, allow_inf_nan=False)
+    max_rate: Number | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=MAX_RATE, allow_inf_nan=False)
     # Due conversations that the first cycle on an adopted table ends without confirmation.
-    backlog_limit: int = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
+    backlog_limit: WholeNumber = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
     # HOST:PORT; None: no HTTP server.
-    http: str | None = Field(None, alias="LAPSE_HTTP")
+    http: ListenAddress | None = Field(None, alias="LAPSE_HTTP")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
     # Seconds for a call of the service in total. Less than a provider waits for the response of a webhook (Twilio: 15).
-    call_timeout_seconds: float = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
+    call_timeout_seconds: Number = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
     expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
 
     def __init__(self, *, _names: Mapping[str, str] | None = None, **values: Any) -> None:
@@ -101,44 +123,11 @@ class Settings(BaseSettings):
         """Return the sources of values in order of precedence: keywords, lapse's own URL, all other variables."""
 
         def own_url() -> dict[str, Any]:
+            sources = (env_settings, dotenv_settings)
             urls = (getattr(source, "env_vars", {}).get(OWN_URL_VARIABLE.lower()) for source in sources)
             return next(({URL_VARIABLE: url} for url in urls if url), {})
 
-        sources = (env_settings, dotenv_settings)
-        return (init_settings, own_url, *sources)
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _level(cls, value: object) -> object:
-        try:
-            return parse_log_level(value)
-        except InvalidInputError:
-            return "" if value is None else str(value)  # not "None", which is a synonym of a level
-
-    @field_validator(
-        "interval_seconds",
-        "min_wait_seconds",
-        "batch_size",
-        "max_rate",
-        "backlog_limit",
-        "idle_timeout_minutes",
-        "call_timeout_seconds",
-        "expiration_minutes",
-        mode="before",
-    )
-    @classmethod
-    def _number(cls, value: object) -> object:
-        # As in `lapse.validation.real_number`; pydantic would take True for 1.
-        if isinstance(value, bool):
-            raise InvalidInputError("input should be a number")
-        return value
-
-    @field_validator("http")
-    @classmethod
-    def _listen_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_listen_address(value)
-        return value
+        return (init_settings, own_url, env_settings, dotenv_settings)
 
     @property
     def expiration(self) -> timedelta:
@@ -156,11 +145,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def check_log_level(settings: Settings, name: str = "LOG_LEVEL") -> None:
-    """Check that the log level is one.
-
-    Raises:
-        SettingsError: it is not; the message calls it `name`.
-    """
+    """Raise a `SettingsError` about the setting `name` unless its text is a log level."""
     try:
         parse_log_level(settings.log_level)
     except InvalidInputError as error:
@@ -168,11 +153,7 @@ def check_log_level(settings: Settings, name: str = "LOG_LEVEL") -> None:
 
 
 def check_setting(name: str, value: Any) -> Any:
-    """Check a value by the rule of a setting, wherever it was given, and return it; `name` is the field's.
-
-    Raises:
-        InvalidInputError: the setting would refuse it.
-    """
+    """Return a value for the field `name` of the settings; one that they would refuse is an `InvalidInputError`."""
     field = Settings.model_fields[name]
     annotated: Any = Annotated[field.annotation, *field.metadata]
     try:
@@ -203,31 +184,13 @@ def idle_timeout_seconds(minutes: float) -> int:
         raise InvalidIdleTimeoutError(f"an idle timeout of {shown(minutes)} minutes is not usable: {error}") from None
 
 
-def check_extension(minutes: float) -> float:
-    """Check the minutes by which an expiry is extended, and return them.
-
-    Unlike a timeout they may be less than a second: the new expiry is a time, not a number of seconds.
-
-    Raises:
-        InvalidInputError: they are not a number greater than 0 and at most ten years.
-    """
-    number = real_number(minutes)
-    if number is None or not 0 < number <= MAX_TIMEOUT_MINUTES:
-        raise InvalidInputError(
-            f"cannot extend by {shown(minutes)} minutes: use a number of up to {MAX_TIMEOUT_MINUTES}"
-        )
-    return number
-
-
 def _variable(name: str) -> str:
     """Return the variable of a setting; `name` is that of its field or of its variable."""
     variable_of = {field: info.alias or field for field, info in Settings.model_fields.items()}
     variable_of[OWN_URL_VARIABLE] = URL_VARIABLE
-    if name in variable_of:
-        return variable_of[name]
-    if name in variable_of.values():
-        return name
-    raise SettingsError(f"there is no setting {name[:60]!r}: the settings are {', '.join(Settings.model_fields)}")
+    if name not in variable_of and name not in variable_of.values():
+        raise SettingsError(f"there is no setting {name[:60]!r}: the settings are {', '.join(Settings.model_fields)}")
+    return variable_of.get(name, name)
 
 
 def _explain(problem: Any, names: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 
 STOP_GRACE_SECONDS = 5.0
@@ -18,7 +18,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A stop signal arrived during interruptible work. Not an `Exception`, so that no handler on the way catches it."""
+    """A stop signal arrived during interruptible work. Not an `Exception`, so that no `except` clause catches it."""
 
 
 class StopEvent:
@@ -28,11 +28,9 @@ class StopEvent:
     """
 
     def __init__(self) -> None:
-        """Create an event that is not set."""
         self._is_set = False
         self._wakers: list[socket.socket] = []
-        self._is_interruptible = False
-        self._grace_seconds = 0.0
+        self._grace_seconds: float | None = None  # None: the main thread is not inside `interruptible`
         self._is_grace_period = False
 
     def set(self) -> None:
@@ -63,72 +61,51 @@ class StopEvent:
 
     @contextmanager
     def interruptible(self, grace_seconds: float = 0.0) -> Iterator[None]:
-        """Let a stop signal interrupt the block: for work that may wait long and can be abandoned at any point.
-
-        Args:
-            grace_seconds: how long after the signal the block may still complete; 0 interrupts it immediately.
+        """Let a stop signal interrupt the block, which can be abandoned at any point, after `grace_seconds`.
 
         Raises:
             Interrupted: the event was set before, or a signal arrived inside. `set` alone does not interrupt.
         """
-        self._is_interruptible, self._grace_seconds = True, grace_seconds
+        self._grace_seconds = grace_seconds
         try:
             if self._is_set:
                 raise Interrupted
             yield
         finally:
-            self._is_interruptible = False
+            self._grace_seconds = None
             if self._is_grace_period:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 self._is_grace_period = False
 
-    def on_signal(self) -> None:
-        """Set the event from the handler of a stop signal.
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a stop signal, or SIGALRM, which ends the grace period.
 
         Raises:
-            Interrupted: the main thread is inside `interruptible`, without a grace period.
+            Interrupted: the main thread is inside `interruptible`, and its grace period, if it has one, is over.
         """
-        self.set()
-        if not self._is_interruptible:
+        is_alarm = number == signal.SIGALRM
+        if not is_alarm:
+            self.set()
+        if self._grace_seconds is None:
             return
-        if self._grace_seconds:
-            if self._is_grace_period:
-                return  # a second signal must not restart the grace period
+        if is_alarm or not self._grace_seconds:
+            raise Interrupted
+        if not self._is_grace_period:  # a second signal must not restart it
             self._is_grace_period = True
             signal.setitimer(signal.ITIMER_REAL, self._grace_seconds)
-        else:
-            raise Interrupted
-
-    def on_alarm(self) -> None:
-        """End the grace period, from the handler of SIGALRM.
-
-        Raises:
-            Interrupted: the main thread is inside `interruptible`.
-        """
-        if self._is_interruptible:
-            raise Interrupted
 
 
-@contextmanager
-def stop_on_signals(stop_event: StopEvent) -> Iterator[None]:
+def stop_on_signals(stop_event: StopEvent) -> AbstractContextManager[None]:
     """Set the event on SIGTERM and SIGINT; main thread only. The previous handlers are restored on exit."""
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        stop_event.on_alarm() if number == signal.SIGALRM else stop_event.on_signal()
-
-    with _handled_by(handle, *STOP_SIGNALS, signal.SIGALRM):
-        yield
+    return _handled_by(stop_event.on_signal, *STOP_SIGNALS, signal.SIGALRM)
 
 
-@contextmanager
-def exit_on_signals() -> Iterator[None]:
-    """Exit the process with status 0 immediately on SIGTERM and SIGINT: for startup, while nothing is open yet.
+def exit_on_signals() -> AbstractContextManager[None]:
+    """As `stop_on_signals`, but exit the process with status 0 immediately: for startup, while nothing is open yet.
 
-    An exception from the handler would interrupt an import and leave its files open. Main thread only. The previous
-    handlers are restored on exit.
+    An exception from the handler would interrupt an import, and leave its files open.
     """
-    with _handled_by(lambda *_: os._exit(0), *STOP_SIGNALS):
-        yield
+    return _handled_by(lambda *_: os._exit(0), *STOP_SIGNALS)
 
 
 def ignore_stop_signals() -> None:

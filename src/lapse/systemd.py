@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
-SOCKET_VARIABLE = "NOTIFY_SOCKET"
-WATCHDOG_VARIABLES = ("WATCHDOG_USEC", "WATCHDOG_PID")
 SEND_TIMEOUT_SECONDS = 0.2
 """How long to wait for a service manager that does not read: it must delay neither the work nor a stop."""
 
@@ -19,7 +18,7 @@ class Systemd:
 
     def __init__(self) -> None:
         """Read the environment; nothing is sent yet."""
-        self._address = os.environ.get(SOCKET_VARIABLE, "")
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
         self._is_ready_sent = False
 
     def report(self, status: str) -> None:
@@ -35,22 +34,20 @@ class Systemd:
     def feed_watchdog(self, is_alive: Callable[[], bool]) -> None:
         """Start a thread that feeds the watchdog twice per interval for as long as `is_alive` returns True."""
         if seconds := self._watchdog_interval():
-            threading.Thread(
-                target=self._feed, args=(seconds / 2, is_alive), name="lapse-watchdog", daemon=True
-            ).start()
+            arguments = (seconds / 2, is_alive)
+            threading.Thread(target=self._feed, args=arguments, name="lapse-watchdog", daemon=True).start()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _feed(self, seconds: float, is_alive: Callable[[], bool]) -> None:
-        pause = threading.Event()
         while True:
             if is_alive():
                 self._send("WATCHDOG=1")
-            pause.wait(seconds)
+            time.sleep(seconds)
 
     def _watchdog_interval(self) -> float:
         """Return the watchdog's interval in seconds; 0 when it is off, or meant for another process."""
-        microseconds, pid = (os.environ.get(name, "") for name in WATCHDOG_VARIABLES)
+        microseconds, pid = (os.environ.get(name, "") for name in ("WATCHDOG_USEC", "WATCHDOG_PID"))
         if not self._address or not microseconds.isdecimal() or pid not in ("", str(os.getpid())):
             return 0.0
         return int(microseconds) / 1_000_000

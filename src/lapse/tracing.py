@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lapse import __version__
 from lapse.addresses import mask_addresses
 from lapse.logs import EventLogger
 
@@ -29,7 +30,6 @@ class Span:
     """The current span; without OpenTelemetry its methods do nothing."""
 
     def __init__(self, current: trace.Span | None = None) -> None:
-        """Wrap a span of OpenTelemetry; None: there is none."""
         self._current = current
 
     def set(self, **attributes: str | float) -> None:
@@ -69,7 +69,7 @@ def span(name: str, **attributes: str | float) -> Iterator[Span]:
 
 
 @contextmanager
-def exported_traces(version: str) -> Iterator[None]:
+def exported_traces() -> Iterator[None]:
     """Export the spans of the block to the collector that the environment names, if any.
 
     The rest is OpenTelemetry's own configuration: `OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` and so on.
@@ -86,9 +86,10 @@ def exported_traces(version: str) -> Iterator[None]:
         log.warning("no traces", reason="the environment names a collector, but lapse[otel] is not installed")
         yield
         return
-    attributes = {"service.version": version}
-    if not _has_service_name():  # attributes given here take precedence over the environment
-        attributes["service.name"] = SERVICE_NAME
+    attributes = {"service.version": __version__}
+    given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if not os.environ.get("OTEL_SERVICE_NAME") and "service.name=" not in given:
+        attributes["service.name"] = SERVICE_NAME  # it would take precedence over the environment's
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
@@ -99,11 +100,6 @@ def exported_traces(version: str) -> Iterator[None]:
         flush = threading.Thread(target=provider.shutdown, daemon=True)
         flush.start()
         flush.join(FLUSH_SECONDS)
-
-
-def _has_service_name() -> bool:
-    attributes = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return bool(os.environ.get("OTEL_SERVICE_NAME")) or "service.name=" in attributes
 
 
 def _prefixed(attributes: dict[str, str | float]) -> dict[str, str | float]:

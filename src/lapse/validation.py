@@ -1,6 +1,7 @@
 """Validation of arguments, before anything is sent to the database; and the bounds of settings and options.
 
-Each bound is here once, wherever the value is given: as setting, option, keyword or argument.
+Each bound is here once, wherever the value is given: as setting, option, keyword or argument. Each function whose name
+begins with `check` or `parse` returns the value in its own type, and raises `InvalidInputError` if it is not usable.
 """
 
 from __future__ import annotations
@@ -37,15 +38,14 @@ MAX_TEXT_LENGTH = 500
 """Characters."""
 MAX_PORT = 65_535
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
-_SYNONYMS_OF_LEVEL = {
-    "DEBUG": ("NOTSET", "ALL", "TRACE", "VERBOSE"),
-    "INFO": ("NOTICE", "SUCCESS"),
-    "WARNING": ("WARN",),
-    "ERROR": ("ERR", "SEVERE"),
-    "CRITICAL": ("FATAL", "CRIT", "ALERT", "EMERG", "PANIC", "OFF", "NONE", "SILENT"),
+_LEVEL_OF_SYNONYM = {
+    **dict.fromkeys(("NOTSET", "ALL", "TRACE", "VERBOSE"), "DEBUG"),
+    **dict.fromkeys(("NOTICE", "SUCCESS"), "INFO"),
+    "WARN": "WARNING",
+    **dict.fromkeys(("ERR", "SEVERE"), "ERROR"),
+    **dict.fromkeys(("FATAL", "CRIT", "ALERT", "EMERG", "PANIC", "OFF", "NONE", "SILENT"), "CRITICAL"),
 }
-"""Names in other logging libraries."""
-_LEVEL_OF_SYNONYM = {synonym: name for name, synonyms in _SYNONYMS_OF_LEVEL.items() for synonym in synonyms}
+"""By their names in other logging libraries."""
 _BIGINT = 2**63
 _LISTEN_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
 
@@ -79,11 +79,7 @@ def real_number(value: object) -> float | None:
 
 
 def check_bigint(name: str, value: int) -> int:
-    """Check that a value is a whole number within the range of `bigint`, and return it as an `int`.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """Check that a value is a whole number within the range of `bigint`."""
     number = whole_number(value)
     if number is None or not -_BIGINT <= number < _BIGINT:
         raise InvalidInputError(f"{name} must be a whole number of at most 64 bits, not {shown(value)}")
@@ -91,11 +87,7 @@ def check_bigint(name: str, value: int) -> int:
 
 
 def check_between(what: str, value: int, least: int, most: int) -> int:
-    """Check that a value is a whole number from `least` to `most`, and return it as an `int`.
-
-    Raises:
-        InvalidInputError: it is not; the message begins with `what`.
-    """
+    """Check that a value is a whole number from `least` to `most`; the error begins with `what`."""
     number = whole_number(value)
     if number is None or not least <= number <= most:
         raise InvalidInputError(f"{what} must be {least} to {most}, not {shown(value)}")
@@ -103,31 +95,19 @@ def check_between(what: str, value: int, least: int, most: int) -> int:
 
 
 def check_limit(limit: int) -> int:
-    """Check that a limit is from 1 to `MAX_LIMIT`, and return it as an `int`.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """Check that a limit is a whole number from 1 to `MAX_LIMIT`."""
     return check_between("a limit", limit, 1, MAX_LIMIT)
 
 
 def check_flag(name: str, value: bool) -> bool:
-    """Check that a value is a bool, and return it.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """Check that a value is a bool."""
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
 def check_timeout_minutes(minutes: float) -> float:
-    """Check that a timeout is from one second to ten years, and return it in minutes.
-
-    Raises:
-        InvalidInputError: it is not, or not a number.
-    """
+    """Check that a timeout in minutes is a number from one second to ten years."""
     number = real_number(minutes)
     if number is None or not MIN_TIMEOUT_MINUTES <= number <= MAX_TIMEOUT_MINUTES:
         raise InvalidInputError(f"use one second to ten years ({MAX_TIMEOUT_MINUTES} minutes)")
@@ -135,11 +115,7 @@ def check_timeout_minutes(minutes: float) -> float:
 
 
 def check_purge_days(days: float) -> float:
-    """Check the number of days since their end after which conversations are deleted, and return it.
-
-    Raises:
-        InvalidInputError: it is not a number greater than 0 and at most `MAX_PURGE_DAYS`.
-    """
+    """Check that the days from a conversation's end to its purge are more than 0 and at most `MAX_PURGE_DAYS`."""
     number = real_number(days)
     if number is None or not 0 < number <= MAX_PURGE_DAYS:
         raise InvalidInputError(f"closed before {shown(days)} days: use more than 0 and at most {MAX_PURGE_DAYS} days")
@@ -147,35 +123,37 @@ def check_purge_days(days: float) -> float:
 
 
 def check_purge_batch(batch_size: int) -> int:
-    """Check that the batch size of a purge is from 1 to `MAX_PURGE_BATCH`, and return it as an `int`.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """Check that the batch size of a purge is a whole number from 1 to `MAX_PURGE_BATCH`."""
     return check_between("the batch size of a purge", batch_size, 1, MAX_PURGE_BATCH)
 
 
 def check_purge_rate(max_rate: float | None) -> float | None:
-    """Check the rate limit of a purge, in conversations per second, and return it; None: no limit.
-
-    Raises:
-        InvalidInputError: it is not a number from `MIN_PURGE_RATE` to `MAX_RATE`.
-    """
+    """Check that a purge's conversations per second are from `MIN_PURGE_RATE` to `MAX_RATE`; None: no limit."""
     if max_rate is None:
         return None
     number = real_number(max_rate)
     if number is None or not MIN_PURGE_RATE <= number <= MAX_RATE:
-        bounds = f"{MIN_PURGE_RATE} to {MAX_RATE}"
-        raise InvalidInputError(f"the rate of a purge must be {bounds} per second, not {shown(max_rate)}")
+        raise InvalidInputError(
+            f"the rate of a purge must be {MIN_PURGE_RATE} to {MAX_RATE} per second, not {shown(max_rate)}"
+        )
+    return number
+
+
+def check_extension(minutes: float) -> float:
+    """Check that the minutes by which an expiry is extended are more than 0 and at most ten years.
+
+    Unlike a timeout they may be less than a second: the new expiry is a time, not a number of seconds.
+    """
+    number = real_number(minutes)
+    if number is None or not 0 < number <= MAX_TIMEOUT_MINUTES:
+        raise InvalidInputError(
+            f"cannot extend by {shown(minutes)} minutes: use a number of up to {MAX_TIMEOUT_MINUTES}"
+        )
     return number
 
 
 def parse_listen_address(text: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`; an IPv6 host is in brackets; port 0 lets the system choose a free one.
-
-    Raises:
-        InvalidInputError: it does not have this form.
-    """
+    """Return host and port of `HOST:PORT`; an IPv6 host is in brackets; port 0 lets the system choose a free one."""
     match = _LISTEN_ADDRESS.fullmatch(text) if isinstance(text, str) else None
     if match is None or int(match["port"]) > MAX_PORT:
         raise InvalidInputError(
@@ -187,12 +165,8 @@ def parse_listen_address(text: str) -> tuple[str, int]:
 def parse_log_level(value: object) -> str:
     """Return DEBUG, INFO, WARNING, ERROR or CRITICAL.
 
-    Args:
-        value: the level's name in any letter case, a name from another logging library (`warn`, `trace`, `fatal`,
-            `notset`), or a number as in Python's `logging`, which is rounded up to the next level.
-
-    Raises:
-        InvalidInputError: it is not a log level.
+    `value` is its name in any letter case, a name from another logging library (`warn`, `trace`, `fatal`, `notset`), or
+    a number as in Python's `logging`, which is rounded up to the next level.
     """
     word = str(value).strip().upper() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if re.fullmatch(r"[0-9]{1,9}", word):
@@ -204,11 +178,7 @@ def parse_log_level(value: object) -> str:
 
 
 def check_uuid(name: str, value: UUID | str) -> UUID:
-    """Check that an id is a UUID, and return it as one.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """Check that an id is a UUID, or the text of one."""
     if isinstance(value, UUID):
         return value
     if isinstance(value, str):
@@ -218,38 +188,23 @@ def check_uuid(name: str, value: UUID | str) -> UUID:
 
 
 def check_text_id(name: str, value: str) -> str:
-    """Check that an id is printable text of 1 to `MAX_TEXT_LENGTH` characters, and return it.
-
-    Raises:
-        InvalidInputError: it is not text, is empty or too long, or has control characters.
-    """
+    """Check that an id is printable text of 1 to `MAX_TEXT_LENGTH` characters."""
     if not isinstance(value, str) or not value or len(value) > MAX_TEXT_LENGTH or not value.isprintable():
         raise InvalidInputError(f"{name} must be printable text of 1 to {MAX_TEXT_LENGTH} characters")
     return str.__str__(value)
 
 
 def check_id(kind: str, name: str, value: Any) -> UUID | int | str:
-    """Check that an id fits its column, and return it; `kind` is the column's type: `bigint`, `uuid` or `text`.
-
-    Raises:
-        InvalidInputError: it does not.
-    """
+    """Check that an id fits its column; `kind` is the column's type: `bigint`, `uuid` or `text`."""
     return _CHECK_OF_KIND[kind](name, value)
 
 
-_CHECK_OF_KIND: dict[str, Callable[[str, Any], UUID | int | str]] = {
-    "bigint": check_bigint,
-    "uuid": check_uuid,
-    "text": check_text_id,
-}
+_CHECK_OF_KIND: dict[str, Callable[[str, Any], UUID | int | str]]
+_CHECK_OF_KIND = {"bigint": check_bigint, "uuid": check_uuid, "text": check_text_id}
 
 
 def check_text(name: str, text: str | None) -> str | None:
-    """Check that a text is printable and of at most `MAX_TEXT_LENGTH` characters, and return it; None: no text.
-
-    Raises:
-        InvalidInputError: it is not text, is too long, or has control characters.
-    """
+    """Check that a text is printable and of at most `MAX_TEXT_LENGTH` characters; None: no text."""
     if text is None:
         return None
     if not isinstance(text, str) or len(text) > MAX_TEXT_LENGTH or not text.isprintable():

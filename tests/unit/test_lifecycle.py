@@ -12,7 +12,6 @@ from lapse.lifecycle import (
     TRANSITIONS,
     check_transition,
     event_type,
-    idle_deadline,
     initial_status,
     is_due,
     parse_closed_status,
@@ -98,7 +97,6 @@ def test_deadlines_are_strict() -> None:
     assert not is_due(NOON, NOON - tick)
     assert not is_due(NOON, NOON)
     assert is_due(NOON, NOON + tick)
-    assert idle_deadline(NOON, timedelta(minutes=30)) == NOON + timedelta(minutes=30)
 
 
 def test_a_naive_time_is_an_error() -> None:

@@ -8,43 +8,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lapse.addresses import shown
 from lapse.cli.databases import open_database
-from lapse.cli.options import DatabaseUrl
+from lapse.cli.options import DatabaseUrl, option
+from lapse.cli.output import progress_bar
 from lapse.cli.streams import tell
 from lapse.errors import InvalidInputError
 from lapse.shutdown import Interrupted, StopEvent, stop_on_signals
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from lapse.adoption.adopt import Adoption
     from lapse.adoption.duplicates import Duplicate
     from lapse.adoption.plan import Step
-
-T = TypeVar("T")
+    from lapse.store.connection import Connection
 
 
 def adopt(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as SQL; change nothing.")] = False,
     keep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHICH",
-            show_default=False,
-            help="Which open conversation of a pair is kept: newest or oldest. [default: newest]",
-        ),
+        str | None, option("WHICH", "Which open conversation of a pair is kept: newest or oldest.", default="newest")
     ] = None,
     report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", show_default=False, help="Write the duplicates that end, or would end, to a new CSV file."
-        ),
+        Path | None, option("FILE", "Write the duplicates that end, or would end, to a new CSV file.")
     ] = None,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -59,21 +52,13 @@ def adopt(
     if keep is not None and keep not in KEEP_CHOICES:
         raise InvalidInputError(f"--keep {shown(keep)}: use {' or '.join(KEEP_CHOICES)}")
     report = check_new(report) if report else None
-
-    def work(adoption: Adoption) -> None:
-        _dry_run(adoption, report) if dry_run else _adopt(adoption, report)
-
-    _with_adoption(database_url, keep, work)
+    _with_adoption(database_url, keep, partial(_dry_run if dry_run else _adopt, report=report))
 
 
 def unadopt(
     export: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="The CSV file for the history. [default: conversation_events-TIME.csv in this directory]",
-        ),
+        option("FILE", "The CSV file for the history.", default="conversation_events-TIME.csv in this directory"),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Revert even while lapse is connected, or where the history is missing.")
@@ -88,8 +73,8 @@ def unadopt(
     def work(adoption: Adoption) -> None:
         from lapse.adoption.revert import Revert
 
-        with _progress_reporter() as progress:
-            exported = Revert(adoption=adoption, file=file, force=force).run(progress)
+        with progress_bar() as bar:
+            exported = Revert(adoption=adoption, file=file, force=force).run(_StderrProgress(bar))
         history = f"{exported:,} events are in {file}" if file.exists() else "there was no history"
         typer.echo(f"reverted: the table has its original definition; {history}")
 
@@ -101,23 +86,19 @@ def _with_adoption(database_url: str | None, keep: str | None, work: Callable[[A
     from lapse.adoption.adopt import Adoption
     from lapse.settings import idle_timeout_seconds
 
-    flag = StopEvent()
-    with stop_on_signals(flag):
-        database, settings = open_database(database_url)
+    stop_event = StopEvent()
+    with stop_on_signals(stop_event), open_database(database_url) as (database, settings):
         seconds = idle_timeout_seconds(settings.idle_timeout_minutes)
+        require_postgresql(database)
+
+        def work_on(connection: Connection) -> None:
+            work(Adoption(store=connection, keep=keep, idle_timeout_seconds=seconds, stop_event=stop_event))
+
         try:
-            require_postgresql(database)
-            database.autocommit(
-                lambda connection: work(
-                    Adoption(store=connection, keep=keep, idle_timeout_seconds=seconds, stop_event=flag)
-                ),
-                retry=False,
-            )
+            database.autocommit(work_on, retry=False)
         except Interrupted:
             tell("interrupted; the completed steps are kept, and the next run resumes from there")
             raise typer.Abort from None
-        finally:
-            database.close()
 
 
 def _dry_run(adoption: Adoption, report: Path | None) -> None:
@@ -132,8 +113,8 @@ def _adopt(adoption: Adoption, report: Path | None) -> None:
     steps, duplicates = adoption.dry_run()
     if steps:
         typer.echo(_plan(steps, duplicates))
-        with _progress_reporter() as progress:
-            adoption.run(progress)
+        with progress_bar() as bar:
+            adoption.run(_StderrProgress(bar))
         done = f"adopted in {time.monotonic() - begin:.1f} s; run `lapse preview` before you start a worker"
     else:
         done = "nothing to do: the table is adopted"
@@ -173,26 +154,22 @@ def _write_report(file: Path, duplicates: Sequence[Duplicate]) -> None:
 class _StderrProgress:
     """Reports progress on standard error: a line for each completed step, and on a terminal a progress bar."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
         self._last_message = ""
 
     @contextmanager
     def step(self, step: Step) -> Iterator[None]:
         begin = time.monotonic()
-        if self._progress is not None:
-            self._task = self._progress.add_task(step.title, total=None)
+        self._task = self._bar.add_task(step.title, total=None)
         try:
             yield
             self._print(f"{time.monotonic() - begin:7.2f} s  {step.title}")
         finally:
-            if self._progress is not None and self._task is not None:
-                self._progress.remove_task(self._task)
+            self._bar.remove_task(self._task)
 
     def advance(self, done: int, total: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total)
 
     def message(self, line: str) -> None:
         if line != self._last_message:
@@ -200,19 +177,7 @@ class _StderrProgress:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        if self._progress is not None:
-            self._progress.console.print(line, highlight=False, markup=False)
+        if sys.stderr.isatty():
+            self._bar.console.print(line, highlight=False, markup=False)
         else:
             tell(line)
-
-
-@contextmanager
-def _progress_reporter() -> Iterator[Any]:
-    if not sys.stderr.isatty():
-        yield _StderrProgress(None)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        yield _StderrProgress(progress)

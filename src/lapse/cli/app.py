@@ -6,24 +6,23 @@ import gc
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from lapse import __version__
-from lapse.cli import (
-    adopt_command,
-    doctor_command,
-    health_command,
-    migrate_command,
-    preview_command,
-    purge_command,
-    replay_command,
-    status_command,
-    worker_command,
-)
+from lapse.cli.adopt_command import adopt, unadopt
+from lapse.cli.doctor_command import doctor
+from lapse.cli.health_command import health
+from lapse.cli.migrate_command import migrate
+from lapse.cli.preview_command import preview
+from lapse.cli.purge_command import purge
+from lapse.cli.replay_command import replay
+from lapse.cli.status_command import status
 from lapse.cli.streams import discard_unwritten, open_closed_streams, tell
+from lapse.cli.worker_command import worker
 from lapse.errors import BacklogError, InvalidInputError, LapseError, ListenError, SettingsError
 from lapse.validation import parse_log_level
 
@@ -39,16 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("worker")(worker_command.worker)
-app.command("migrate")(migrate_command.migrate)
-app.command("status")(status_command.status)
-app.command("adopt")(adopt_command.adopt)
-app.command("unadopt")(adopt_command.unadopt)
-app.command("health")(health_command.health)
-app.command("doctor")(doctor_command.doctor)
-app.command("preview")(preview_command.preview)
-app.command("purge")(purge_command.purge)
-app.command("replay")(replay_command.replay)
+for command in (worker, migrate, status, adopt, unadopt, health, doctor, preview, purge, replay):
+    app.command()(command)
 
 
 def _show_version(is_requested: bool) -> None:
@@ -98,14 +89,8 @@ def main() -> NoReturn:
 
 def _report(message: str, code: int) -> int:
     """Write one line to standard error, after a traceback if LOG_LEVEL is DEBUG; return the exit code."""
-    if _wants_traceback():
-        tell(traceback.format_exc().rstrip())
+    with suppress(InvalidInputError):
+        if parse_log_level(os.environ.get("LOG_LEVEL") or "INFO") == "DEBUG":
+            tell(traceback.format_exc().rstrip())
     tell(f"lapse: {' '.join(message.split())}")
     return code
-
-
-def _wants_traceback() -> bool:
-    try:
-        return parse_log_level(os.environ.get("LOG_LEVEL") or "INFO") == "DEBUG"
-    except InvalidInputError:
-        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lapse.errors import SchemaMissingError, SettingsError
@@ -35,16 +35,17 @@ def configure(log_stream: TextIO, **options: Any) -> Settings:
         SettingsError: a value is not usable; the message names the option or variable it comes from.
     """
     from lapse.logs import configure_logging
-    from lapse.settings import Settings, check_log_level
+    from lapse.settings import check_log_level, load_settings
 
-    settings = Settings(_names=OPTIONS, **{name: value for name, value in options.items() if value is not None})
+    settings = load_settings(_names=OPTIONS, **options)
     check_log_level(settings)
     configure_logging(settings.log_level, log_stream)
     return settings
 
 
-def open_database(database_url: str | None, **options: Any) -> tuple[Database, Settings]:
-    """Return the database, not connected yet, and the settings; logs go to standard error.
+@contextmanager
+def open_database(database_url: str | None, **options: Any) -> Iterator[tuple[Database, Settings]]:
+    """Yield the database, not connected yet, and the settings; close it at the end. Logs go to standard error.
 
     Raises:
         SettingsError: as `configure`, or the database URL is not usable.
@@ -53,16 +54,14 @@ def open_database(database_url: str | None, **options: Any) -> tuple[Database, S
 
     settings = configure(sys.stderr, database_url=database_url, **options)
     with naming_url(is_option=database_url is not None):
-        return Database(settings.database_url), settings
+        database = Database(settings.database_url)
+    with closing(database):
+        yield database, settings
 
 
 @contextmanager
 def naming_url(*, is_option: bool) -> Iterator[None]:
-    """Name the origin of the database URL, option or variable, in errors about it.
-
-    Raises:
-        SettingsError: the one raised inside, with the name.
-    """
+    """Add the origin of the database URL, option or variable, to a `SettingsError` that is raised inside."""
     from lapse.settings import url_variable
 
     try:
@@ -73,10 +72,6 @@ def naming_url(*, is_option: bool) -> Iterator[None]:
 
 
 def require_file(database: Database) -> None:
-    """Check that a SQLite database exists: connecting would create an empty file.
-
-    Raises:
-        SchemaMissingError: it does not.
-    """
+    """Raise `SchemaMissingError` unless a SQLite database exists: connecting would create an empty file."""
     if database.path is not None and not database.path.exists():
         raise SchemaMissingError(f"there is no database {database.safe_url} yet: run `lapse migrate`")

@@ -12,6 +12,7 @@ import typer
 
 from lapse.cli.databases import open_database
 from lapse.cli.options import AsJson, DatabaseUrl
+from lapse.cli.output import counted
 
 if TYPE_CHECKING:
     from lapse.adoption.doctor import Diagnosis
@@ -35,11 +36,8 @@ def doctor(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
 
     Exits with 1 if there is an error, and with 0 if there are only warnings or none.
     """
-    database, _ = open_database(database_url)
-    try:
+    with open_database(database_url) as (database, _):
         diagnosis = _examine(database)
-    finally:
-        database.close()
     typer.echo(_as_json(database.safe_url, diagnosis) if as_json else _as_text(database.safe_url, diagnosis))
     if not diagnosis.is_healthy:
         raise typer.Exit(1)
@@ -56,16 +54,9 @@ def _examine(database: Database) -> Diagnosis:
 
 
 def _as_json(url: str, diagnosis: Diagnosis) -> str:
-    return json.dumps(
-        {
-            "database": url,
-            "kind": diagnosis.kind,
-            "traits": diagnosis.traits,
-            "server_version": diagnosis.server_version,
-            "findings": [asdict(finding) for finding in diagnosis.findings],
-            "healthy": diagnosis.is_healthy,
-        }
-    )
+    values = {"database": url, **asdict(diagnosis), "healthy": diagnosis.is_healthy}
+    del values["product"]
+    return json.dumps(values)
 
 
 def _as_text(url: str, diagnosis: Diagnosis) -> str:
@@ -93,7 +84,6 @@ def _finding(finding: Finding) -> list[str]:
 
 
 def _summary(diagnosis: Diagnosis) -> str:
-    errors = sum(finding.level == "error" for finding in diagnosis.findings)
-    warnings = len(diagnosis.findings) - errors
-    counts = [f"{n} {name}{'s' if n > 1 else ''}" for n, name in ((errors, "error"), (warnings, "warning")) if n]
+    levels = [finding.level for finding in diagnosis.findings]
+    counts = [counted(levels.count(level), level) for level in ("error", "warning") if level in levels]
     return f"{'healthy' if diagnosis.is_healthy else 'not healthy'}{': ' if counts else ''}{', '.join(counts)}"

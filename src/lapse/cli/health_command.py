@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 import typer
 
 from lapse.addresses import shown
-from lapse.cli.options import help_with_variable
+from lapse.cli.options import option
 from lapse.errors import InvalidInputError
 
 TIMEOUT_SECONDS = 5.0
@@ -23,14 +23,11 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - reaches a serv
 def health(
     url: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL",
-            show_default=False,
-            help=help_with_variable(
-                f"URL of the probe, with the path {PATH}, /readyz, /health or /metrics.",
-                "LAPSE_HTTP",
-                f"http://127.0.0.1:{DEFAULT_PORT}{PATH}",
-            ),
+        option(
+            "URL",
+            f"URL of the probe, with the path {PATH}, /readyz, /health or /metrics.",
+            "LAPSE_HTTP",
+            f"http://127.0.0.1:{DEFAULT_PORT}{PATH}",
         ),
     ] = None,
 ) -> None:

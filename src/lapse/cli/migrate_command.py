@@ -13,8 +13,7 @@ from lapse.cli.options import DatabaseUrl
 def migrate(
     database_url: DatabaseUrl = None,
     distribute: Annotated[
-        bool,
-        typer.Option("--distribute", help="Citus: then distribute the tables over the cluster's nodes, by owner."),
+        bool, typer.Option("--distribute", help="Citus: then distribute the tables over the cluster's nodes, by owner.")
     ] = False,
 ) -> None:
     """Create or upgrade the schema. Safe to repeat, and to run from several places at once."""
@@ -22,16 +21,13 @@ def migrate(
     from lapse.store import schema_version
     from lapse.store.operations import distribution
 
-    database, _ = open_database(database_url)
-    try:
+    with open_database(database_url) as (database, _):
         # Without retries, so that an unreachable server is reported immediately; the migration itself is retried.
         if distribute:
             database.run(distribution.check, database.safe_url, retry=False)
         schema_version(database, retry=False)
         result = migrate_schema(database)
         distributed = database.run(distribution.distribute, database.safe_url) if distribute else []
-    finally:
-        database.close()
     if not result.changed:
         message = f"nothing to do: the schema is at version {result.after}"
     elif result.before is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -12,17 +12,15 @@ from lapse.errors import InvalidInputError
 T = TypeVar("T")
 
 
-def help_with_variable(text: str, variable: str, default: str | None = None) -> str:
-    """Return the help text of an option with its environment variable and default (None: not shown)."""
-    return f"{text} [env: {variable}]" + (f" [default: {default}]" if default else "")
+def option(metavar: str, text: str, variable: str | None = None, default: str | None = None) -> Any:
+    """Return an option with a value; its help is the text, with its environment variable and default, if given."""
+    notes = {"env": variable, "default": default}
+    shown_notes = [f"[{name}: {note}]" for name, note in notes.items() if note]
+    return typer.Option(metavar=metavar, show_default=False, help=" ".join([text, *shown_notes]))
 
 
 def check_option(option: str, value: T, check: Callable[[T], object]) -> None:
-    """Check the value of an option that is not a setting.
-
-    Raises:
-        InvalidInputError: `check` refuses it; the message names the option.
-    """
+    """Check the value of an option that is not a setting, and name the option in the `InvalidInputError` of `check`."""
     try:
         check(value)
     except InvalidInputError as error:
@@ -31,21 +29,9 @@ def check_option(option: str, value: T, check: Callable[[T], object]) -> None:
 
 
 DatabaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--database-url",
-        metavar="URL",
-        show_default=False,
-        help=help_with_variable("Database to use.", "LAPSE_DATABASE_URL, DATABASE_URL", "sqlite:///lapse.db"),
-    ),
+    str | None, option("URL", "Database to use.", "LAPSE_DATABASE_URL, DATABASE_URL", "sqlite:///lapse.db")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 IdleMinutes = Annotated[
-    float | None,
-    typer.Option(
-        "--idle-minutes",
-        metavar="N",
-        show_default=False,
-        help=help_with_variable("Idle timeout in minutes.", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "30"),
-    ),
+    float | None, option("N", "Idle timeout in minutes.", "CONVERSATION_IDLE_TIMEOUT_MINUTES", "30")
 ]

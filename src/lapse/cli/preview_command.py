@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, TextIO
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lapse.cli.databases import open_database
-from lapse.cli.options import AsJson, DatabaseUrl, IdleMinutes
+from lapse.cli.options import AsJson, DatabaseUrl, IdleMinutes, option
+from lapse.cli.output import counted, is_unicode, iso
 
 if TYPE_CHECKING:
     from lapse.models import Preview
@@ -25,11 +26,10 @@ def preview(
     idle_minutes: IdleMinutes = None,
     expiration_minutes: Annotated[
         float | None,
-        typer.Option(
-            metavar="N",
-            show_default=False,
-            help="Preview as if every conversation expired this many minutes after its start. "
-            "[default: the expires_at that each one has]",
+        option(
+            "N",
+            "Preview as if every conversation expired this many minutes after its start.",
+            default="the expires_at that each one has",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -43,31 +43,18 @@ def preview(
     from lapse.settings import idle_timeout_seconds
     from lapse.store.preview import preview as read_preview
 
-    database, settings = open_database(
-        database_url, idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes
-    )
-    idle_timeout = timedelta(seconds=idle_timeout_seconds(settings.idle_timeout_minutes))
-    expiration = None if expiration_minutes is None else settings.expiration
-    try:
+    options = {"idle_timeout_minutes": idle_minutes, "expiration_minutes": expiration_minutes}
+    with open_database(database_url, **options) as (database, settings):
+        idle_timeout = timedelta(seconds=idle_timeout_seconds(settings.idle_timeout_minutes))
+        expiration = None if expiration_minutes is None else settings.expiration
         result = read_preview(database, idle_timeout, expiration)
-    finally:
-        database.close()
     if as_json:
-        typer.echo(json.dumps({"database": database.safe_url, **asdict(result)}, default=_iso))
+        typer.echo(json.dumps({"database": database.safe_url, **asdict(result)}, default=iso))
     else:
-        text = preview_text(result, is_unicode=is_unicode(sys.stdout))
-        typer.echo(f"{database.safe_url}\n{text}\n{_note(result)}nothing was changed")
-
-
-def _note(result: Preview) -> str:
-    if not (result.is_before_adoption and result.conversations):
-        return ""
-    return "not adopted yet: `lapse adopt` ends duplicates first, which are counted here\n"
-
-
-def is_unicode(stream: TextIO) -> bool:
-    """Return whether a stream can encode more than ASCII."""
-    return (stream.encoding or "").lower().startswith("utf")
+        lines = [database.safe_url, preview_text(result, is_unicode=is_unicode(sys.stdout))]
+        if result.is_before_adoption and result.conversations:
+            lines.append("not adopted yet: `lapse adopt` ends duplicates first, which are counted here")
+        typer.echo("\n".join([*lines, "nothing was changed"]))
 
 
 def preview_text(result: Preview, *, is_unicode: bool) -> str:
@@ -76,8 +63,8 @@ def preview_text(result: Preview, *, is_unicode: bool) -> str:
         "" if result.expiration_minutes is None else f", expired {result.expiration_minutes:g} minutes after its start"
     )
     lines = [
-        f"at {result.now:%Y-%m-%d %H:%M:%S} UTC a first cycle would end {result.conversations:,} "
-        f"conversation{'' if result.conversations == 1 else 's'}",
+        f"at {result.now:%Y-%m-%d %H:%M:%S} UTC a first cycle would end "
+        f"{counted(result.conversations, 'conversation')}",
         f"(idle after {result.idle_minutes:g} minutes{expiry})",
     ]
     if result.oldest is None or result.newest is None:
@@ -91,11 +78,11 @@ def preview_text(result: Preview, *, is_unicode: bool) -> str:
     owners = [(number, owner) for owner, number in result.by_owner]
     if more := result.owners - len(owners):
         rest = result.conversations - sum(number for number, _ in owners)
-        owners.append((rest, f"of {more:,} other{'' if more == 1 else 's'}"))
+        owners.append((rest, f"of {counted(more, 'other')}"))
     lines += section("by status", ((number, f"{before} {arrow} {after}") for before, after, number in result.by_status))
     lines += section("by owner", owners)
     lines += section("past the deadline by", ((number, age) for age, number in result.by_age.items()))
-    lines += ["", f"oldest deadline  {_iso(result.oldest)}", f"newest deadline  {_iso(result.newest)}", ""]
+    lines += ["", f"oldest deadline  {iso(result.oldest)}", f"newest deadline  {iso(result.newest)}", ""]
     return "\n".join([*lines, _histogram(result, is_unicode=is_unicode)])
 
 
@@ -106,7 +93,3 @@ def _histogram(result: Preview, *, is_unicode: bool) -> str:
     if result.oldest is not None and result.oldest < result.histogram_begin:
         first += " and before"
     return draw_columns("deadlines", result.histogram, (first, last), height=_HISTOGRAM_HEIGHT, is_unicode=is_unicode)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

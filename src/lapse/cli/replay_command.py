@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lapse.cli.databases import configure, naming_url
-from lapse.cli.options import AsJson, IdleMinutes, help_with_variable
+from lapse.cli.options import AsJson, IdleMinutes, option
+from lapse.cli.output import is_unicode, progress_bar
 from lapse.cli.streams import tell
 from lapse.errors import ReplayError
 
@@ -30,37 +31,23 @@ PROGRESS_BAR_MESSAGES = 2_000
 
 
 def replay(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log."),
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True, help="The message log.")],
     idle_minutes: IdleMinutes = None,
     expiration_minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            show_default=False,
-            help=help_with_variable("Minutes from start to expiry.", "CONVERSATION_EXPIRATION_MINUTES", "1440"),
-        ),
+        float | None, option("N", "Minutes from start to expiry.", "CONVERSATION_EXPIRATION_MINUTES", "1440")
     ] = None,
     events: Annotated[
         Path | None,
-        typer.Option(
-            metavar="OUT.csv",
-            dir_okay=False,
-            writable=True,
-            help="Write every transition to this file.",
-        ),
+        typer.Option(metavar="OUT.csv", dir_okay=False, writable=True, help="Write every transition to this file."),
     ] = None,
     as_json: AsJson = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip bad lines and count them.")] = False,
     database_url: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL",
-            show_default=False,
-            help="Database to use; it must not contain conversations. [default: a temporary SQLite file; "
-            "DATABASE_URL is ignored]",
+        option(
+            "URL",
+            "Database to use; it must not contain conversations.",
+            default="a temporary SQLite file; DATABASE_URL is ignored",
         ),
     ] = None,
 ) -> None:
@@ -86,9 +73,8 @@ def replay(
             if as_json:
                 typer.echo(json.dumps(asdict(summary)))
                 return
-            is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
             width = shutil.get_terminal_size().columns
-            chart = draw_open_conversations(chronicle, width, is_unicode=is_unicode)
+            chart = draw_open_conversations(chronicle, width, is_unicode=is_unicode(sys.stdout))
             typer.echo(f"{_summary_text(summary, settings)}\n\n{chart}")
 
 
@@ -118,14 +104,7 @@ def _check_bad_lines(log: MessageLog, name: str, *, skip_bad: bool) -> None:
 def _service_in_virtual_time(
     database_url: str | None, settings: Settings, log: MessageLog
 ) -> Iterator[ConversationService]:
-    """Replay the log, and yield the service of the resulting database.
-
-    Raises:
-        SettingsError: the database URL is not usable.
-        ReplayError: the database contains conversations already.
-        SchemaError: the database has no schema that this lapse can use.
-        DatabaseError: it refused, or cannot be reached.
-    """
+    """Replay the log into an empty database, by default a temporary one, and yield its service."""
     from lapse.replay import VirtualClock
     from lapse.replay import replay as replay_messages
     from lapse.service import ConversationService
@@ -136,7 +115,7 @@ def _service_in_virtual_time(
         url = f"sqlite:///{folder}/replay.db" if database_url is None else database_url
         with naming_url(is_option=True):
             service = ConversationService(url, settings=settings, clock=clock)
-        try:
+        with closing(service):
             ensure_schema(service.database, retry=False)
             if not service.conversation_repo.is_empty():
                 raise ReplayError(
@@ -146,8 +125,6 @@ def _service_in_virtual_time(
             with _progress(log.messages) as advance:
                 replay_messages(service, clock, log, advance)
             yield service
-        finally:
-            service.close()
 
 
 @contextmanager
@@ -155,16 +132,10 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     if total < PROGRESS_BAR_MESSAGES or not sys.stderr.isatty():
         yield lambda: None
         return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress
 
-    with Progress(
-        *Progress.get_default_columns()[:2],
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
+    text, bar_column, _, remaining_time = Progress.get_default_columns()
+    with progress_bar(text, bar_column, MofNCompleteColumn(), remaining_time) as bar:
         task = bar.add_task("messages", total=total)
         yield lambda: bar.advance(task)
 

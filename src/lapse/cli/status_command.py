@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from lapse.cli.databases import open_database, require_file
 from lapse.cli.options import AsJson, DatabaseUrl
-
-if TYPE_CHECKING:
-    from lapse.service import ConversationService
+from lapse.cli.output import iso
 
 
 def status(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Show the open conversations, those that are due now, and the next deadline. Reads only."""
     from lapse.service import ConversationService
-
-    database, settings = open_database(database_url)
-    try:
-        require_file(database)
-        report = _read_status(ConversationService(database, settings=settings))
-    finally:
-        database.close()
-    typer.echo(json.dumps(report) if as_json else _as_text(report))
-
-
-def _read_status(service: ConversationService) -> dict[str, Any]:
     from lapse.store import check_schema, schema_version
 
-    check_schema(service.database, retry=False)
-    repository = service.conversation_repo
-    earliest = service.next_deadlines().earliest
-    return {
-        "database": service.database.safe_url,
-        "schema_version": schema_version(service.database),
-        "open": repository.count_open_by_status(),
-        "idle_minutes": service.settings.idle_timeout_minutes,  # of this process, which decides what is due
-        "due": repository.count_due(service.idle_timeout()),
-        "next_deadline": earliest.isoformat().replace("+00:00", "Z") if earliest else None,
-    }
+    with open_database(database_url) as (database, settings):
+        require_file(database)
+        check_schema(database, retry=False)
+        service = ConversationService(database, settings=settings)
+        earliest = service.next_deadlines().earliest
+        report = {
+            "database": database.safe_url,
+            "schema_version": schema_version(database),
+            "open": service.conversation_repo.count_open_by_status(),
+            "idle_minutes": settings.idle_timeout_minutes,  # of this process, which decides what is due
+            "due": service.conversation_repo.count_due(service.idle_timeout()),
+            "next_deadline": iso(earliest) if earliest else None,
+        }
+    typer.echo(json.dumps(report) if as_json else _as_text(report))
 
 
 def _as_text(report: dict[str, Any]) -> str:

@@ -8,15 +8,13 @@ from contextlib import suppress
 
 import typer
 
-_STREAMS = ("stdin", "stdout", "stderr")
-
 
 def open_closed_streams() -> None:
     """Reopen closed standard streams (`>&-`) on /dev/null: the next file opened would get their file descriptors.
 
     Standard input is then empty, writing to standard output fails as before, and standard error is discarded.
     """
-    for number, name in enumerate(_STREAMS):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lapse.cli.databases import configure, naming_url
-from lapse.cli.options import DatabaseUrl, help_with_variable
-from lapse.cli.preview_command import is_unicode, preview_text
+from lapse.cli.options import DatabaseUrl, option
+from lapse.cli.output import is_unicode
+from lapse.cli.preview_command import preview_text
 from lapse.cli.streams import tell
 from lapse.errors import BacklogError, InvalidInputError
 from lapse.shutdown import StopEvent, exit_on_signals, ignore_stop_signals, stop_on_signals
@@ -28,58 +28,41 @@ def worker(
     once: Annotated[bool, typer.Option("--once", help="Run one cycle and exit.")] = False,
     interval: Annotated[
         float | None,
-        typer.Option(
-            metavar="SECONDS",
-            show_default=False,
-            help=help_with_variable(
-                "Maximum time between two cycles; an earlier deadline shortens it.",
-                "BACKGROUND_TASK_INTERVAL",
-                "60",
-            ),
+        option(
+            "SECONDS",
+            "Maximum time between two cycles; an earlier deadline shortens it.",
+            "BACKGROUND_TASK_INTERVAL",
+            "60",
         ),
     ] = None,
     min_wait: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            show_default=False,
-            help=help_with_variable("Minimum time between two cycles.", "BACKGROUND_TASK_MIN_WAIT", "1"),
-        ),
+        float | None, option("SECONDS", "Minimum time between two cycles.", "BACKGROUND_TASK_MIN_WAIT", "1")
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            show_default=False,
-            help=help_with_variable(
-                f"Conversations per transaction, 1 to {MAX_LIMIT}.",
-                "BACKGROUND_TASK_BATCH_SIZE",
-                "adapted to take 0.1 seconds, 10 to 5000",
-            ),
+        option(
+            "N",
+            f"Conversations per transaction, 1 to {MAX_LIMIT}.",
+            "BACKGROUND_TASK_BATCH_SIZE",
+            "adapted to take 0.1 seconds, 10 to 5000",
         ),
     ] = None,
     max_rate: Annotated[
         float | None,
-        typer.Option(
-            metavar="N",
-            show_default=False,
-            help=help_with_variable(
-                "Maximum conversations per second, to protect a shared database.",
-                "BACKGROUND_TASK_MAX_RATE",
-                "no limit",
-            ),
+        option(
+            "N",
+            "Maximum conversations per second, to protect a shared database.",
+            "BACKGROUND_TASK_MAX_RATE",
+            "no limit",
         ),
     ] = None,
     backlog_limit: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            show_default=False,
-            help=help_with_variable(
-                "Adopted tables: if more than this are due at a worker's very first cycle, report them and end none.",
-                "BACKGROUND_TASK_BACKLOG_LIMIT",
-                "10000",
-            ),
+        option(
+            "N",
+            "Adopted tables: if more than this are due at a worker's very first cycle, report them and end none.",
+            "BACKGROUND_TASK_BACKLOG_LIMIT",
+            "10000",
         ),
     ] = None,
     accept_backlog: Annotated[
@@ -94,22 +77,15 @@ def worker(
     ] = False,
     http: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            show_default=False,
-            help=help_with_variable(
-                "Serve probes and metrics there: /livez, /readyz, /health, /metrics. Not with --once.",
-                "LAPSE_HTTP",
-                "no server",
-            ),
+        option(
+            "HOST:PORT",
+            "Serve probes and metrics there: /livez, /readyz, /health, /metrics. Not with --once.",
+            "LAPSE_HTTP",
+            "no server",
         ),
     ] = None,
     no_metrics: Annotated[
-        bool,
-        typer.Option(
-            "--no-metrics",
-            help=help_with_variable("Disable metrics.", "BACKGROUND_TASK_ENABLE_METRICS=false"),
-        ),
+        bool, typer.Option("--no-metrics", help="Disable metrics. [env: BACKGROUND_TASK_ENABLE_METRICS=false]")
     ] = False,
 ) -> None:
     """End idle and expired conversations on time, until SIGTERM or SIGINT. Any number of workers may run at once.
@@ -164,19 +140,17 @@ def _disable_multiprocess_metrics() -> None:
 
 
 def _run_once(worker: BackgroundWorker, stop_event: StopEvent) -> None:
-    from lapse import __version__
     from lapse.tracing import exported_traces
 
-    with exported_traces(__version__), stop_on_signals(stop_event):
+    with exported_traces(), stop_on_signals(stop_event):
         if not worker.run_once():
             raise typer.Exit(1)
 
 
 def _run(worker: BackgroundWorker, stop_event: StopEvent, systemd: Systemd) -> None:
-    from lapse import __version__
     from lapse.tracing import exported_traces
 
-    with _http_server(worker), exported_traces(__version__), stop_on_signals(stop_event):
+    with _http_server(worker), exported_traces(), stop_on_signals(stop_event):
         systemd.feed_watchdog(lambda: worker.heartbeat.is_alive)
         try:
             worker.run()
@@ -184,12 +158,10 @@ def _run(worker: BackgroundWorker, stop_event: StopEvent, systemd: Systemd) -> N
             systemd.stopping()
 
 
-@contextmanager
-def _http_server(worker: BackgroundWorker) -> Iterator[None]:
+def _http_server(worker: BackgroundWorker) -> AbstractContextManager[object]:
     listen = worker.settings.http
     if listen is None:
-        yield
-        return
+        return nullcontext()
     from lapse.http import WorkerApp, serving
 
     if worker.instrumentation.registry is not None:
@@ -197,5 +169,4 @@ def _http_server(worker: BackgroundWorker) -> Iterator[None]:
 
         # They are a third of all series, and unused. The switch is global: only for a process of lapse's own.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-    with serving(WorkerApp(worker), listen):
-        yield
+    return serving(WorkerApp(worker), listen)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lapse.errors import DatabaseUnavailableError
 from lapse.http.readiness import Readiness
-from lapse.store import Database, check_ready
 
 if TYPE_CHECKING:
     from lapse.worker import BackgroundWorker
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 OK, UNAVAILABLE = "200 OK", "503 Service Unavailable"
 NOT_FOUND, WRONG_METHOD = "404 Not Found", "405 Method Not Allowed"
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
@@ -39,7 +35,7 @@ class WorkerApp:
     def __init__(self, worker: BackgroundWorker) -> None:
         """Serve this worker; the application may be called from any thread."""
         self._worker = worker
-        self._readiness = Readiness(partial(_check, worker.conversation_service.database))
+        self._readiness = Readiness(worker.conversation_service.database)
 
     def __call__(self, environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Respond to a request."""
@@ -67,11 +63,12 @@ class WorkerApp:
         return Reply(OK, f"alive: {doing}\n") if is_alive else Reply(UNAVAILABLE, f"the loop stands still: {doing}\n")
 
     def readyz(self, asked_at: float | None = None) -> Reply:
-        """Respond whether the worker can do its work now; `asked_at` as for `Readiness.ask`."""
+        """Respond whether the worker can do its work now; `asked_at` as for `Readiness.problem`."""
         if self._worker.stop_event.is_set():
             return Reply(UNAVAILABLE, "stopping\n")
-        is_ready, reason = self._readiness.ask(asked_at)
-        return Reply(OK, f"ready: {reason}\n") if is_ready else Reply(UNAVAILABLE, f"not ready: {reason}\n")
+        if problem := self._readiness.problem(asked_at):
+            return Reply(UNAVAILABLE, f"not ready: {problem}\n")
+        return Reply(OK, "ready: the database answers and has the right schema\n")
 
     def health(self) -> Reply:
         """Respond with `get_health_status()` as JSON."""
@@ -93,11 +90,3 @@ ROUTES: dict[str, Callable[[WorkerApp], Reply]] = {
     "/health": WorkerApp.health,
     "/metrics": WorkerApp.metrics,
 }
-
-
-def _check(database: Database) -> None:
-    try:
-        check_ready(database)
-    except DatabaseUnavailableError:
-        # Its connection may have been closed between two probes, for example by a pooler: try once more with a new one.
-        check_ready(database)

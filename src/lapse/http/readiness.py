@@ -4,60 +4,49 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
 
-from lapse.errors import LapseError
+from lapse.errors import DatabaseUnavailableError, LapseError
+from lapse.store import Database, check_ready
 
 LIMIT_SECONDS = 2.0
 """How long a probe waits for the database."""
 
 
-class Answer(NamedTuple):
-    """Whether the database is ready, and one line with the reason."""
-
-    is_ready: bool
-    reason: str
-
-
 class Readiness:
     """Runs one check at a time, in a thread of its own, which may hang as long as the database does."""
 
-    def __init__(self, check: Callable[[], None], limit_seconds: float = LIMIT_SECONDS) -> None:
-        """`check` raises a `LapseError` when the database is not ready."""
-        self._check = check
-        self._limit_seconds = limit_seconds
+    def __init__(self, database: Database) -> None:
+        """Check this database."""
+        self._database = database
         self._lock = threading.Lock()
-        self._check_run: _Check | None = None
+        self._latest: _Check | None = None
 
-    def ask(self, asked_at: float | None = None) -> Answer:
-        """Return the result of the check that is running, or else of a new one.
+    def problem(self, asked_at: float | None = None) -> str | None:
+        """Return why the database is not ready, in one line; None: it is ready.
 
-        A check that has exceeded the limit is not waited for; the answer is then that the database is not ready.
-
-        Args:
-            asked_at: `time.monotonic()` at the arrival of the probe; a check that ended since then is recent enough.
-                None: now.
+        The answer is that of the check that is running, or of the latest one if it ended after `asked_at` (a time of
+        `time.monotonic()`; None: now), or else of a new one. A check is not waited for longer than the limit.
         """
         with self._lock:
-            run = self._check_run
+            run = self._latest
             if run is None or run.is_older_than(time.monotonic() if asked_at is None else asked_at):
-                run = _Check(self._check)
+                run = self._latest = _Check(self._database)
                 run.start()
-                self._check_run = run
-        run.join(max(0, run.began_at + self._limit_seconds - time.monotonic()))
-        return run.answer or Answer(False, f"the database has not answered within {self._limit_seconds:g} seconds")
+        run.join(max(0, run.began_at + LIMIT_SECONDS - time.monotonic()))
+        if run.ended_at is None:
+            return f"the database has not answered within {LIMIT_SECONDS:g} seconds"
+        return run.problem
 
 
 class _Check(threading.Thread):
-    """One check of the database; `answer` is None until it ends."""
+    """One check of the database; `ended_at` is None until it ends."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(name="lapse-readiness", daemon=True)
-        self._check = check
+        self._database = database
         self.began_at = time.monotonic()
         self.ended_at: float | None = None
-        self.answer: Answer | None = None
+        self.problem: str | None = None
 
     def is_older_than(self, moment: float) -> bool:
         """Return whether it ended before this time, or never will: threads do not survive a fork."""
@@ -65,11 +54,13 @@ class _Check(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._check()
+            try:
+                check_ready(self._database)
+            except DatabaseUnavailableError:
+                # A pooler, say, may have closed its connection since the last probe: try once more with a new one.
+                check_ready(self._database)
         except LapseError as error:
-            answer = Answer(False, str(error))
+            self.problem = str(error)
         except Exception as error:
-            answer = Answer(False, f"internal error: {type(error).__name__}")
-        else:
-            answer = Answer(True, "the database answers and has the right schema")
-        self.answer, self.ended_at = answer, time.monotonic()
+            self.problem = f"internal error: {type(error).__name__}"
+        self.ended_at = time.monotonic()

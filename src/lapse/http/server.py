@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -21,14 +21,16 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from lapse.errors import ListenError
-from lapse.http.app import ASKED_AT, LIVENESS, READINESS, WsgiApp
+from lapse.http.app import ASKED_AT, LIVENESS, READINESS
 from lapse.logs import EventLogger
 from lapse.validation import parse_listen_address
 
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
 THREADS = 1
-"""For all paths except those of the probes, which have one thread each: requests for other paths never delay a probe,
-and `/readyz`, which waits for the database, delays only itself. More threads would slow down the one that accepts
-connections, because only one thread runs Python code at a time."""
+"""For all paths but those of the two probes, which have one thread each, so that nothing delays them. More threads
+would slow down the one that accepts connections, because only one thread runs Python code at a time."""
 MAX_CONNECTIONS = 100
 """Probes and scrapes need a handful. Above this, an old connection is closed for each new one."""
 ACCEPTS_PER_POLL = 20
@@ -76,32 +78,31 @@ class _Connection(HTTPChannel):
 
 
 class _Server(TcpWSGIServer):
-    """Bounds what clients can use: connections, threads, time and memory."""
+    """Limits the connections, threads, time and memory that clients can use."""
 
     channel_class = _Connection
     active_channels: Any
     trigger: Any
 
     def __init__(
-        self, app: WsgiApp, listener: socket.socket, channels: dict[int, Any], adjustments: Adjustments
+        self, app: WSGIApplication, listener: socket.socket, channels: dict[int, Any], adjustments: Adjustments
     ) -> None:
         of_socket = (listener.family, listener.type, listener.proto, listener.getsockname())
         super().__init__(app, channels, _sock=listener, adj=adjustments, bind_socket=False, sockinfo=of_socket)
-        self._liveness_dispatcher, self._readiness_dispatcher = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
-        for dispatcher in (self._liveness_dispatcher, self._readiness_dispatcher):
+        self._probe_dispatchers = {path: ThreadedTaskDispatcher() for path in (LIVENESS, READINESS)}
+        for dispatcher in self._probe_dispatchers.values():
             dispatcher.set_thread_count(1)
         self._closing, self._is_closed = threading.Lock(), False
+        self._max_connections = MAX_CONNECTIONS
         file_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        is_limited = file_limit != resource.RLIM_INFINITY
-        # The database needs file descriptors as well.
-        self._max_connections = min(MAX_CONNECTIONS, file_limit // 4) if is_limited else MAX_CONNECTIONS
+        if file_limit != resource.RLIM_INFINITY:
+            self._max_connections = min(MAX_CONNECTIONS, file_limit // 4)  # the database needs some as well
 
     def add_task(self, task: Any) -> None:
         """Queue a request for the thread of its path."""
         task.asked_at = time.monotonic()
         path = "/" + getattr(task.requests[0], "path", "").lstrip("/")  # as the application gets it
-        dispatchers = {LIVENESS: self._liveness_dispatcher, READINESS: self._readiness_dispatcher}
-        dispatchers.get(path, self.task_dispatcher).add_task(task)
+        self._probe_dispatchers.get(path, self.task_dispatcher).add_task(task)
 
     def readable(self) -> bool:
         """Return whether to accept: not above the limit, where all connections are about to get their response."""
@@ -140,14 +141,11 @@ class _Server(TcpWSGIServer):
 
     def stop(self) -> None:
         """Let the threads end once their queues are empty."""
-        for dispatcher in (self.task_dispatcher, self._liveness_dispatcher, self._readiness_dispatcher):
+        for dispatcher in (self.task_dispatcher, *self._probe_dispatchers.values()):
             dispatcher.set_thread_count(0)
 
     def pull_trigger(self) -> None:
-        """Wake the server's thread, for example to send a response; not once everything is closed.
-
-        The trigger writes to a file descriptor, which another file may have by then.
-        """
+        """Wake the server's thread, unless all is closed: the trigger's descriptor may be another file's by then."""
         with self._closing:
             if not self._is_closed:
                 super().pull_trigger()
@@ -167,7 +165,7 @@ class _Server(TcpWSGIServer):
         channels = list(self.active_channels.values())
         silent = next((one for one in channels if not one.requests), None)
         victim = silent if silent is not None and silent.creation_time < time.time() - REQUEST_GRACE_SECONDS else None
-        for dispatcher in (self.task_dispatcher, self._readiness_dispatcher):
+        for dispatcher in (self.task_dispatcher, self._probe_dispatchers[READINESS]):
             with dispatcher.lock:
                 if victim is None and dispatcher.queue:
                     victim = dispatcher.queue.popleft()
@@ -179,12 +177,8 @@ class _Server(TcpWSGIServer):
 
 
 @contextmanager
-def serving(app: WsgiApp, listen: str) -> Iterator[tuple[str, int]]:
-    """Serve `app` in background threads during the block; yield host and port.
-
-    Args:
-        app: called from several threads.
-        listen: `HOST:PORT`.
+def serving(app: WSGIApplication, listen: str) -> Iterator[tuple[str, int]]:
+    """Serve `app`, called from several threads, at `HOST:PORT` during the block; yield host and port.
 
     Raises:
         InvalidInputError: `listen` does not have this form.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,51 +16,30 @@ MIN_WIDTH, MAX_WIDTH = 20, 100
 
 
 def draw_open_conversations(chronicle: Chronicle, width: int, *, is_unicode: bool = True) -> str:
-    """Return a chart of the open conversations; each column is the maximum of its interval.
-
-    Args:
-        chronicle: the conversations.
-        width: columns of the terminal.
-        is_unicode: False draws with ASCII only.
-    """
+    """Return a chart for a terminal with `width` columns; each column is the maximum of its interval."""
     span = chronicle.lifetime()
     if span is None:
         return "no conversations"
     begin, end = span
     margin = len(str(chronicle.count_conversations())) + 2
-    peaks = Peaks(begin, end, max(MIN_WIDTH, min(MAX_WIDTH, width) - margin))
-    for moment, change in chronicle.changes():
-        peaks.add(moment, change)
+    peaks = _peaks(begin, end, max(MIN_WIDTH, min(MAX_WIDTH, width) - margin), chronicle.changes())
     days = begin.date().isoformat(), end.date().isoformat()
-    return draw_columns("open conversations", peaks.finish(), days, margin=margin, is_unicode=is_unicode)
+    return draw_columns("open conversations", peaks, days, margin=margin, is_unicode=is_unicode)
 
 
-class Peaks:
-    """The maximum number of conversations that were open at once, in each of several intervals of equal length."""
+def _peaks(begin: datetime, end: datetime, columns: int, changes: Iterable[tuple[datetime, int]]) -> list[int]:
+    """Return the highest number of open conversations in each of several intervals of equal length.
 
-    def __init__(self, begin: datetime, end: datetime, columns: int) -> None:
-        """Divide the time from `begin` to `end` into so many intervals; no conversation is open yet."""
-        self._begin, self._end, self._columns = begin, end, columns
-        self._interval = (end - begin) / columns
-        self._peaks, self._level, self._since = [0] * columns, 0, begin
-
-    def add(self, moment: datetime, change: int) -> None:
-        """Add a change of the number of open conversations; calls are in order of time."""
-        self._record_level_until(moment)
-        self._level += change
-
-    def finish(self) -> list[int]:
-        """Return the maximum of each interval."""
-        self._record_level_until(self._end)
-        return self._peaks
-
-    def _record_level_until(self, moment: datetime) -> None:
-        for column in range(self._column(self._since), self._column(moment) + 1):
-            self._peaks[column] = max(self._peaks[column], self._level)
-        self._since = moment
-
-    def _column(self, moment: datetime) -> int:
-        return min(self._columns - 1, (moment - self._begin) // self._interval) if self._interval else 0
+    `changes` are the moments at which the number changes, each with the difference, in order of time; it begins at 0.
+    """
+    interval = (end - begin) / columns
+    peaks, level, first = [0] * columns, 0, 0
+    for moment, change in chain(changes, [(end, 0)]):
+        last = min(columns - 1, (moment - begin) // interval) if interval else 0
+        for column in range(first, last + 1):
+            peaks[column] = max(peaks[column], level)
+        level, first = level + change, last
+    return peaks
 
 
 def draw_columns(
@@ -71,30 +51,20 @@ def draw_columns(
     margin: int | None = None,
     is_unicode: bool = True,
 ) -> str:
-    """Return a column chart.
+    """Return a chart with a column for each number, and labels under the first and the last one.
 
-    Args:
-        title: the line above the chart.
-        peaks: the number of each column.
-        ends: the labels under the first and the last column.
-        height: lines of the highest column.
-        margin: characters before the columns; None: as many as the greatest number needs.
-        is_unicode: False draws with ASCII only.
+    The highest column has `height` lines; before the columns are `margin` characters, by default as many as needed.
     """
     top = max(peaks)
     margin = len(str(top)) + 2 if margin is None else margin
+    labels = {1: "0", height: str(top)}
     lines = [
-        f"{_label(row, top, height):>{margin - 1}} "
-        + "".join(_cell(peak, top, row, height, is_unicode) for peak in peaks)
+        f"{labels.get(row, ''):>{margin - 1}} " + "".join(_cell(peak, top, row, height, is_unicode) for peak in peaks)
         for row in range(height, 0, -1)
     ]
     first, last = ends
     axis = " " * margin + first + last.rjust(len(peaks) - len(first))
     return "\n".join([title, *(line.rstrip() for line in lines), axis])
-
-
-def _label(row: int, top: int, height: int) -> str:
-    return str(top) if row == height else "0" if row == 1 else ""
 
 
 def _cell(peak: int, top: int, row: int, height: int, is_unicode: bool) -> str:

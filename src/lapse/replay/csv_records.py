@@ -6,24 +6,20 @@ import csv
 from collections import deque
 from collections.abc import Callable, Iterator
 
-RecordCheck = Callable[[list[str]], bool]
-"""Returns whether the fields are a valid record of the file."""
-
 
 class CsvRecords:
     """The records of an open file, which must have been opened with `newline=""`."""
 
     def __init__(self, file: Iterator[str]) -> None:
-        """Start at the first line of the file."""
         self._file = file
         self._ahead: deque[str] = deque()
         self._number = 0
 
-    def read(self, is_valid: RecordCheck) -> Iterator[tuple[int, list[str] | str]]:
+    def read(self, is_valid: Callable[[list[str]], bool]) -> Iterator[tuple[int, list[str] | str]]:
         """Yield the number of each record's first line, with its fields or with the reason why it cannot be read.
 
         A quoted field may contain line breaks. A stray quote therefore swallows the lines after it; they are read again
-        if the quote is never closed, or if the record is invalid and one of those lines is valid.
+        if the quote is never closed, or if `is_valid` is False for the fields and True for those of one of the lines.
         """
         while True:
             lines: list[str] = []

@@ -5,38 +5,35 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from lapse.addresses import normalise_channel, session_key, shown
 from lapse.errors import InvalidInputError, NaiveDatetimeError, ReplayError
-from lapse.lifecycle import Sender, parse_sender, require_utc
+from lapse.lifecycle import parse_sender, require_utc
 from lapse.replay.csv_records import CsvRecords
 from lapse.validation import check_bigint
 
 REQUIRED_COLUMNS = ("at", "owner_id", "from_number", "to_number", "channel", "sender")
-OPTIONAL_COLUMNS = ("message_id",)
 FIRST_YEAR, LAST_YEAR = 2, 9900
 """Years that are within the calendar in every time zone, as are their deadlines, up to ten years later."""
 _BEGIN = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedMessage:
-    """One message of a log; `at` is UTC."""
+class LoggedMessage(NamedTuple):
+    """A message of a log: its time in UTC, then the arguments of `record_message` in their order."""
 
     at: datetime
     owner_id: int
     from_number: str
     to_number: str
     channel: str
-    sender: Sender
+    sender: str
 
 
-@dataclass(frozen=True, slots=True)
-class BadLine:
+class BadLine(NamedTuple):
     """A line that is not a message, and the reason."""
 
     number: int
@@ -50,7 +47,6 @@ class MessageLog:
     """
 
     def __init__(self) -> None:
-        """Create an empty log."""
         self.messages = 0
         self.bad_lines = 0
         self.first_bad: BadLine | None = None
@@ -65,8 +61,8 @@ class MessageLog:
     def add(self, message: LoggedMessage) -> None:
         """Append a message; equal times stay in the order of the calls."""
         self.messages += 1
-        m, at = message, (message.at - _BEGIN) // _MICROSECOND
-        row = (at, self.messages, m.owner_id, m.from_number, m.to_number, m.channel, m.sender.value)
+        at, *arguments = message
+        row = ((at - _BEGIN) // _MICROSECOND, self.messages, *arguments)
         self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def add_bad(self, line: BadLine) -> None:
@@ -79,9 +75,8 @@ class MessageLog:
         rows = self._database.execute(
             "SELECT at, owner_id, from_number, to_number, channel, sender FROM messages ORDER BY at, place"
         )
-        for at, owner_id, from_number, to_number, channel, sender in rows:
-            moment = _BEGIN + timedelta(microseconds=at)
-            yield LoggedMessage(moment, owner_id, from_number, to_number, channel, Sender(sender))
+        for at, *arguments in rows:
+            yield LoggedMessage(_BEGIN + at * _MICROSECOND, *arguments)
 
     def close(self) -> None:
         """Delete the temporary database."""

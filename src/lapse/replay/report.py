@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TextIO
 
 from lapse.lifecycle import EventType
-from lapse.models import ConversationEvent
 from lapse.store.chronicle import Chronicle
 
 EVENT_COLUMNS = ("at", "owner_id", "channel", "session_key", "from_status", "to_status")
@@ -42,16 +40,7 @@ def write_events(chronicle: Chronicle, file: TextIO) -> None:
     """Write every transition, in order of time, as CSV."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(EVENT_COLUMNS)
-
     for event, channel, session_key in chronicle.events():
-        moment = _iso(_moment(event))
-        writer.writerow([moment, event.owner_id, channel, session_key, event.from_status, event.to_status])
-
-
-def _moment(event: ConversationEvent) -> datetime:
-    """Return the time of a transition: its deadline if it has one, since virtual time is never late."""
-    return event.deadline or event.occurred_at
-
-
-def _iso(moment: datetime) -> str:
-    return moment.replace(tzinfo=None).isoformat() + "Z"
+        moment = event.deadline or event.occurred_at  # a deadline is acted on at once in virtual time
+        at = moment.isoformat().replace("+00:00", "Z")
+        writer.writerow([at, event.owner_id, channel, session_key, event.from_status, event.to_status])

@@ -33,25 +33,15 @@ def replay(
     messages: Iterable[LoggedMessage],
     on_message: Callable[[], None] = lambda: None,
 ) -> None:
-    """Send the messages, which are in order of time, and let the clock run on until nothing is open.
+    """Send the messages, which are in order of time, and move the clock until nothing is open.
 
-    Args:
-        service: a service on an empty database that goes by `clock`.
-        clock: is moved.
-        messages: in order of time.
-        on_message: called after each message, for progress.
+    The service has an empty database, and goes by `clock`. `on_message` is called after each message.
     """
     deadlines = _Deadlines(service, clock)
     for message in messages:
         deadlines.act_before(message.at)
         clock.now = message.at
-        service.record_message(
-            message.owner_id,
-            message.from_number,
-            message.to_number,
-            message.channel,
-            message.sender,
-        )
+        service.record_message(*message[1:])
         on_message()
     deadlines.act_before(None)
 
