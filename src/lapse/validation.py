@@ -28,8 +28,6 @@ MAX_TIMEOUT_MINUTES = 10 * 365 * 24 * 60
 """Ten years: every deadline stays within the calendar."""
 MAX_RATE = 1_000_000
 """Conversations per second."""
-MIN_PURGE_RATE = 1
-"""Conversations per second: a purge runs at least one batch per second, of at least one conversation."""
 MAX_PURGE_BATCH = 1_000
 """Conversations that one transaction of a purge deletes: larger ones gain nothing (decision 4)."""
 MAX_PURGE_DAYS = 36_500
@@ -128,13 +126,13 @@ def check_purge_batch(batch_size: int) -> int:
 
 
 def check_purge_rate(max_rate: float | None) -> float | None:
-    """Check that a purge's conversations per second are from `MIN_PURGE_RATE` to `MAX_RATE`; None: no limit."""
+    """Check that a purge's conversations per second are more than 0 and at most `MAX_RATE`; None: no limit."""
     if max_rate is None:
         return None
     number = real_number(max_rate)
-    if number is None or not MIN_PURGE_RATE <= number <= MAX_RATE:
+    if number is None or not 0 < number <= MAX_RATE:
         raise InvalidInputError(
-            f"the rate of a purge must be {MIN_PURGE_RATE} to {MAX_RATE} per second, not {shown(max_rate)}"
+            f"the rate of a purge must be more than 0 and at most {MAX_RATE} per second, not {shown(max_rate)}"
         )
     return number
 

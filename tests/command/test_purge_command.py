@@ -85,7 +85,7 @@ def test_a_purge_says_what_it_deleted_and_leaves_the_young_and_the_open(filled: 
         (["--closed-before", "soon"], "--closed-before"),
         (["--closed-before", "9", "--batch-size", "0"], "batch size"),
         (["--closed-before", "9", "--batch-size", "1001"], "batch size"),
-        (["--closed-before", "9", "--max-rate", "0.5"], "rate"),
+        (["--closed-before", "9", "--max-rate", "0"], "rate"),
         (["--closed-before", "9", "--dry-run", "--max-rate", "nan"], "rate"),
         (["--closed-before", "9", "--database-url", "mysql://me:hunter2@db/chat"], "mysql"),
     ],

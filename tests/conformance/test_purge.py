@@ -152,6 +152,14 @@ def test_a_rate_is_kept(service: ConversationService, purger: Purger) -> None:
     assert seen == [10, 20, 21]
 
 
+def test_a_rate_may_be_less_than_one_a_second(service: ConversationService, purger: Purger) -> None:
+    insert_closed(service.database, range(2), ended_ago=9 * DAY)
+    begin, seen = time.monotonic(), list[int]()
+    assert purger.purge(5, max_rate=0.8, on_batch=lambda done: seen.append(done.conversations)).conversations == 2
+    assert time.monotonic() - begin >= 2 / 0.8
+    assert seen == [1, 2, 2]
+
+
 def test_the_pair_of_a_purged_conversation_opens_a_new_one(
     service: ConversationService, clock: ManualClock, purger: Purger
 ) -> None:

@@ -53,7 +53,7 @@ class Purger:
         if not isinstance(stop_event, StopEvent) or not callable(on_batch):
             raise InvalidInputError("a purge takes a StopEvent as stop_event, and a function as on_batch")
         if max_rate is not None:
-            limit = min(limit, int(max_rate))  # a batch a second or more, so that it goes evenly
+            limit = min(limit, max(int(max_rate), 1))  # at most a second's conversations, so that it goes evenly
         before, done, cursor = self._moment(closed_before_days), operations.PurgedBatch(), MIN_DATETIME
         while not stop_event.is_set():
             begin = time.monotonic()
