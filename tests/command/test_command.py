@@ -19,6 +19,7 @@ from tests.support.clock import ManualClock
 from tests.support.commands import LAPSE, environment, error_line, run_here, run_lapse, run_program
 from tests.support.sql import run_sql
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "customer_care.csv"
 SECRETS = ("hunter2", "hunter3")
 UNREACHABLE = "postgresql://me:hunter2@127.0.0.1:1/chat?password=hunter3"
 VARIABLES = {
@@ -47,6 +48,29 @@ def test_the_module_and_the_program_are_the_same_command() -> None:
     program = Path(sys.executable).with_name("lapse")
     for arguments in (["--help"], ["--version"], ["worker", "--help"]):
         assert run_program(program, *arguments).stdout == run_lapse(*arguments).stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("migrate", 0),
+        ("status", 0),
+        ("preview", 0),
+        ("doctor", 0),
+        ("worker --once", 0),
+        ("purge --closed-before 1", 0),
+        (f"replay {EXAMPLE}", 0),
+        ("health", 1),  # nothing listens
+        ("adopt", 2),  # for PostgreSQL only
+        ("unadopt", 2),
+    ],
+)
+def test_a_command_does_the_same_whichever_way_tests_start_it(command: str, code: int, tmp_path: Path) -> None:
+    assert run_here("migrate").returncode == 0
+    anew, forked = run_program(*LAPSE, *command.split()), run_lapse(*command.split())
+    assert (anew.returncode, anew.stderr) == (forked.returncode, forked.stderr)
+    assert anew.returncode == code, anew
+    assert bool(anew.stdout) == bool(forked.stdout)
 
 
 @pytest.mark.parametrize("command", VARIABLES)
