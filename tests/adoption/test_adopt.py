@@ -108,7 +108,7 @@ def test_a_table_in_another_schema_is_adopted_where_it_is(empty_postgres_url: st
         assert values(connection, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [0]
 
 
-def test_a_row_that_the_applications_own_rule_refuses_is_said_and_the_next_run_goes_on(empty_postgres_url: str) -> None:
+def test_a_row_that_the_applications_own_rule_refuses_is_named(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
         filled_table(connection)
         connection.execute("INSERT INTO conversations (owner_id, from_number, to_number) VALUES (1, 'nobody', 'a')")

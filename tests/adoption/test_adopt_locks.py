@@ -47,9 +47,7 @@ def in_background(url: str) -> Iterator[RecordingReporter]:
         adopting.result(timeout=60)
 
 
-def test_a_row_that_the_application_holds_is_filled_later_and_makes_nobody_wait(
-    filled: LegacyConnection, empty_postgres_url: str
-) -> None:
+def test_a_row_that_the_application_holds_makes_nobody_wait(filled: LegacyConnection, empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as holder:
         adopt_until(empty_postgres_url, INSTALL)
         holder.execute("BEGIN; SELECT FROM conversations WHERE conv_id = 7 FOR UPDATE")

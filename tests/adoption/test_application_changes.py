@@ -23,9 +23,7 @@ def insert(application: psycopg.Connection[Any], rest: str = "", columns: str = 
 
 
 @pytest.mark.parametrize("change", ["DROP COLUMN session_key", "RENAME COLUMN session_key TO pair_key"])
-def test_the_application_may_drop_or_rename_what_its_unique_index_was_made_of(
-    empty_postgres_url: str, change: str
-) -> None:
+def test_the_columns_of_a_unique_index_may_be_dropped_or_renamed(empty_postgres_url: str, change: str) -> None:
     with connect(empty_postgres_url) as application:
         create_legacy_table(application, GUARDED)
         adopt(empty_postgres_url)
@@ -39,9 +37,7 @@ def test_the_application_may_drop_or_rename_what_its_unique_index_was_made_of(
 @pytest.mark.parametrize(
     ("kind", "value"), [("ltree", "'a.b'::ltree"), ("citext", "'a'::citext"), ("hstore", "'a=>1'::hstore")]
 )
-def test_a_unique_index_of_a_type_of_an_extension_is_compared_by_its_own_operator(
-    empty_postgres_url: str, kind: str, value: str
-) -> None:
+def test_a_type_of_an_extension_is_compared_by_its_own_operator(empty_postgres_url: str, kind: str, value: str) -> None:
     with connect(empty_postgres_url) as application:
         create_legacy_table(application, PLAIN)
         try:

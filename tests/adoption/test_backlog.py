@@ -112,9 +112,7 @@ def test_once_a_worker_has_ended_anything_none_stops_again(adopted_url: str, dat
     assert counts(database) == EVERYTHING_ENDED
 
 
-def test_what_was_due_when_the_first_worker_began_expires_silently_and_nothing_else(
-    adopted_url: str, database: Database
-) -> None:
+def test_only_what_was_due_at_the_first_worker_expires_silently(adopted_url: str, database: Database) -> None:
     first = worker_of(adopted_url, 0, silently=True)
     first.task_config["expired_conversations"]["enabled"] = False
     assert first.run_once()

@@ -96,7 +96,7 @@ def test_each_form_of_the_old_table_is_adoptable(empty_postgres_url: str) -> Non
             assert (found.kind, set(codes(found))) == ("adoptable", expected), str(form)
 
 
-def test_duplicates_are_counted_with_and_without_whatsapp_before_the_number(empty_postgres_url: str) -> None:
+def test_duplicates_are_counted_across_both_spellings_of_a_number(empty_postgres_url: str) -> None:
     rows = [
         "(1, 'whatsapp:+5511900000001', '+14155238886', 'pending', NULL)",
         "(1, '+14155238886', '+5511900000001', 'progress', 'WhatsApp ')",

@@ -69,7 +69,7 @@ def test_a_role_that_may_only_read_is_not_ready(roles: Roles) -> None:
     assert probe(roles) == said(roles, "UPDATE conversations, INSERT conversation_events")
 
 
-def test_what_is_granted_by_the_column_is_enough_where_it_is_what_a_worker_writes(roles: Roles) -> None:
+def test_a_grant_of_the_columns_that_a_worker_writes_is_enough(roles: Roles) -> None:
     worker = roles.name("worker")
     with connect(roles.admin_url) as connection:
         columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'conversations'::regclass AND attnum > 0"

@@ -179,7 +179,7 @@ def test_the_extension_for_such_triggers_is_restricted_with_its_argument(legacy:
         assert found == (is_touched,)
 
 
-def test_only_triggers_of_the_applications_that_may_set_updated_at_are_meant(empty_postgres_url: str) -> None:
+def test_only_triggers_that_may_set_updated_at_are_meant(empty_postgres_url: str) -> None:
     with connect(empty_postgres_url) as connection:
         names = install(connection, Form(extra_columns=("touched text",)))
         run(

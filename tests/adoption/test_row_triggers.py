@@ -36,9 +36,7 @@ def install_with_index(connection: Connection, keys: str, form: Form = PLAIN) ->
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_what_the_application_opens_has_a_key_and_ends_the_other_conversation_of_its_pair(
-    application: Connection, form: Form
-) -> None:
+def test_what_the_application_opens_ends_the_other_of_its_pair(application: Connection, form: Form) -> None:
     owner = "5b1b0f7e-0000-4000-8000-000000000001" if form.owner_id == "uuid" else 1
     own_id = {"text": "01JQ{}", "uuid": "5b1b0f7e-0000-4000-8000-00000000000{}"}.get(form.conv_id)
     ids = [{"conv_id": own_id.format(number)} if own_id else {} for number in range(4)]
@@ -155,7 +153,7 @@ def test_a_function_of_the_applications_own_in_its_index_is_not_called(applicati
     assert events(application) == [(first, "pending", *DUPLICATE)]
 
 
-def test_a_conversation_that_is_opened_again_or_moves_ends_the_other_of_its_pair(application: Connection) -> None:
+def test_what_is_opened_again_or_moved_ends_the_other_of_its_pair(application: Connection) -> None:
     install(application)
     first, second, of_bob = insert(application), insert(application), insert(application, BOB)
     run(application, f"UPDATE conversations SET status = 'progress', ended_at = NULL WHERE conv_id = {first}")

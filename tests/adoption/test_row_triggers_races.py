@@ -143,7 +143,7 @@ def test_an_insert_waits_no_longer_than_the_application_allows(sessions: list[Co
     assert found(observer, "status") == ["pending"]
 
 
-def test_an_insert_that_is_refused_holds_what_refused_it_for_its_transaction_and_no_longer(
+def test_a_refused_insert_holds_what_refused_it_for_its_transaction(
     sessions: list[Connection],
 ) -> None:
     observer, one, other, _ = sessions
@@ -163,7 +163,7 @@ def test_an_insert_that_is_refused_holds_what_refused_it_for_its_transaction_and
     assert found(observer, "status") == ["user_closed", "pending"]
 
 
-def test_an_insert_beside_the_end_of_the_conversation_that_refused_it_is_let_in(
+def test_an_insert_beside_the_end_of_what_refused_it_is_let_in(
     sessions: list[Connection], beside: ThreadPoolExecutor
 ) -> None:
     observer, one, other, _ = sessions

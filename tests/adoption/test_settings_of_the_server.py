@@ -88,7 +88,7 @@ def test_a_healthy_database_stays_healthy_whatever_is_set(postgres_url: str) -> 
             assert (found["kind"], found["findings"]) == ("own", []), name
 
 
-def test_the_same_is_found_in_an_old_table_and_in_an_adopted_one_whatever_is_set(empty_postgres_url: str) -> None:
+def test_a_harmless_setting_changes_no_finding(empty_postgres_url: str) -> None:
     url = empty_postgres_url
     with connect(url) as owner:
         filled_table(owner, FORM)
@@ -135,7 +135,7 @@ HARMFUL: Mapping[str, tuple[Mapping[str, str], str, str]] = {
 
 
 @pytest.mark.parametrize("name", HARMFUL)
-def test_what_is_set_against_lapse_is_found_and_what_to_do_about_it_mends_it(postgres_url: str, name: str) -> None:
+def test_the_hint_of_a_harmful_setting_mends_it(postgres_url: str, name: str) -> None:
     settings, level, code = HARMFUL[name]
     with set_for_database(postgres_url, settings):
         found = examined(postgres_url)

@@ -121,7 +121,7 @@ def as_then(roles: Roles) -> None:
     )
 
 
-def test_an_upgrade_shuts_out_no_application_that_default_privileges_let_in(roles: Roles) -> None:
+def test_an_upgrade_shuts_out_nobody_whom_default_privileges_let_in(roles: Roles) -> None:
     """As many set up their roles: one for migrations, and what it makes is the application's by default."""
     roles.create("application")
     roles.create("reader")

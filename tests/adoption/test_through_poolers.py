@@ -57,7 +57,7 @@ def test_a_pooler_in_transaction_mode_is_refused_and_nothing_touched(old_url: st
         assert connection.execute("SELECT to_regclass('lapse_adoption')").fetchone() == (None,)
 
 
-def test_the_library_and_a_worker_work_through_transaction_mode_once_it_is_adopted(old_url: str) -> None:
+def test_an_adopted_table_works_through_a_pooler_in_transaction_mode(old_url: str) -> None:
     require_pgbouncer()
     assert run_here("adopt", "--database-url", old_url).returncode == 0
     with running_pgbouncer(old_url) as pooler:

@@ -226,7 +226,7 @@ def test_a_history_that_is_gone_is_missed_unless_it_is_forced(legacy: LegacyTabl
     assert legacy.dump() == legacy.schema
 
 
-def test_what_depends_on_a_column_of_lapse_is_named_and_the_application_works_on(legacy: LegacyTable) -> None:
+def test_what_depends_on_a_column_of_lapse_is_named(legacy: LegacyTable) -> None:
     legacy.connection.execute("CREATE VIEW looks AS SELECT conv_id, idle_check_at FROM conversations")
     with pytest.raises(AdoptionError, match="view looks depends on column idle_check_at"):
         unadopt(legacy.url)

@@ -55,7 +55,7 @@ def in_threads(number: int, work: Callable[[int], object]) -> None:
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("is_roles", [True, False], ids=["role", "database"])
-def test_threads_on_one_pair_meet_no_error_whatever_the_default_isolation_is(
+def test_threads_on_one_pair_meet_no_error_in_any_default_isolation(
     server: Server, url: str, isolation: str, outcome_of_all: Outcome, *, is_roles: bool
 ) -> None:
     role = make_url(url).username if is_roles else None
@@ -131,7 +131,7 @@ def backends_ended_again_and_again(server: Server, url: str) -> Iterator[list[in
 
 @pytest.mark.parametrize("isolation", ["read committed", "serializable"])
 @pytest.mark.parametrize("kind", ["idle", "expired"])
-def test_sweeps_whose_sessions_are_ended_try_again_and_end_each_conversation_once(
+def test_sweeps_whose_sessions_are_ended_end_each_conversation_once(
     server: Server, url: str, kind: str, isolation: str, outcome_of_all: Outcome
 ) -> None:
     with closing(Database(url)) as database:

@@ -22,7 +22,7 @@ CALLS: dict[str, Callable[[ConversationService], Conversation]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_conversation_that_ended_before_its_opener_heard_of_it_is_the_answer(
+def test_what_ended_before_its_opener_heard_of_it_is_the_answer(
     postgres_url: str, chance: random.Random, call: str
 ) -> None:
     with closing(Database(postgres_url)) as database:

@@ -199,7 +199,7 @@ def run_doctor_or_line(url: str) -> None:
     assert "internal error" not in result.stderr
 
 
-def test_a_server_that_only_reads_answers_what_it_can_and_says_why_it_writes_nothing(settled: Settled) -> None:
+def test_a_server_that_only_reads_is_the_reason_of_a_refused_write(settled: Settled) -> None:
     server, lives, _ = settled
     lives.empty()
     with closing(ConversationService(lives.url, settings=load_settings(call_timeout_seconds=3))) as service:
@@ -213,7 +213,7 @@ def test_a_server_that_only_reads_answers_what_it_can_and_says_why_it_writes_not
         assert service.record_message(1, CUSTOMER, BUSINESS).conv_id == opened.conv_id
 
 
-def test_a_row_that_stays_locked_for_a_while_is_waited_for_though_errors_tell_their_parameters(
+def test_a_locked_row_is_waited_for_though_errors_tell_parameters(
     settled: Settled,
 ) -> None:
     server, lives, _ = settled

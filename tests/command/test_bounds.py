@@ -65,7 +65,7 @@ def service() -> Iterator[ConversationService]:
         yield made
 
 
-def test_every_setting_that_is_a_number_is_judged_here_but_the_one_that_is_given_in_one_way() -> None:
+def test_every_number_that_is_given_in_several_ways_is_judged_here() -> None:
     numbers = {name for name, field in Settings.model_fields.items() if re.search("int|float", str(field.annotation))}
     assert numbers - set(UNUSABLE) == {"call_timeout_seconds"}
     assert set(UNUSABLE) == set(OPTIONS) == set(ARGUMENTS)
@@ -103,7 +103,7 @@ def test_a_bool_is_no_number(name: str, service: ConversationService) -> None:
         load_settings(**{name: True})
 
 
-def test_an_extension_is_bounded_like_a_timeout_but_may_be_shorter_than_a_second(service: ConversationService) -> None:
+def test_an_extension_has_the_upper_bound_of_a_timeout(service: ConversationService) -> None:
     conversation = service.record_message(1, "+5511990000001", "+14155238886")
     for minutes in (0, -1, 5_256_001, float("nan"), True):
         with pytest.raises(InvalidInputError):

@@ -78,7 +78,7 @@ def test_people_get_the_same_table_and_picture(file: Database) -> None:
     assert shown.stdout.endswith("\nnothing was changed\n")
 
 
-def test_it_neither_waits_for_a_writer_nor_holds_one_up_nor_sees_what_is_not_committed(file: Database) -> None:
+def test_it_goes_on_beside_a_writer_and_sees_what_is_committed(file: Database) -> None:
     with closing(sqlite3.connect(FILE, isolation_level=None, timeout=0)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("DELETE FROM conversations WHERE status = 'idle_timeout'")

@@ -153,7 +153,7 @@ def test_the_worker_ends_what_status_and_preview_say(
     assert after["next_deadline"] > datetime.now(UTC).isoformat()
 
 
-def test_what_is_no_time_in_sqlite_is_due_for_status_where_it_is_for_the_worker(
+def test_what_is_no_time_is_due_for_status_as_for_the_worker(
     new_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for idle_minutes in (5, 30):

@@ -115,7 +115,7 @@ def test_a_message_in_the_very_moment_of_expiry_is_in_time(service: Conversation
 
 @pytest.mark.parametrize("is_paused", [False, True])
 @pytest.mark.parametrize("sender", SIDES)
-def test_a_message_after_expiry_ends_the_old_conversation_and_opens_a_new_one(
+def test_a_message_after_expiry_opens_a_new_conversation(
     service: ConversationService, clock: ManualClock, sender: str, is_paused: bool
 ) -> None:
     opened = service.record_message(1, CUSTOMER, BUSINESS)

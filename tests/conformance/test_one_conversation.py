@@ -27,7 +27,7 @@ CLOSED = ["agent_closed", "support_closed", "user_closed", "expired", "failed"]
 TICK = timedelta(microseconds=1)
 
 
-def test_creating_a_second_open_conversation_is_an_error_that_names_the_first(service: ConversationService) -> None:
+def test_creating_a_second_open_conversation_names_the_first(service: ConversationService) -> None:
     opened = service.create_conversation(1, CUSTOMER, BUSINESS, user_id=3, metadata={"a": 1}, context={"b": 2})
     assert (opened.status, opened.user_id, opened.metadata, opened.context) == ("pending", 3, {"a": 1}, {"b": 2})
     with pytest.raises(ConversationAlreadyOpenError) as caught:
@@ -85,7 +85,7 @@ def test_closing_ends_an_open_conversation(
 
 @pytest.mark.parametrize("first", CLOSED)
 @pytest.mark.parametrize("second", CLOSED)
-def test_closing_twice_is_an_error_that_names_both_statuses_and_changes_nothing(
+def test_closing_twice_is_an_error_that_names_both_statuses(
     service: ConversationService, clock: ManualClock, first: str, second: str
 ) -> None:
     opened = service.create_conversation(1, CUSTOMER, BUSINESS)
@@ -106,9 +106,7 @@ def test_closing_with_a_status_that_closes_nothing_is_an_error(service: Conversa
     assert service.get_conversation_by_id(opened.conv_id) == opened
 
 
-def test_a_conversation_can_be_closed_by_hand_after_its_expiry_and_before_the_sweep(
-    service: ConversationService, clock: ManualClock
-) -> None:
+def test_what_has_expired_can_be_closed_until_the_sweep(service: ConversationService, clock: ManualClock) -> None:
     opened = service.create_conversation(1, CUSTOMER, BUSINESS)
     clock.now = opened.expires_at + TICK
     assert service.close_conversation(opened.conv_id, "agent_closed").status == "agent_closed"

@@ -84,9 +84,7 @@ def test_part_of_a_day_counts(service: ConversationService, purger: Purger) -> N
     check_invariants(service.database)
 
 
-def test_an_id_that_two_owners_have_goes_for_the_one_whose_conversation_is_old(
-    service: ConversationService, purger: Purger
-) -> None:
+def test_an_id_of_two_owners_goes_for_the_one_whose_is_old(service: ConversationService, purger: Purger) -> None:
     (old,) = insert_closed(service.database, range(1), ended_ago=9 * DAY, owner_id=1)
     (young,) = insert_closed(service.database, range(1), ended_ago=DAY, owner_id=2)
     for table in ("conversation_events", "conversations"):

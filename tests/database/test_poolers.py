@@ -67,7 +67,7 @@ def wait_until_nothing_is_due(database: Database) -> None:
         time.sleep(0.1)
 
 
-def test_everything_works_through_a_pooler_and_leaves_its_sessions_as_they_were(
+def test_all_that_lapse_does_leaves_a_poolers_sessions_as_they_were(
     pooled_url: str, empty_postgres_url: str, observer: Database
 ) -> None:
     before = look_at_pooled_sessions(pooled_url, empty_postgres_url)

@@ -33,9 +33,7 @@ def pooled_connection(service: ConversationService) -> psycopg.Connection[Any]:
     return driver
 
 
-def test_a_message_that_opens_a_conversation_or_keeps_it_alive_is_one_round_trip(
-    postgres_url: str, tmp_path: Path
-) -> None:
+def test_a_message_without_a_transition_is_one_round_trip(postgres_url: str, tmp_path: Path) -> None:
     with closing(ConversationService(postgres_url)) as service:
         for _ in range(2):  # looks once at the schema, and once whether there is a cluster
             service.record_message(1, customer(0), BUSINESS)

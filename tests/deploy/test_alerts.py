@@ -61,7 +61,7 @@ def test_the_alerts_fire_when_they_should_and_not_otherwise() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_alert_has_cases_in_which_it_fires_and_cases_in_which_it_does_not(name: str) -> None:
+def test_an_alert_is_tested_both_firing_and_silent(name: str) -> None:
     of_it = [case for case in cases() if case["alertname"] == name]
     assert [case for case in of_it if case.get("exp_alerts")]
     assert [case for case in of_it if not case.get("exp_alerts")]
@@ -124,7 +124,7 @@ def test_the_cases_notice_another_aggregation_range_or_selector(right: str, wron
 
 
 @pytest.mark.parametrize("numbered", NUMBERED, ids=name_of)
-def test_an_alert_says_how_bad_it_is_what_is_the_matter_and_where_to_read_on(
+def test_an_alert_has_a_severity_a_summary_and_a_runbook(
     numbered: tuple[int, dict[str, Any]],
 ) -> None:
     _, alert = numbered

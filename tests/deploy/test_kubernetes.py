@@ -110,7 +110,7 @@ def test_the_account_of_the_pods_has_no_token_and_no_rights(built: list[Object])
     assert [described for described in built if described["apiVersion"].startswith("rbac")] == []
 
 
-def test_the_database_url_comes_from_a_secret_that_is_not_among_the_objects(built: list[Object]) -> None:
+def test_the_secret_of_the_database_url_is_not_among_the_objects(built: list[Object]) -> None:
     example = yaml.safe_load((FOLDER / "secret.example.yaml").read_text())
     kubernetes_validate.validate(example, API_VERSIONS[-1], strict=True)
     (key,) = example["stringData"]
@@ -123,7 +123,7 @@ def test_the_database_url_comes_from_a_secret_that_is_not_among_the_objects(buil
     assert "DATABASE_URL" not in one(built, "ConfigMap")["data"]
 
 
-def test_the_example_of_the_secret_is_one_that_lapse_can_read_and_nobody_uses() -> None:
+def test_lapse_can_read_the_example_of_the_secret() -> None:
     from lapse.store.urls import parse_url
 
     example = yaml.safe_load((FOLDER / "secret.example.yaml").read_text())
@@ -185,7 +185,7 @@ def test_probes_ask_the_paths_and_the_port_at_which_the_worker_answers(built: li
         assert port_number(pods(built)["Deployment"], probe["port"]) == int(port)
 
 
-def test_the_pods_commands_do_in_their_environment_what_the_manifests_expect(empty_postgres_url: str) -> None:
+def test_the_pods_commands_do_what_the_manifests_expect(empty_postgres_url: str) -> None:
     objects = build(PRODUCTION)
     commands = {kind: container(pod)["command"][1:] for kind, pod in pods(objects).items()}
     # A container has an address of its own; here the port may be taken.
@@ -225,7 +225,7 @@ def test_resources_are_those_of_the_specification(built: list[Object]) -> None:
 # --- they fit each other ------------------------------------------------------------------------------------------
 
 
-def test_two_workers_run_at_least_and_an_upgrade_starts_one_before_it_stops_one(built: list[Object]) -> None:
+def test_two_workers_run_at_least_during_an_upgrade_too(built: list[Object]) -> None:
     spec = one(built, "Deployment")["spec"]
     assert spec["replicas"] >= 2
     assert spec["strategy"] == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
@@ -260,7 +260,7 @@ def test_everything_has_the_recommended_labels(built: list[Object]) -> None:
         assert labels(described)["app.kubernetes.io/part-of"] == "lapse"
 
 
-def test_the_network_policy_lets_in_what_scrapes_the_workers_and_nothing_else() -> None:
+def test_the_network_policy_lets_in_only_what_scrapes_the_workers() -> None:
     objects = build(PRODUCTION)
     spec = one(objects, "NetworkPolicy")["spec"]
     assert all(selects(spec["podSelector"], pod) for pod in pods(objects).values())
@@ -273,7 +273,7 @@ def test_the_network_policy_lets_in_what_scrapes_the_workers_and_nothing_else() 
 # --- monitoring ---------------------------------------------------------------------------------------------------
 
 
-def test_prometheus_scrapes_the_workers_under_the_name_that_the_alerts_ask_for() -> None:
+def test_prometheus_scrapes_under_the_name_that_the_alerts_ask_for() -> None:
     objects = build(PRODUCTION)
     worker, monitor = pods(objects)["Deployment"], one(objects, "PodMonitor")["spec"]
     assert labels(worker)[monitor["jobLabel"]] == JOB

@@ -63,7 +63,7 @@ def test_a_new_version_has_a_migration_of_its_own(changed: Path) -> None:
         assert labels(pod)[VERSION] == "7.8.9-rc.1"
 
 
-def test_a_changed_setting_rolls_the_workers_and_leaves_the_migration_as_it_was(changed: Path) -> None:
+def test_a_changed_setting_rolls_the_workers_only(changed: Path) -> None:
     before, after = build(PRODUCTION), edit(changed, "IDLE_TIMEOUT_MINUTES=30", "IDLE_TIMEOUT_MINUTES=45")
     assert one(after, "ConfigMap")["data"]["CONVERSATION_IDLE_TIMEOUT_MINUTES"] == "45"
     assert pods(before)["Deployment"] != pods(after)["Deployment"]
@@ -82,7 +82,7 @@ def test_the_number_of_workers_is_set_in_the_overlay(changed: Path) -> None:
     assert one(edit(changed, "count: 2", "count: 5"), "Deployment")["spec"]["replicas"] == 5
 
 
-def test_without_the_monitoring_component_no_kind_of_the_operator_is_needed(changed: Path) -> None:
+def test_only_the_monitoring_component_needs_kinds_of_the_operator(changed: Path) -> None:
     objects = edit(changed, "  - ../../components/monitoring\n", "")
     assert names(build(PRODUCTION)) - names(objects) == {("PodMonitor", "lapse-worker"), ("PrometheusRule", "lapse")}
     assert all(map(is_of_kubernetes, objects))

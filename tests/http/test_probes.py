@@ -141,7 +141,7 @@ def test_it_answers_while_the_database_is_away(postgres_url: str) -> None:
         proxy.close()
 
 
-def test_a_database_that_says_nothing_makes_unready_in_limited_time_and_is_no_reason_to_die() -> None:
+def test_a_silent_database_makes_a_live_worker_unready_in_limited_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/chat?connect_timeout=30"
         with serving_lapse(url) as (_, port):

@@ -49,7 +49,7 @@ def events(database: Database, what: str) -> dict[str, float]:
     return {OF_EVENTS[row.type]: float(row.figure) for row in rows}
 
 
-def test_prometheus_counts_what_the_database_holds_and_notices_a_killed_worker(
+def test_prometheus_counts_what_the_database_holds(
     postgres_url: str, two_workers: dict[str, RunningLapse], prometheus: Prometheus
 ) -> None:
     assert prometheus.by_task("sum by (task_type) (background_conversations_processed_total)") == {IDLE: 0, EXPIRED: 0}

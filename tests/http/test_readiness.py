@@ -56,7 +56,7 @@ def ask_at_once(app: WorkerApp, number: int) -> set[tuple[int, str]]:
         return set(pool.map(probe, range(number)))
 
 
-def test_a_connection_that_was_cut_between_two_probes_is_no_database_that_is_away(postgres_url: str) -> None:
+def test_a_cut_connection_is_no_database_that_is_away(postgres_url: str) -> None:
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid != "
     with app_on(postgres_url) as app, closing(Database(postgres_url)) as database:
         for _ in range(3):
@@ -85,7 +85,7 @@ def test_the_first_ones_ever_are_told_the_truth_however_many_come_at_once(databa
         assert ask_at_once(app, 10) == {READY}
 
 
-def test_of_probes_at_once_none_is_given_an_answer_from_before_the_database_hung(postgres_url: str) -> None:
+def test_no_probe_is_given_an_answer_from_before_the_database_hung(postgres_url: str) -> None:
     with app_on(postgres_url) as app, closing(Database(postgres_url)) as database:
         assert ask(app, "/readyz") == READY
         with transaction(database) as connection:
@@ -111,7 +111,7 @@ def test_probes_while_the_database_hangs_are_one_question_to_it(postgres_url: st
         until(lambda: ask(app, "/readyz") == READY)
 
 
-def test_an_outage_that_begins_between_two_probes_is_told_to_both_that_come_next(postgres_url: str) -> None:
+def test_an_outage_is_told_to_all_probes_that_come_next(postgres_url: str) -> None:
     proxy = Proxy(postgres_url)
     proxy.open()
     try:
@@ -208,7 +208,7 @@ def test_a_sqlite_file_where_nothing_can_be_written_is_not_ready() -> None:
             assert ask(app, "/readyz") == (503, f"not ready: {said}\n")
 
 
-def test_a_sqlite_file_that_is_gone_is_not_ready_and_not_made_by_the_question(tmp_path: Path) -> None:
+def test_a_probe_makes_no_sqlite_file(tmp_path: Path) -> None:
     with app_on(f"sqlite:///{tmp_path}/lapse.db") as app:
         said = "The database has no lapse schema yet: run `lapse migrate`."
         assert ask(app, "/readyz") == (503, f"not ready: {said}\n")

@@ -193,7 +193,7 @@ runpy.run_module("lapse", run_name="__main__", alter_sys=True)
 """
 
 
-def test_where_few_files_may_be_open_the_probes_and_the_database_have_theirs(tmp_path: Path) -> None:
+def test_probes_are_answered_where_few_files_may_be_open(tmp_path: Path) -> None:
     with serving_lapse(tmp_path, command=[sys.executable, "-c", WITH_FEW_FILES]) as (_, port), ExitStack() as clients:
         for _ in range(MANY):
             clients.enter_context(connect(port))

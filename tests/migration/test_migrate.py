@@ -60,7 +60,7 @@ assert "alembic" not in sys.modules"""
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_processes_that_migrate_at_once_all_succeed_and_one_of_them_creates(empty_database_url: str) -> None:
+def test_of_processes_that_migrate_at_once_one_creates_the_schema(empty_database_url: str) -> None:
     command = [sys.executable, "-m", "lapse", "migrate", "--database-url", empty_database_url]
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") for _ in range(3)

@@ -36,9 +36,7 @@ migrate(database)
 """
 
 
-def test_threads_that_migrate_one_database_all_succeed_and_one_of_them_creates(
-    new_database: Callable[..., str], backend: str
-) -> None:
+def test_of_threads_that_migrate_at_once_one_creates_the_schema(new_database: Callable[..., str], backend: str) -> None:
     for _ in range(ROUNDS):
         url = new_database(backend, migrated=False)
         with ExitStack() as stack:

@@ -200,7 +200,7 @@ def test_an_address_that_is_no_text_is_an_error(address: Any) -> None:
     assert "5511999999999" not in str(caught.value)
 
 
-def test_the_longest_address_has_320_characters_without_the_space_around_it() -> None:
+def test_the_longest_address_has_320_characters() -> None:
     assert MAX_ADDRESS_LENGTH == 320
     assert normalise_address(f"  {'a' * 320}  ", "webchat") == "a" * 320
     with pytest.raises(InvalidAddressError, match="321 characters"):

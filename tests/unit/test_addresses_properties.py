@@ -84,9 +84,7 @@ def are_listed_spellings(one: str, other: str) -> bool:
 
 
 @given(valid_numbers(), st.data())
-def test_two_valid_numbers_are_one_address_only_where_whatsapp_spells_one_in_two_ways(
-    number: str, data: st.DataObject
-) -> None:
+def test_only_two_spellings_of_whatsapp_are_one_address(number: str, data: st.DataObject) -> None:
     other = data.draw(st.sampled_from(slips(number)))
     one_key = session_key(number, "customer-care") == session_key(other, "customer-care")
     assert one_key == (number == other or are_listed_spellings(number, other))

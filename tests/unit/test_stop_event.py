@@ -45,7 +45,7 @@ def test_every_waiting_thread_is_woken() -> None:
     assert woken == [True, True, True]
 
 
-def test_each_stop_signal_wakes_the_wait_and_the_previous_handlers_are_restored() -> None:
+def test_each_stop_signal_wakes_the_wait() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     for number in (signal.SIGTERM, signal.SIGINT):
         stop_event, begin = StopEvent(), time.monotonic()

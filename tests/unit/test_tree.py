@@ -54,7 +54,7 @@ def test_requirements_are_hashed_pins_without_addresses(path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["dev", "bench", "otel"])
-def test_the_demo_the_tests_the_benchmarks_and_the_image_run_on_the_same_versions(other: str) -> None:
+def test_all_run_on_the_versions_of_the_demo(other: str) -> None:
     runtime, pins = (set(_PIN.findall((ROOT / f"requirements/{name}.txt").read_text())) for name in ("runtime", other))
     assert runtime - pins == set()
 

@@ -156,7 +156,7 @@ def test_a_conversation_that_is_slow_or_locked_or_skipped_is_quarantined(
         check_invariants(database)
 
 
-def test_what_the_database_leaves_as_it_was_counts_as_refused_and_not_as_contended(postgres_url: str) -> None:
+def test_what_the_database_leaves_as_it_was_counts_as_refused(postgres_url: str) -> None:
     with closing(Database(postgres_url)) as database, worker_on(postgres_url) as worker:
         overdue(database, 12)
         run_sql(database, SKIPPED_ONE.replace("%03", "%"))

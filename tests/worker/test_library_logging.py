@@ -104,7 +104,7 @@ EventLogger("lapse.worker.worker").info("worker started", database="sqlite:///a.
 """
 
 
-def test_the_line_of_the_command_has_its_fields_in_the_order_they_always_had() -> None:
+def test_the_fields_of_a_log_line_have_their_order() -> None:
     ran = subprocess.run([sys.executable, "-c", COMMAND], env=environment(), capture_output=True, text=True, check=True)
     line = json.loads(ran.stdout)
     assert list(line) == ["database", "max_rate", "task", "n", "event", "level", "timestamp"]

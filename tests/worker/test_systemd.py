@@ -74,7 +74,7 @@ def test_a_worker_says_that_it_started_how_it_is_and_that_it_stops(is_abstract: 
             assert (worker.process.returncode, worker.stderr) == (0, "")
 
 
-def test_a_worker_that_waits_for_its_database_has_started_and_says_why_it_waits(postgres_url: str) -> None:
+def test_a_worker_that_waits_for_its_database_says_so(postgres_url: str) -> None:
     proxy = Proxy(postgres_url)
     try:
         with manager("notify.sock") as listening:
@@ -90,7 +90,7 @@ def test_a_worker_that_waits_for_its_database_has_started_and_says_why_it_waits(
         proxy.close()
 
 
-def test_a_manager_that_does_not_read_holds_up_neither_the_work_nor_the_stop(database_url: str) -> None:
+def test_a_manager_that_does_not_read_holds_up_nothing(database_url: str) -> None:
     with manager("notify.sock") as listening:
         env = {"NOTIFY_SOCKET": "notify.sock", "WATCHDOG_USEC": "20000", "DATABASE_URL": database_url}
         with running_lapse("worker", "--interval", "0.05", "--min-wait", "0", env=env) as worker:

@@ -146,7 +146,7 @@ def test_a_collector_that_is_away_does_not_hold_up_a_stop(
             assert (worker.process.returncode, worker.stderr) == (0, "")
 
 
-def test_without_the_extra_nothing_is_imported_and_a_collector_in_the_environment_is_answered(
+def test_without_the_extra_nothing_of_it_is_imported(
     database_url: str,
 ) -> None:
     command = (sys.executable, "-c", WITHOUT_THE_EXTRA, "worker", "--once", "--database-url", database_url)
