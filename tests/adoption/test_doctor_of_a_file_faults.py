@@ -1,7 +1,4 @@
-"""`lapse doctor` finds each fault that is planted in the tables of a SQLite file, and only that; the advice mends it.
-
-Faults are planted by `sqlite3` beside lapse, and the advice is run as it is printed: SQL, or a command of the shell.
-"""
+"""`lapse doctor` finds each fault planted in the tables of a SQLite file, and only that; its advice, run, mends it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Whatever the role, the database or the server has set: doctor, adopting and going back see the same; and it is said
-where lapse cannot work with it."""
+"""Whatever role, database or server have set, doctor and adoption do the same, or say what forbids it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The application's own worker and lapse's end the conversations of one table at the same time, and none of them twice.
-
-Every change of a status is kept by a trigger of the test's own: what counts is what the database saw.
-"""
+"""The application's worker and lapse's end the conversations of one table together: none ends twice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`lapse status` and `lapse preview` say what the worker then does, whatever stands in the rows.
-
-Each table holds every combination of the values of its columns, so that no case is left to chance.
-"""
+"""`lapse status` and `preview` say what the worker then does, for every combination of the columns' values."""
 
 from __future__ import annotations
 

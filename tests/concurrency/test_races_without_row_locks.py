@@ -1,7 +1,4 @@
-"""Real races of sweeps in the form for distributed tables, which has no row locks: the update's recheck must do.
-
-On one PostgreSQL, told that its tables are distributed. Citus sends the same statement to each shard.
-"""
+"""Races of sweeps in the form for distributed tables, without row locks, on a server told that it has such tables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The conformance tests do run on the cluster that LAPSE_TEST_CITUS_URL names, and its absence is said.
-
-The cluster is a stand-in (tests/support/citus_stand_in.py): this shows the way there and the statements for distributed
-tables on one PostgreSQL, and nothing of Citus.
-"""
+"""The conformance tests run on the cluster that LAPSE_TEST_CITUS_URL names: here a stand-in for one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`lapse migrate --distribute`, and how distributed tables are noticed.
-
-On a stand-in for Citus (tests/support/citus_stand_in.py): this shows what lapse asks and says, not what Citus answers.
-"""
+"""`lapse migrate --distribute`, and how distributed tables are noticed: what lapse asks, of a stand-in for Citus."""
 
 from __future__ import annotations
 

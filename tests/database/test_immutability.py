@@ -1,7 +1,4 @@
-"""What a sweep writes to distributed tables is IMMUTABLE: PostgreSQL says so, which takes nothing else into an index.
-
-Citus asks the server the same question of each UPDATE (SET, WHERE, CASE, RETURNING) and refuses the statement.
-"""
+"""What a sweep writes to distributed tables is IMMUTABLE, as Citus asks it: an index takes nothing else."""
 
 from __future__ import annotations
 

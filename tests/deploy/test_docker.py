@@ -85,8 +85,11 @@ def test_the_image_sets_nothing_but_settings_of_lapse_and_of_python() -> None:
     assert variables == {"LAPSE_HTTP": f"0.0.0.0:{argument_of('EXPOSE')}"}
 
 
-def test_the_label_and_the_tag_are_the_version() -> None:
+def test_the_label_is_the_version() -> None:
     assert re.findall(r'image\.version="([^"]*)"', argument_of("LABEL")) == [__version__]
+
+
+def test_the_tag_is_the_version() -> None:
     assert {services()[name]["image"] for name in OF_LAPSE} == {f"lapse:${{LAPSE_VERSION:-{__version__}}}"}
 
 
@@ -201,9 +204,15 @@ def test_the_worker_can_be_scaled() -> None:
     assert services()["worker"]["networks"] == ["database", "monitoring"]
 
 
-def test_the_worker_has_time_for_its_batch_and_hears_an_early_stop() -> None:
+def test_the_worker_has_time_for_its_batch() -> None:
     assert services()["worker"]["stop_grace_period"] == "30s"
+
+
+def test_the_worker_hears_an_early_stop() -> None:
     assert services()["worker"]["init"] is True
+
+
+def test_the_worker_has_the_health_check_of_the_image() -> None:
     assert "healthcheck" not in services()["worker"], "the image's own is the one that is tested"
 
 

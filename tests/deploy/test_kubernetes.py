@@ -103,10 +103,13 @@ def test_the_namespace_enforces_the_restricted_profile() -> None:
     assert labels(one(build(PRODUCTION), "Namespace"))["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_the_account_of_the_pods_has_no_token_and_no_rights(built: list[Object]) -> None:
+def test_the_account_of_the_pods_has_no_token(built: list[Object]) -> None:
     account = one(built, "ServiceAccount")
     assert account["automountServiceAccountToken"] is False
     assert {pod["spec"]["serviceAccountName"] for pod in pods(built).values()} == {account["metadata"]["name"]}
+
+
+def test_the_account_of_the_pods_has_no_rights(built: list[Object]) -> None:
     assert [described for described in built if described["apiVersion"].startswith("rbac")] == []
 
 

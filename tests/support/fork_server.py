@@ -1,8 +1,4 @@
-"""Processes of the command that are forked from one which has imported lapse already: that takes half a second of CPU.
-
-All else is a start's own: a process with its arguments, environment, folder and streams, its signals and its end. This
-file is both sides: what tests call, and the program that forks.
-"""
+"""Processes of the command, forked from one that has imported lapse: the program that forks, and what tests call."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_no_label_can_hold_an_address_or_an_owner(metrics: PrometheusMetrics) ->
     assert names == {"task_type", "le", "version", "schema_version", "database"}
 
 
-def test_what_is_active_is_wanted_once_and_then_whenever_it_was_read(metrics: PrometheusMetrics) -> None:
+def test_what_is_active_is_wanted_again_once_it_was_read(metrics: PrometheusMetrics) -> None:
     assert metrics.wants_active, "the first scrape shall find it"
     metrics.set_active(7)
     assert not metrics.wants_active

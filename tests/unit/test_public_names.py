@@ -63,7 +63,7 @@ def test_the_public_names_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
-def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
+def test_a_public_name_says_what_it_is(name: str) -> None:
     assert getattr(lapse, name).__doc__
 
 
@@ -94,8 +94,11 @@ def test_the_names_are_found_where_only_compiled_files_are_installed(tmp_path: P
     assert run.stdout.split() == [str(package / "__init__.pyc"), "lapse.errors"]
 
 
-def test_the_package_is_typed_and_knows_its_version() -> None:
+def test_the_package_is_typed() -> None:
     assert files("lapse").joinpath("py.typed").is_file()
+
+
+def test_the_package_knows_its_version() -> None:
     assert lapse.__version__ == version("lapse")
 
 

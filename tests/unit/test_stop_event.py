@@ -15,7 +15,7 @@ from lapse.shutdown import STOP_SIGNALS, Interrupted, StopEvent, exit_on_signals
 from tests.support.commands import run_program
 
 
-def test_a_wait_times_out_and_returns_false() -> None:
+def test_a_wait_that_times_out_returns_false() -> None:
     stop_event, begin = StopEvent(), time.monotonic()
     assert not stop_event.wait(0.05)
     assert 0.04 < time.monotonic() - begin < 5

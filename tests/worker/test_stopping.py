@@ -1,7 +1,4 @@
-"""Stopping: a signal ends the worker at once and cleanly, whatever it is doing, and the batch is whole or not at all.
-
-LAPSE_STOPS=100 measures a hundred stops at random moments instead of a few.
-"""
+"""A signal ends the worker at once, whatever it is doing, with whole batches (LAPSE_STOPS=100: many moments)."""
 
 from __future__ import annotations
 
