@@ -82,14 +82,18 @@ class ByInjection:
     @contextmanager
     def after(self, seconds: float) -> Iterator[None]:
         """Interrupt as `ByAlarm.after` does. An injection that comes too late is waited for here."""
-        injector = threading.Timer(seconds, self._strike)
+        is_inside = threading.Event()
+        injector = threading.Thread(target=self._strike, args=(is_inside, seconds))
         injector.start()
         try:
+            is_inside.set()  # not sooner: a start that is interrupted says so by another error
             yield
         finally:
             injector.join()
 
-    def _strike(self) -> None:
+    def _strike(self, is_inside: threading.Event, seconds: float) -> None:
+        is_inside.wait()
+        time.sleep(seconds)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._target), ctypes.py_object(self._error))
 
 

@@ -163,6 +163,10 @@ class RunningLapse:
             self._take(line)
         return seconds
 
+    def join(self) -> None:
+        """Read what a process that has ended has left."""
+        self._reader.join()
+
     def lines(self) -> list[dict[str, Any]]:
         """Return all log lines so far, without waiting for more."""
         with suppress(queue.Empty):
@@ -198,11 +202,12 @@ def running_lapse(
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         start_lapse(*arguments, env=env, command=command, stderr=errors) as process,
     ):
+        running = RunningLapse(process, errors)
         try:
-            yield RunningLapse(process, errors)
+            yield running
         finally:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
+            running.join()
 
 
 def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
