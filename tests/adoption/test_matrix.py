@@ -38,7 +38,7 @@ from tests.conftest import SERVERS, NewDatabase
 from tests.support.commands import run_here
 from tests.support.require_program import missing
 
-ROWS = scale.scaled(small=10_000, full=50_000)
+ROWS = 50_000
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

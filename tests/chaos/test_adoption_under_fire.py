@@ -23,7 +23,7 @@ from tests.chaos.scale import scaled
 from tests.support.commands import run_lapse
 
 ROWS = scaled(small=20_000, full=200_000)
-KILLS = scaled(small=7, full=50)
+KILLS = scaled(small=10, full=50)
 WRITERS = 4
 PATIENCE_SECONDS = 1
 """The legacy application's: no statement of it takes longer."""

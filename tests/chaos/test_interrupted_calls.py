@@ -18,7 +18,7 @@ from tests.conftest import SERVERS, SQLITE, NewDatabase
 from tests.support.commands import environment
 from tests.support.invariants import check_invariants
 
-TIMES = scaled(small=5, full=300)
+TIMES = scaled(small=15, full=300)
 """How often each of sixteen operations is interrupted."""
 PATIENCE_SECONDS = scaled(small=120, full=1_800)
 

@@ -17,7 +17,7 @@ from tests.chaos.scale import scaled
 from tests.chaos.writers import running_writers
 
 WORKERS = scaled(small=2, full=4)
-KILLS = scaled(small=3, full=100)
+KILLS = scaled(small=6, full=100)
 BACKLOG = scaled(small=2_000, full=200_000)
 AT_ONCE = scaled(small=[1], full=[1, 1, 1, WORKERS])
 COMING_SECONDS = scaled(small=3, full=60)

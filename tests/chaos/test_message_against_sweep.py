@@ -25,7 +25,7 @@ from tests.support.sql import run_sql, transaction
 from tests.support.sweeps import sweep_expired, sweep_idle
 
 T = TypeVar("T")
-INTERLEAVINGS = scaled(small=120, full=10_000)
+INTERLEAVINGS = scaled(small=300, full=10_000)
 IDLE = timedelta(minutes=30)
 SWEEPS = ("idle", "expired")
 DUE = ("idle", "expired", "both", "expired while paused")

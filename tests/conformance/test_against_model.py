@@ -201,6 +201,6 @@ def test_random_lives_are_those_of_the_model(database_url: str, clock: ManualClo
     service = ConversationService(database_url, settings=lengths, clock=clock)
     run_state_machine_as_test(
         lambda: ConversationMachine(service, clock),  # type: ignore[arg-type]  # any maker of machines will do
-        settings=hypothesis_settings(max_examples=30, stateful_step_count=40),
+        settings=hypothesis_settings(max_examples=60, stateful_step_count=40),
     )
     service.close()
