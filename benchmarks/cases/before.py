@@ -25,7 +25,7 @@ from benchmarks.versions import BEFORE, LONGEST, sources
 TITLE = "Beside the version before"
 CONVERSATIONS = 5_000
 SLICE_SECONDS = 0.5
-LIVES, SLICES, SWEEPS = 6, 12, 2
+LIVES, SLICES, SWEEPS = 6, 12, 6
 HELPER = "benchmarks.helpers.one_version"
 MAKE_DUE = {
     "postgresql": "UPDATE conversations SET expires_at = now() - interval '1 minute' WHERE status = 'pending'",
