@@ -13,13 +13,12 @@ from lapse.lifecycle import whole_seconds
 from lapse.logs import EventLogger
 from lapse.models import AnyId, NextDeadlines
 from lapse.service import ConversationService
-from lapse.shutdown import Interrupted, StopEvent
+from lapse.shutdown import Interrupted
 from lapse.store import ensure_schema
 from lapse.store.limits import ended_by
 from lapse.store.operations import due
-from lapse.worker.liveness import Heartbeat
 from lapse.worker.options import WorkerOptions
-from lapse.worker.task import NullMetrics
+from lapse.worker.task import WorkerContext
 
 if TYPE_CHECKING:
     from lapse.models import Preview
@@ -94,17 +93,9 @@ class BacklogGuard:
 class DeadlinePoller:
     """Makes one worker's queries besides its tasks, without retries; a stop signal ends each of them."""
 
-    def __init__(
-        self,
-        service: ConversationService,
-        guard: BacklogGuard,
-        metrics: NullMetrics,
-        heartbeat: Heartbeat,
-        stop_event: StopEvent,
-    ) -> None:
+    def __init__(self, service: ConversationService, guard: BacklogGuard, context: WorkerContext) -> None:
         """Prepare it; no query is made yet."""
-        self._service, self._guard, self._metrics = service, guard, metrics
-        self._stop_event, self._heartbeat = stop_event, heartbeat
+        self._service, self._guard, self._context = service, guard, context
         self._count_active_at = 0.0
         self.is_ready = False
         """Whether the schema is known to be right, and the guard has passed."""
@@ -139,21 +130,22 @@ class DeadlinePoller:
         except DatabaseUnavailableError:
             self.is_ready = False
             raise
-        self._metrics.record_deadlines(deadlines)
+        self._context.metrics.record_deadlines(deadlines)
         return deadlines
 
     def count_active(self) -> None:
         """Record about how many conversations are active, if a scrape has read the previous number."""
-        if not self._metrics.wants_active or time.monotonic() < self._count_active_at:
+        if not self._context.metrics.wants_active or time.monotonic() < self._count_active_at:
             return
         self._count_active_at = time.monotonic() + COUNT_ACTIVE_EVERY_SECONDS
         # Where this fails, the next poll says why.
         with suppress(Interrupted, DatabaseError):
-            self._metrics.set_active(self._ask(self._service.conversation_repo.count_active))
+            self._context.metrics.set_active(self._ask(self._service.conversation_repo.count_active))
 
     def _ask(self, question: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        with self._stop_event.interruptible(), self._heartbeat.asking_database():
-            return ended_by(self._stop_event.is_set).run(question, *arguments)
+        stop_event = self._context.stop_event
+        with stop_event.interruptible(), self._context.heartbeat.asking_database():
+            return ended_by(stop_event.is_set).run(question, *arguments)
 
     def _poll_twice(self, exclude: Mapping[str, Sequence[AnyId]]) -> NextDeadlines:
         repository, idle_timeout = self._service.conversation_repo, self._service.idle_timeout()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -76,6 +76,15 @@ class NullMetrics:
         """Record how many conversations are active."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext:
+    """What the parts of one worker share."""
+
+    metrics: NullMetrics = field(default_factory=NullMetrics)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    stop_event: StopEvent = field(default_factory=StopEvent)
+
+
 class Task(Protocol):
     """One kind of work."""
 
@@ -144,11 +153,11 @@ class TaskMetrics:
 class TaskRunner:
     """Runs one task of a worker. A failure is logged, counted and returned, not raised, and the task backs off."""
 
-    def __init__(self, task: Task, metrics: NullMetrics, heartbeat: Heartbeat, stop_event: StopEvent) -> None:
+    def __init__(self, task: Task, context: WorkerContext) -> None:
         """Prepare it; a stop signal during a run waits five seconds for the piece of work in hand."""
         self.task = task
         self.metrics = TaskMetrics()
-        self._instrumentation, self._heartbeat, self._stop_event = metrics, heartbeat, stop_event
+        self._context = context
         self._backoff = Backoff(*BACKOFF_SECONDS)
 
     @property
@@ -176,13 +185,14 @@ class TaskRunner:
             max_seconds: no piece of work begins later than this after the first one.
         """
         result, begin = TaskResult(task=self.task.name), time.monotonic()
+        heartbeat, stop_event = self._context.heartbeat, self._context.stop_event
         if deadlines is None or self.task.seconds_to_work(deadlines) < 0:
             with span("lapse.task", task=result.task, cycle=cycle) as task_span:
                 try:
-                    with self._stop_event.interruptible(STOP_GRACE_SECONDS):
+                    with stop_event.interruptible(STOP_GRACE_SECONDS):
                         for pause in self.task.work(result):
-                            self._heartbeat.wait(pause, self._stop_event)
-                            if self._stop_event.is_set() or time.monotonic() - begin >= max_seconds:
+                            heartbeat.wait(pause, stop_event)
+                            if stop_event.is_set() or time.monotonic() - begin >= max_seconds:
                                 result.completed = False
                                 break
                 except Interrupted:
@@ -203,11 +213,11 @@ class TaskRunner:
     def record_failed_poll(self, error: str) -> None:
         """Count that the database did not say what is due: the task could not run."""
         self.metrics.record_failure(error, 0.0)
-        self._instrumentation.count_failure(self.task.name)
+        self._context.metrics.count_failure(self.task.name)
 
     def _record(self, result: TaskResult, cycle: int) -> None:
         self.metrics.total_items_refused += result.refused
-        self._instrumentation.count_run(result, len(self.task.quarantined_ids))
+        self._context.metrics.count_run(result, len(self.task.quarantined_ids))
         fields = {
             "task": result.task,
             "cycle": cycle,

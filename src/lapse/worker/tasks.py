@@ -16,17 +16,15 @@ from lapse.lifecycle import whole_seconds
 from lapse.logs import EventLogger
 from lapse.models import MIN_DATETIME, AnyId, NextDeadlines, SweepResult
 from lapse.service import ConversationService
-from lapse.shutdown import StopEvent
 from lapse.store import Database
 from lapse.store.limits import ended_by
 from lapse.store.operations import sweeps
 from lapse.store.operations.schema import head_version
 from lapse.store.operations.sweeps import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, TASKS, Scope, SweepKind
 from lapse.tracing import span
-from lapse.worker.liveness import Heartbeat
 from lapse.worker.poller import BacklogGuard
 from lapse.worker.quarantine import BatchBisector, Quarantine
-from lapse.worker.task import NullMetrics, Task, TaskResult
+from lapse.worker.task import NullMetrics, Task, TaskResult, WorkerContext
 from lapse.worker.throttle import AdaptiveBatchSize, RateLimit
 
 MAX_REFUSED_IN_A_ROW = 100
@@ -59,9 +57,7 @@ class SweepTask:
         batch_size: int | None = None,
         rate_limit: RateLimit | None = None,
         guard: BacklogGuard | None = None,
-        metrics: NullMetrics | None = None,
-        heartbeat: Heartbeat | None = None,
-        stop_event: StopEvent | None = None,
+        context: WorkerContext | None = None,
         log_fields: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,9 +70,7 @@ class SweepTask:
             batch_size: conversations per transaction; None: what fits into 0.1 seconds.
             rate_limit: of the whole worker.
             guard: says what ends silently.
-            metrics: is told of each batch.
-            heartbeat: is told when the database is asked.
-            stop_event: ends waits for a lock of SQLite's.
+            context: of the worker; default is one of its own.
             log_fields: what its log lines say besides.
             clock: of the pauses of what was refused, in seconds.
         """
@@ -87,9 +81,7 @@ class SweepTask:
         self._batch_size = AdaptiveBatchSize(batch_size)  # another task's batches take another time
         self._rate_limit = rate_limit or RateLimit()
         self._guard = guard
-        self._metrics = metrics or NullMetrics()
-        self._heartbeat = heartbeat or Heartbeat()
-        self._stop_event = stop_event or StopEvent()
+        self._context = context or WorkerContext()
         self._refused_in_a_row = 0
 
     @property
@@ -123,9 +115,7 @@ class SweepTask:
             problem: Exception | None = None
             try:
                 batch = self._sweep(sweep, scope)
-            except StatementTimeoutError as error:
-                problem = error
-            except ConversationRefusedError as error:
+            except (StatementTimeoutError, ConversationRefusedError) as error:
                 problem = error
             else:
                 self._batch_size.record(batch.claimed, time.monotonic() - begin)
@@ -150,9 +140,9 @@ class SweepTask:
         self, sweep: _Sweep, scope: Scope, problem: Exception, result: TaskResult
     ) -> Generator[float, None, SweepResult]:
         """Sweep what is not refused of a batch that met this problem as a whole; quarantine the rest."""
-        with self._heartbeat.asking_database():
+        with self._context.heartbeat.asking_database():
             select = partial(self._database.run, sweeps.select_due_ids, sweep.kind, scope, reads_only=True, retry=False)
-            ids = ended_by(self._stop_event.is_set).run(select)
+            ids = ended_by(self._context.stop_event.is_set).run(select)
         bisector = BatchBisector(lambda part: self._sweep_ids(sweep, part, result))
         for refused in bisector.run(ids, problem):
             if refused is not None:
@@ -202,14 +192,14 @@ class SweepTask:
         """Sweep one batch, seen by traces, metrics and the liveness probe."""
         with (
             span("lapse.batch", task=self.name, batch_size=scope.limit) as batch_span,
-            self._heartbeat.asking_database(),
+            self._context.heartbeat.asking_database(),
         ):
             run = partial(self._database.run, sweeps.sweep_batch, sweep.kind, scope, retry=False)
-            batch = ended_by(self._stop_event.is_set).run(run)
+            batch = ended_by(self._context.stop_event.is_set).run(run)
             batch_span.set(claimed=batch.claimed, ended=batch.ended, rearmed=batch.rearmed)
         # A batch that was left as it was, as a whole, met no message but something that refuses.
         is_refused = scope.is_among or batch.changed_nothing
-        self._metrics.count_batch(
+        self._context.metrics.count_batch(
             self.name, replace(batch, claimed=batch.ended + batch.rearmed) if is_refused else batch
         )
         return batch

@@ -15,10 +15,9 @@ from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
 from lapse.shutdown import Interrupted, StopEvent
 from lapse.worker.backoff import Backoff
-from lapse.worker.liveness import Heartbeat
 from lapse.worker.options import WorkerOptions, check_parts
 from lapse.worker.poller import BacklogGuard, DeadlinePoller
-from lapse.worker.task import BACKOFF_SECONDS, DEFAULT_TASK_CONFIG, TaskResult, TaskRunner, is_in_turn
+from lapse.worker.task import BACKOFF_SECONDS, DEFAULT_TASK_CONFIG, TaskResult, TaskRunner, WorkerContext, is_in_turn
 from lapse.worker.tasks import make_metrics, sweep_tasks
 from lapse.worker.throttle import RateLimit
 
@@ -85,16 +84,16 @@ class BackgroundWorker:
         )
         self.interval_seconds, self.batch_size = self.options.interval_seconds, self.options.batch_size
         self.enable_metrics = self.options.enable_metrics
-        self.stop_event = stop_event or StopEvent()
-        self.heartbeat = Heartbeat()
-        self.instrumentation = make_metrics(service.database, is_enabled=self.enable_metrics)
+        metrics = make_metrics(service.database, is_enabled=self.enable_metrics)
+        context = WorkerContext(metrics=metrics, stop_event=stop_event or StopEvent())
+        self.instrumentation, self.heartbeat, self.stop_event = metrics, context.heartbeat, context.stop_event
         guard = BacklogGuard(service, self.options)
-        self.tasks = self._make_runners(guard)
+        self.tasks = self._make_runners(guard, context)
         self.task_config = {name: dict(DEFAULT_TASK_CONFIG) for name in self.tasks}
         self.metrics = {name: runner.metrics for name, runner in self.tasks.items()}
         self.started_at: datetime | None = None
         self.running, self.cycle_count, self._report = False, 0, report
-        self._poller = DeadlinePoller(service, guard, self.instrumentation, self.heartbeat, self.stop_event)
+        self._poller = DeadlinePoller(service, guard, context)
         self._outage = Backoff(*BACKOFF_SECONDS)
 
     def run(self) -> None:
@@ -207,15 +206,10 @@ class BackgroundWorker:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _make_runners(self, guard: BacklogGuard) -> dict[str, TaskRunner]:
-        shared: dict[str, Any] = {
-            "metrics": self.instrumentation,
-            "heartbeat": self.heartbeat,
-            "stop_event": self.stop_event,
-        }
-        limits = {"batch_size": self.options.batch_size, "rate_limit": RateLimit(self.options.max_rate)}
-        tasks = sweep_tasks(self.conversation_service, guard=guard, **limits, **shared)
-        return {name: TaskRunner(task, **shared) for name, task in tasks.items()}
+    def _make_runners(self, guard: BacklogGuard, context: WorkerContext) -> dict[str, TaskRunner]:
+        limits: dict[str, Any] = {"batch_size": self.batch_size, "rate_limit": RateLimit(self.options.max_rate)}
+        tasks = sweep_tasks(self.conversation_service, guard=guard, context=context, **limits)
+        return {name: TaskRunner(task, context) for name, task in tasks.items()}
 
     def _health(self) -> str:
         if not self.running:
