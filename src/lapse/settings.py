@@ -51,9 +51,9 @@ def _check_listen_address(value: str) -> str:
 
 LogLevel = Annotated[str, BeforeValidator(_known_level)]
 ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
-Number = Annotated[float, BeforeValidator(_refuse_bool)]
+Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
 WholeNumber = Annotated[int, BeforeValidator(_refuse_bool)]
-Minutes = Annotated[Number, AfterValidator(check_timeout_minutes)]
+Minutes = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(check_timeout_minutes)]
 
 
 class Settings(BaseSettings):
@@ -74,12 +74,12 @@ class Settings(BaseSettings):
     # DEBUG, INFO, WARNING, ERROR or CRITICAL; any other text is kept as it is. An application may use LOG_LEVEL in its
     # own way, so only the commands, which configure logging with it, refuse such a text (`check_log_level`).
     log_level: LogLevel = Field("INFO", alias="LOG_LEVEL")
-    interval_seconds: Number = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS, allow_inf_nan=False)
-    min_wait_seconds: Number = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS, allow_inf_nan=False)
+    interval_seconds: Number = Field(60, alias="BACKGROUND_TASK_INTERVAL", gt=0, le=_DAY_SECONDS)
+    min_wait_seconds: Number = Field(1, alias="BACKGROUND_TASK_MIN_WAIT", ge=0, le=_DAY_SECONDS)
     # Conversations per transaction; None: adapted to the duration of the previous batches.
     batch_size: WholeNumber | None = Field(None, alias="BACKGROUND_TASK_BATCH_SIZE", ge=1, le=MAX_LIMIT)
     # Conversations per second; None: no limit.
-    max_rate: Number | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=MAX_RATE, allow_inf_nan=False)
+    max_rate: Number | None = Field(None, alias="BACKGROUND_TASK_MAX_RATE", gt=0, le=MAX_RATE)
     # Due conversations that the first cycle on an adopted table ends without confirmation.
     backlog_limit: WholeNumber = Field(10_000, alias="BACKGROUND_TASK_BACKLOG_LIMIT", ge=0, le=MAX_BACKLOG)
     enable_metrics: bool = Field(True, alias="BACKGROUND_TASK_ENABLE_METRICS")
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     http: ListenAddress | None = Field(None, alias="LAPSE_HTTP")
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
     # Seconds for a call of the service in total. Less than a provider waits for the response of a webhook (Twilio: 15).
-    call_timeout_seconds: Number = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS, allow_inf_nan=False)
+    call_timeout_seconds: Number = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS)
     expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
 
     def __init__(self, *, _names: Mapping[str, str] | None = None, **values: Any) -> None:

@@ -8,6 +8,8 @@ import time
 from contextlib import closing
 from datetime import timedelta
 
+import pytest
+
 from lapse import BackgroundWorker, ConversationService, Database
 from lapse.store.connection import Connection
 from tests.support.backlog import insert_conversations
@@ -62,3 +64,32 @@ def test_types_that_only_this_database_knows_are_read_as_text(postgres_url: str)
         query = "SELECT 'so-so'::mood, 'joão'::handle, 'x'::varchar, ARRAY[0.5::float8], NULL::mood"
         rows = database.autocommit(lambda connection: connection.driver.run(query, {}))
     assert rows == [("so-so", "joão", "x", [0.5], None)]
+
+
+@pytest.mark.parametrize("means", ["autocommit", "transaction", "schema_transaction", "inspect"])
+def test_work_that_raises_stop_iteration_is_no_success(database: Database, means: str) -> None:
+    def work(_connection: object) -> None:
+        next(iter(()))
+
+    with pytest.raises(RuntimeError):
+        getattr(database, means)(work)
+
+
+def test_what_comes_during_a_rollback_is_raised(database: Database) -> None:
+    class TimeLimitError(Exception):
+        pass
+
+    def work(connection: Connection) -> None:
+        run = connection.driver.run
+
+        def interrupted(sql: str, values: dict[str, object]) -> object:
+            if sql == "ROLLBACK":
+                connection.driver.run = run
+                raise TimeLimitError
+            return run(sql, values)
+
+        connection.driver.run = interrupted
+        raise ValueError
+
+    with pytest.raises(TimeLimitError):
+        database.transaction(work)

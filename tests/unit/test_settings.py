@@ -149,6 +149,12 @@ def test_a_keyword_that_is_no_setting_is_an_error_that_names_it() -> None:
             make(expiration_minute=5)
 
 
+@pytest.mark.parametrize("name", ["max_rate", "interval_seconds"])
+def test_a_number_that_is_not_finite_is_refused_as_such(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}=nan is not usable: input should be a finite number$"):
+        load_settings(**{name: float("nan")})
+
+
 def test_an_unusable_keyword_is_one_line_that_names_it_as_it_was_given() -> None:
     for name in ("interval_seconds", "BACKGROUND_TASK_INTERVAL"):
         with pytest.raises(SettingsError, match=f"^{name}=-1 is not usable: input should be greater than 0$"):

@@ -65,8 +65,8 @@ class AsyncDatabase:
         sql = statements or self.blocking.statements or await self._read_shape(retry=retry)
         retries, result = self.blocking.retries, None
         problem: Exception | None = None
+        attempts = retries.attempts(operation(sql, *arguments), retry=retry)
         try:
-            attempts = retries.attempts(operation(sql, *arguments), retry=retry)
             step = next(attempts)
             while True:
                 try:
@@ -87,6 +87,7 @@ class AsyncDatabase:
                 raise
         finally:
             problem = None  # it knows this frame
+            attempts.close()
         # The tables were distributed while the process ran.
         return await self.run(operation, *arguments, reads_only=reads_only, retry=retry)
 

@@ -61,7 +61,7 @@ class Connection:
         except Exception:
             # The connection may be gone, or the database have rolled back already: the first error is the one to tell.
             if self.driver.is_in_transaction():
-                with suppress(Exception):
+                with suppress(self.driver.Error):
                     self.driver.run("ROLLBACK", {})
             raise
         return result

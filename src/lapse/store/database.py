@@ -128,8 +128,8 @@ class Database:
         sql = statements or self.statements or self._read_shape(retry=retry)
         pool, result = self._reading_pool if reads_only else self._pool, None
         problem: Exception | None = None
+        attempts = self.retries.attempts(operation(sql, *arguments), retry=retry)
         try:
-            attempts = self.retries.attempts(operation(sql, *arguments), retry=retry)
             step = next(attempts)
             while True:
                 try:
@@ -148,6 +148,7 @@ class Database:
                 raise
         finally:
             problem = None  # it knows this frame
+            attempts.close()  # here, and not when it is collected: an interruption would be lost in that
         # The tables were distributed while the process ran.
         return self.run(operation, *arguments, reads_only=reads_only, retry=retry)
 
@@ -183,8 +184,8 @@ class Database:
         if isinstance(step, Query) and driver.is_read_committed:  # as `calls` does, without its ceremony: a message
             statement, values = step
             return statement.rows(driver.run(statement.sql, statement.bind(values, self.now)))
+        calls = self.calls.of(driver, step)
         try:
-            calls = self.calls.of(driver, step)
             call = next(calls)
             while True:
                 try:
@@ -195,6 +196,8 @@ class Database:
                     call = calls.send(rows)
         except StopIteration as done:
             return done.value
+        finally:
+            calls.close()
 
     def _read_shape(self, *, retry: bool) -> Statements:
         return self.build(self.run(read_shape, retry=retry, statements=self.default_statements))
@@ -257,6 +260,9 @@ def _apart(_sql: Statements, work: Callable[[], T]) -> Generator[Any, T, T]:
 
 def _do_apart(step: Pause | Work) -> Any:
     if isinstance(step, Work):
-        return step.do()
+        try:
+            return step.do()
+        except StopIteration as error:  # as from a generator: it is not the end of the attempts
+            raise RuntimeError("work raised StopIteration") from error
     time.sleep(step.seconds)
     return None

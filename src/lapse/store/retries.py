@@ -81,26 +81,34 @@ class Retries:
         finally:
             problem = None  # it knows this frame
 
-    def _repeat(self, step: Any, problem: Exception, *, retry: bool) -> Generator[Any, Any, Any]:
+    def _repeat(self, step: Any, problem: Exception | None, *, retry: bool) -> Generator[Any, Any, Any]:
         """Attempt a step again after what its first attempt came to, if that may help."""
+        attempt, problem = self._attempt(step, problem), None
         try:
-            return (yield from self._attempt(step, problem))
+            return (yield from attempt)
         except CallTimeoutError:
             raise
         except DatabaseUnavailableError as error:
             if not retry:
                 raise
-            first = error
+            first = str(error)
         pauses: list[float] = []
         repeats = tenacity.Retrying(retry=_WORTH_IT, wait=_WAIT, stop=_stop(), sleep=pauses.append, reraise=True)
         try:
             for repeat in repeats:
                 if pauses:
                     yield Pause(pauses.pop())
-                with repeat:
+                try:
                     return (yield from self._attempt(step))
+                except LapseError as error:
+                    problem = error
+                with repeat:  # only what an attempt came to, and not an end of this generator
+                    raise problem
         except CallTimeoutError as error:
-            raise _after(first, error) from None
+            # Time was up for a last attempt; why there had to be one is what helps.
+            raise CallTimeoutError(f"{error}; at first, {first}") from None
+        finally:
+            problem = None  # it knows this frame
 
     def _attempt(self, step: Any, problem: Exception | None = None) -> Generator[Any, Any, Any]:
         """Attempt a step (again, after this problem), in small pieces that a stop can come between on a busy file."""
@@ -133,11 +141,6 @@ def in_lapses_words(problem: Exception) -> LapseError:
 def _stop() -> tenacity.stop_before_delay:
     remaining = limits.current().remaining
     return tenacity.stop_before_delay(RETRY_TIMEOUT_SECONDS if remaining is None else remaining)
-
-
-def _after(first: LapseError, error: CallTimeoutError) -> CallTimeoutError:
-    # Time was up for a last attempt; why there had to be one is what helps.
-    return CallTimeoutError(f"{error}; at first, {first}")
 
 
 def _overdue(reason: str) -> DatabaseUnavailableError:
