@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -37,6 +38,17 @@ def _refuse_bool(value: object) -> object:
     return value
 
 
+def _refuse_infinite(value: object) -> object:
+    # Here and not by `allow_inf_nan`, which speaks only after the bounds.
+    try:
+        is_finite = math.isfinite(float(value))  # type: ignore[arg-type]  # raises for what is no number
+    except (OverflowError, TypeError, ValueError):
+        return value  # pydantic says what is wrong with it
+    if not is_finite:
+        raise InvalidInputError("input should be a finite number")
+    return value
+
+
 def _known_level(value: object) -> object:
     try:
         return parse_log_level(value)
@@ -51,7 +63,7 @@ def _check_listen_address(value: str) -> str:
 
 LogLevel = Annotated[str, BeforeValidator(_known_level)]
 ListenAddress = Annotated[str, AfterValidator(_check_listen_address)]
-Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(_refuse_infinite), BeforeValidator(_refuse_bool)]
 WholeNumber = Annotated[int, BeforeValidator(_refuse_bool)]
 Minutes = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(check_timeout_minutes)]
 
