@@ -63,7 +63,8 @@ class AsyncDatabase:
             work = partial(self.blocking.run, operation, *arguments, reads_only=reads_only, retry=retry)
             return await _in_thread(self._executor, work)
         sql = statements or self.blocking.statements or await self._read_shape(retry=retry)
-        retries, result = self.blocking.retries, None
+        retries = self.blocking.retries
+        result: Any = None
         problem: Exception | None = None
         attempts = retries.attempts(operation(sql, *arguments), retry=retry)
         try:
@@ -92,8 +93,8 @@ class AsyncDatabase:
         return await self.run(operation, *arguments, reads_only=reads_only, retry=retry)
 
     async def _perform(self, driver: Any, step: Step) -> Any:
+        calls = self.blocking.calls.of(driver, step)
         try:
-            calls = self.blocking.calls.of(driver, step)
             call = next(calls)
             while True:
                 try:
@@ -104,6 +105,8 @@ class AsyncDatabase:
                     call = calls.send(rows)
         except StopIteration as done:
             return done.value
+        finally:
+            calls.close()
 
     async def _read_shape(self, *, retry: bool) -> Statements:
         return self.blocking.build(await self.run(read_shape, retry=retry, statements=self.blocking.default_statements))

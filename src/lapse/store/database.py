@@ -126,7 +126,8 @@ class Database:
             LapseError: what the operation raises.
         """
         sql = statements or self.statements or self._read_shape(retry=retry)
-        pool, result = self._reading_pool if reads_only else self._pool, None
+        pool = self._reading_pool if reads_only else self._pool
+        result: Any = None
         problem: Exception | None = None
         attempts = self.retries.attempts(operation(sql, *arguments), retry=retry)
         try:
