@@ -45,7 +45,7 @@ lint: $(VENV)/.dev ## style, format and import boundaries
 	$(BIN)/lint-imports
 
 types: $(VENV)/.dev ## mypy --strict
-	$(BIN)/mypy --strict src tests benchmarks
+	$(BIN)/mypy --strict src tests benchmarks examples
 
 format: $(VENV)/.dev ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .

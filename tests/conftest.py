@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,9 +129,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             if not names:
                 raise pytest.UsageError(f"{metafunc.definition.nodeid}: tests under tests/unit have no database")
             if argument == "backend" and is_conformance and "driver" in metafunc.fixturenames:
-                # The other driver, where there is nothing but it that differs.
+                # The service for event loops on one server: nothing but the driver differs.
                 both = [*((backend, THREADS) for backend in [SQLITE, *names, *pooled])]
-                both += [(backend, ASYNCIO) for backend in [SQLITE, *names[:1]]]
+                both += [(backend, ASYNCIO) for backend in [SQLITE, *names[:1], *pooled]]
                 params = [
                     pytest.param(*pair, id=f"{pair[0]}{'' if pair[1] == THREADS else '-asyncio'}") for pair in both
                 ]
@@ -215,7 +216,7 @@ class _Databases:
             connection = psycopg.connect(uri, autocommit=True, options="-c lock_timeout=5s")
             self._shared[name] = (url, drop, connection)
         url, _, connection = self._shared[name]
-        connection.execute("TRUNCATE conversations, conversation_events")
+        connection.execute("TRUNCATE conversations, conversation_events, message_receipts")
         return url
 
     def citus(self, *, migrated: bool) -> str:
@@ -326,19 +327,34 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def driver() -> str:
-    """Return what does the operations of `service`; the conformance tests run on both."""
+    """Return what `service` is: for threads, or for an event loop; the conformance tests run on both."""
     return THREADS
 
 
-@pytest.fixture
-def service(database_url: str, clock: ManualClock, driver: str) -> Iterator[ConversationService]:
-    """Return a service on a fresh database, in the time of `clock`."""
-    from lapse import ConversationService
-    from tests.support.loop_database import LoopDatabase
+OpenService = Callable[..., "ConversationService"]
 
-    opened = ConversationService(LoopDatabase(database_url, clock) if driver == ASYNCIO else database_url, clock=clock)
-    yield opened
-    opened.close()
+
+@pytest.fixture
+def open_service(driver: str) -> Iterator[OpenService]:
+    """Open services that are closed after the test: `open_service(url, clock=…, settings=…)`, each what `driver` is."""
+    from lapse import ConversationService
+    from tests.support.loop_database import LoopDatabase, LoopService
+
+    with ExitStack() as stack:
+
+        def opened(url: str, **options: Any) -> ConversationService:
+            if driver == ASYNCIO:
+                database = LoopDatabase(url, options.pop("clock", None))
+                return stack.enter_context(LoopService(database, **options))
+            return stack.enter_context(ConversationService(url, **options))
+
+        yield opened
+
+
+@pytest.fixture
+def service(database_url: str, clock: ManualClock, open_service: OpenService) -> ConversationService:
+    """Return a service on a fresh database, in the time of `clock`."""
+    return open_service(database_url, clock=clock)
 
 
 @pytest.fixture(autouse=True)

@@ -32,11 +32,13 @@ SET LOCAL lock_timeout = '2s';
 -- What is there. Whoever owns the table already stays its owner: the application's own migrations count on it.
 SELECT format('%I.conversations', :'schema') AS conversations,
     format('%I.conversation_events', :'schema') AS conversation_events,
+    format('%I.message_receipts', :'schema') AS message_receipts,
     format('%I.lapse_schema_version', :'schema') AS lapse_schema_version,
     format('%I.lapse_adoption', :'schema') AS lapse_adoption
 \gset
 SELECT to_regclass(:'conversations') IS NOT NULL AS has_conversations,
     to_regclass(:'lapse_schema_version') IS NOT NULL AS has_lapse,
+    to_regclass(:'message_receipts') IS NOT NULL AS has_receipts,
     to_regclass(:'lapse_adoption') IS NOT NULL AS is_adopted
 \gset
 \if :has_conversations
@@ -86,6 +88,11 @@ WHERE NOT has_schema_privilege(of_role, :'schema', of_right)
 
 GRANT SELECT, INSERT, UPDATE ON :conversations TO :"application", :"worker";
 GRANT SELECT, INSERT ON :conversation_events TO :"application", :"worker";
+-- From schema version 0005 on: whoever records a message leaves a receipt, the worker forgets old ones.
+\if :has_receipts
+GRANT SELECT, INSERT ON :message_receipts TO :"application";
+GRANT SELECT, DELETE ON :message_receipts TO :"worker";
+\endif
 GRANT SELECT ON :lapse_schema_version TO :"application", :"worker";
 \if :is_adopted
 GRANT SELECT ON :lapse_adoption TO :"application", :"worker";
@@ -140,7 +147,8 @@ SELECT format('CREATE POLICY %I ON %s TO %I USING (true) WITH CHECK (true)', pol
 FROM (
     SELECT ('lapse_' || of_role)::name AS policy, of_role, of_table
     FROM unnest(ARRAY[:'application', :'worker', :'purger']) AS of_role,
-        unnest(ARRAY[:'conversations', :'conversation_events', :'lapse_schema_version', :'lapse_adoption']) AS of_table
+        unnest(ARRAY[:'conversations', :'conversation_events', :'message_receipts', :'lapse_schema_version',
+            :'lapse_adoption']) AS of_table
     WHERE of_role <> '' AND to_regclass(of_table) IS NOT NULL
         AND (:'is_application_free' OR of_role <> :'application'
             OR of_table IN (:'lapse_schema_version', :'lapse_adoption'))
@@ -152,7 +160,8 @@ WHERE NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = to_regclass(of_tabl
 -- An adopted table conversations is the application's affair.
 SELECT format('REVOKE ALL ON %s FROM %I', of_table, rolname)
 FROM pg_roles r,
-    unnest(ARRAY[:'conversation_events', :'lapse_schema_version', :'lapse_adoption', :'conversations']) AS of_table
+    unnest(ARRAY[:'conversation_events', :'message_receipts', :'lapse_schema_version', :'lapse_adoption',
+        :'conversations']) AS of_table
 WHERE rolname IN ('anon', 'authenticated') AND to_regclass(of_table) IS NOT NULL
     AND NOT (:'is_adopted' AND of_table = :'conversations')
     AND NOT EXISTS (
@@ -176,7 +185,7 @@ SELECT has_schema_privilege('public', :'schema', 'CREATE') AS may_anybody_create
 \if :is_application_free
 \else
 \echo The policies of :conversations apply to :"application" and stay as they are. lapse called as that role sees what they show:
-\echo give it a policy on :conversation_events as well, or look at lapse doctor with its DATABASE_URL.
+\echo give it a policy on :conversation_events and :message_receipts as well, or look at lapse doctor with its DATABASE_URL.
 \endif
 \else
 \echo lapse has no tables here yet. Run lapse migrate or lapse adopt as :"owner", then this script again.

@@ -20,6 +20,8 @@ SEPARATOR = "::"
 
 # Schemes of phone numbers; before anything else they are part of the handle.
 _PHONE_SCHEMES = frozenset({"whatsapp", "tel", "sms", "mms", "rcs"})
+CHANNELS_BY_SCHEME = frozenset({"whatsapp", "sms", "mms", "rcs", "messenger", "instagram", "telegram", "voice"})
+"""Schemes of addresses that say the channel, where the caller does not."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 # Separators between digits: spaces, brackets, dots, hyphens and their typographic variants.
@@ -126,8 +128,10 @@ class AddressPair(NamedTuple):
     session_key: str
 
 
-def address_pair(from_address: str, to_address: str, channel: str = WHATSAPP) -> AddressPair:
+def address_pair(from_address: str, to_address: str, channel: str | None = None) -> AddressPair:
     """Return both addresses normalised, with their session key.
+
+    Without a channel it is the one that an address names by its scheme (`sms:+44…`, `messenger:…`), else WhatsApp.
 
     Raises:
         InvalidAddressError: as `normalise_address`.
@@ -136,15 +140,15 @@ def address_pair(from_address: str, to_address: str, channel: str = WHATSAPP) ->
     """
     try:
         # Not cached: long text would fill the memory, though without its whitespace it may be a valid address.
-        is_long = len(from_address) + len(to_address) + len(channel) > 2 * MAX_ADDRESS_LENGTH
+        is_long = len(from_address) + len(to_address) + len(channel or "") > 2 * MAX_ADDRESS_LENGTH
         return (_cached_pair.__wrapped__ if is_long else _cached_pair)(from_address, to_address, channel)
     except TypeError:  # not text, because it has no length or cannot be hashed; raises the proper error
         return _cached_pair.__wrapped__(from_address, to_address, channel)
 
 
 @lru_cache(CACHED_PAIRS)
-def _cached_pair(from_address: str, to_address: str, channel: str) -> AddressPair:
-    channel = normalise_channel(channel)
+def _cached_pair(from_address: str, to_address: str, channel: str | None) -> AddressPair:
+    channel = _channel_of(from_address, to_address) if channel is None else normalise_channel(channel)
     from_number, from_canonical = _spellings(from_address, channel)
     to_number, to_canonical = _spellings(to_address, channel)
     if from_canonical == to_canonical:
@@ -153,6 +157,15 @@ def _cached_pair(from_address: str, to_address: str, channel: str) -> AddressPai
         )
     key = SEPARATOR.join(_escape_colons(address) for address in sorted((from_canonical, to_canonical)))
     return AddressPair(channel, from_number, to_number, key)
+
+
+def _channel_of(from_address: str, to_address: str) -> str:
+    """Return the channel that the addresses' schemes name; WhatsApp where they name none."""
+    matches = (_SCHEME.match(one.strip()) for one in (from_address, to_address) if isinstance(one, str))
+    named = {match[1].lower() for match in matches if match is not None} & CHANNELS_BY_SCHEME
+    if len(named) > 1:
+        raise InvalidInputError(f"the addresses name two channels, {' and '.join(sorted(named))}: say which it is")
+    return named.pop() if named else WHATSAPP
 
 
 def mask_address(address: str) -> str:

@@ -62,6 +62,10 @@ class ConversationExpiredError(LapseError):
     """The conversation is past its expiry: it can end, but not be extended."""
 
 
+class ConversationChangedError(LapseError):
+    """There was activity in the conversation since it was read."""
+
+
 class SettingsError(LapseError):
     """A setting is not usable."""
 

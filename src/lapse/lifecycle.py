@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from lapse.addresses import shown
 from lapse.errors import InvalidInputError, InvalidTransitionError, NaiveDatetimeError
@@ -28,7 +29,7 @@ class ConversationStatus(StrEnum):
 
     @classmethod
     def paused_statuses(cls) -> tuple[ConversationStatus, ...]:
-        """Return the statuses from which a message reactivates the conversation."""
+        """Return the statuses from which activity reactivates the conversation."""
         return (cls.IDLE_TIMEOUT,)
 
     @classmethod
@@ -43,12 +44,37 @@ class ConversationStatus(StrEnum):
 
 
 class Sender(StrEnum):
-    """The side that sent a message; `user` is the customer."""
+    """Who sent a message; `SENDER_RULES` says what it does to the conversation."""
 
     USER = "user"
     AGENT = "agent"
     SUPPORT = "support"
+    BOT = "bot"
     SYSTEM = "system"
+
+
+class SenderRule(NamedTuple):
+    """What a message of one sender does."""
+
+    is_inbound: bool
+    """It is the customer's."""
+    is_activity: bool
+    """It keeps the conversation active; otherwise it is a notice, which changes nothing."""
+    answers: bool
+    """Somebody of yours has answered: `pending` becomes `progress`."""
+    opens: bool
+    """It opens a conversation where none is open, unless the message says otherwise."""
+    opens_as: ConversationStatus
+
+
+SENDER_RULES = {
+    Sender.USER: SenderRule(True, True, False, True, ConversationStatus.PENDING),
+    Sender.AGENT: SenderRule(False, True, True, True, ConversationStatus.PROGRESS),
+    Sender.SUPPORT: SenderRule(False, True, True, True, ConversationStatus.PROGRESS),
+    Sender.BOT: SenderRule(False, True, False, True, ConversationStatus.PROGRESS),
+    Sender.SYSTEM: SenderRule(False, False, False, False, ConversationStatus.PROGRESS),
+}
+"""The table of senders (docs/messages.md)."""
 
 
 class EventType(StrEnum):
@@ -66,7 +92,9 @@ _FROM_ACTIVE = frozenset({ConversationStatus.IDLE_TIMEOUT, *ConversationStatus.c
 TRANSITIONS: dict[ConversationStatus, frozenset[ConversationStatus]] = {
     ConversationStatus.PENDING: _FROM_ACTIVE | {ConversationStatus.PROGRESS},
     ConversationStatus.PROGRESS: _FROM_ACTIVE,
-    ConversationStatus.IDLE_TIMEOUT: frozenset({ConversationStatus.PROGRESS, *ConversationStatus.closed_statuses()}),
+    ConversationStatus.IDLE_TIMEOUT: frozenset(
+        {*ConversationStatus.active_statuses(), *ConversationStatus.closed_statuses()}
+    ),
     **{status: frozenset() for status in ConversationStatus.closed_statuses()},
 }
 """The statuses that a conversation can change to, by its present status."""
@@ -105,28 +133,32 @@ def check_transition(from_status: ConversationStatus, to_status: ConversationSta
 
 
 def event_type(from_status: ConversationStatus, to_status: ConversationStatus) -> EventType:
-    """Return the event type of a transition; progress after a pause is a reactivation, otherwise an activation."""
-    if (from_status, to_status) == (ConversationStatus.IDLE_TIMEOUT, ConversationStatus.PROGRESS):
+    """Return the event type of a transition; what is active after a pause was reactivated, otherwise activated."""
+    if from_status in ConversationStatus.paused_statuses() and to_status in ConversationStatus.active_statuses():
         return EventType.REACTIVATED
     return EVENT_TYPES[to_status]
 
 
-def initial_status(sender: Sender) -> ConversationStatus:
-    """Return the status of a new conversation whose first message is from this side."""
-    return ConversationStatus.PENDING if sender is Sender.USER else ConversationStatus.PROGRESS
+def status_after_message(status: ConversationStatus, sender: Sender, *, was_answered: bool) -> ConversationStatus:
+    """Return the status of an open conversation after a message on time.
 
-
-def status_after_message(status: ConversationStatus, sender: Sender) -> ConversationStatus:
-    """Return the status of an open conversation after a message from this side."""
-    if status is ConversationStatus.PENDING and sender is Sender.USER:
+    Args:
+        status: before the message.
+        sender: who sent it.
+        was_answered: somebody of yours had answered in this conversation before.
+    """
+    rule = SENDER_RULES[sender]
+    if not rule.is_activity or status is ConversationStatus.PROGRESS:
         return status
-    return ConversationStatus.PROGRESS
+    if rule.answers or (was_answered and status in ConversationStatus.paused_statuses()):
+        return ConversationStatus.PROGRESS
+    return ConversationStatus.PENDING
 
 
 def statuses_unchanged_by(sender: Sender) -> tuple[ConversationStatus, ...]:
-    """Return the open statuses that a message from this side does not change: the fast path of `record_message`."""
-    open_statuses = ConversationStatus.open_statuses()
-    return tuple(status for status in open_statuses if status_after_message(status, sender) is status)
+    """Return the active statuses that a message from this sender does not change: the fast path of a message."""
+    active = ConversationStatus.active_statuses()
+    return tuple(status for status in active if status_after_message(status, sender, was_answered=False) is status)
 
 
 def whole_seconds(duration: timedelta) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from lapse.errors import DatabaseError
-from lapse.lifecycle import ConversationStatus, EventType
+from lapse.lifecycle import ConversationStatus, EventType, Sender
 
 AnyId = UUID | int | str
 """An id: in lapse's own tables a conversation's is a UUID and an owner's a whole number; an adopted table keeps its."""
@@ -17,6 +17,14 @@ AnyId = UUID | int | str
 MIN_DATETIME = datetime.min.replace(tzinfo=UTC)
 NEVER = datetime.max.replace(tzinfo=UTC)
 """The last moment of the calendar."""
+
+
+def add_clamped(moment: datetime, duration: timedelta) -> datetime:
+    """Return the moment so much later; what an application lets last for ever goes on doing so."""
+    try:
+        return moment + duration
+    except OverflowError:
+        return NEVER
 
 
 class UnreadableJson(Mapping[str, Any]):
@@ -61,15 +69,33 @@ class Conversation:
     user_id: AnyId | None
     status: ConversationStatus
     version: int
+    opened_by: Sender | None
+    """The sender of the message that opened it; None: not known, as of conversations opened before schema 0005."""
     started_at: datetime
     updated_at: datetime
+    """The latest activity."""
     last_inbound_at: datetime | None
+    """The latest message of the customer to this business, in this conversation or one before it."""
+    last_outbound_at: datetime | None
+    """The latest message of your side in this conversation: an agent, support, or a bot."""
+    first_answered_at: datetime | None
+    """When an agent or support first answered; None: nobody has yet."""
     ended_at: datetime | None
     expires_at: datetime
     idle_check_at: datetime
     idle_timeout_seconds: int
     context: dict[str, Any] = field(repr=False)
     metadata: dict[str, Any] = field(repr=False)
+
+    @property
+    def customer_address(self) -> str:
+        """Return the customer's address, whoever spoke first; where that is not known, the customer is taken for it."""
+        return self.from_number if self.opened_by in (None, Sender.USER) else self.to_number
+
+    @property
+    def business_address(self) -> str:
+        """Return your side's address."""
+        return self.to_number if self.opened_by in (None, Sender.USER) else self.from_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,10 @@
 
 from lapse.addresses import normalise_address as normalise_address
 from lapse.addresses import session_key as session_key
+from lapse.aio import AsyncConversationService as AsyncConversationService
 from lapse.errors import CallTimeoutError as CallTimeoutError
 from lapse.errors import ConversationAlreadyOpenError as ConversationAlreadyOpenError
+from lapse.errors import ConversationChangedError as ConversationChangedError
 from lapse.errors import ConversationExpiredError as ConversationExpiredError
 from lapse.errors import ConversationNotFoundError as ConversationNotFoundError
 from lapse.errors import DatabaseError as DatabaseError
@@ -27,6 +29,8 @@ from lapse.lifecycle import ConversationStatus as ConversationStatus
 from lapse.lifecycle import EventType as EventType
 from lapse.lifecycle import Sender as Sender
 from lapse.messages import Message as Message
+from lapse.messages import MessageResult as MessageResult
+from lapse.messages import Outcome as Outcome
 from lapse.models import Conversation as Conversation
 from lapse.models import ConversationEvent as ConversationEvent
 from lapse.models import NextDeadlines as NextDeadlines

@@ -1,36 +1,33 @@
-"""ConversationService: what an application calls. Addresses are normalised and settings resolved here."""
+"""ConversationService: what an application calls from threads; `lapse.aio` is the same for event loops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, overload
 
-from lapse.addresses import WHATSAPP, address_pair, masked, shown
-from lapse.errors import (
-    ConversationAlreadyOpenError,
-    ConversationNotFoundError,
-    DatabaseError,
-    InvalidInputError,
-    SchemaMissingError,
-)
-from lapse.lifecycle import Sender, parse_closed_status, require_utc, whole_seconds
-from lapse.messages import Message
-from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines, UnreadableJson
-from lapse.settings import Settings, idle_timeout_seconds, load_settings
-from lapse.store import ConversationRepository, Database, check_schema, ensure_schema
+from lapse.addresses import address_pair
+from lapse.checked_message import CheckedMessage
+from lapse.errors import LapseError
+from lapse.lifecycle import Sender
+from lapse.messages import Message, MessageOptions, MessageResult, OpeningOptions, OpeningSender
+from lapse.models import AnyId, Conversation, ConversationEvent, NextDeadlines
+from lapse.service_base import ServiceBase, changes, closing
+from lapse.settings import Settings
+from lapse.store import ConversationRepository, Database, ensure_schema, has_schema
 from lapse.store.database import Clock
+from lapse.store.group_commit import GroupCommit
 from lapse.store.limits import limited
-from lapse.store.operations import Steps, conversations, due, messages, sweeps
-from lapse.store.operations.messages import NewConversation, OpenPairs
+from lapse.store.operations import Steps, conversations, due, sweeps
+from lapse.store.operations import messages as operations
 from lapse.store.statements import Statements
-from lapse.validation import check_extension, check_id, check_limit, check_text
+from lapse.validation import check_limit
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class ConversationService:
+class ConversationService(ServiceBase):
     """Conversations of one database. One instance serves any number of threads.
 
     In addition to the errors that its docstring names, each method raises `InvalidInputError` (`InvalidAddressError`,
@@ -42,59 +39,87 @@ class ConversationService:
     def __init__(
         self, database: Database | str | None = None, *, settings: Settings | None = None, clock: Clock | None = None
     ) -> None:
-        """Prepare the service; the database is first reached by the first call.
+        """Prepare the service; the database is first reached by the first call. `with` closes it.
 
         Args:
             database: a URL or a `Database`; default is the setting `DATABASE_URL`.
-            settings: default is the environment and `.env`.
+            settings: default is the environment and `.env`. One that is not usable is a `SettingsError`.
             clock: returns aware datetimes in place of the database's clock; for tests and replay.
-
-        Raises:
-            SettingsError: a setting, or the URL, is not usable; InvalidInputError: another argument is not.
         """
-        if settings is not None and not isinstance(settings, Settings):
-            raise InvalidInputError(f"settings must be a Settings, not {shown(settings)}")
-        self.settings = load_settings() if settings is None else settings
+        super().__init__(settings)
         if not isinstance(database, Database):
             database = Database(self.settings.database_url if database is None else database, clock)
         self.database = database
+        self._groups = GroupCommit(database)
         self.conversation_repo = ConversationRepository(self.database)
-        self.call_timeout_seconds = self.settings.call_timeout_seconds
-        """How long a call may take; sweeps may take longer."""
-        self._has_schema = False
-        self._open_pairs = OpenPairs()
-        self._expiration_seconds = whole_seconds(self.settings.expiration)
-        self._idle_timeout_seconds = self._idle_seconds()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connections to the database."""
         self.database.close()
 
     @limited
+    def record(self, message: Message) -> MessageResult:
+        """Record a message, and return after the commit what became of it; together with others of the same moment."""
+        return self._groups.record(self._checked(message))
+
+    @overload
     def record_message(
         self,
+        /,
         owner_id: AnyId,
         from_number: str,
         to_number: str,
-        channel: str = WHATSAPP,
-        sender: str = Sender.USER,
-        *,
-        user_id: AnyId | None = None,
-        context: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> Conversation:
-        """Record a message, and return the conversation that it opens, keeps active, answers or reactivates.
+        channel: str | None = ...,
+        sender: OpeningSender = ...,
+        **options: Unpack[OpeningOptions],
+    ) -> Conversation: ...
 
-        The arguments are described at `lapse.Message`.
+    @overload
+    def record_message(
+        self,
+        /,
+        owner_id: AnyId,
+        from_number: str,
+        to_number: str,
+        channel: str | None = ...,
+        sender: str = ...,
+        **options: Unpack[MessageOptions],
+    ) -> Conversation | None: ...
+
+    @limited
+    def record_message(
+        self,
+        /,
+        owner_id: AnyId,
+        from_number: str,
+        to_number: str,
+        channel: str | None = None,
+        sender: str = Sender.USER,
+        **options: Any,
+    ) -> Conversation | None:
+        """Record a message, given as the fields of `lapse.Message`, and return the conversation that it belongs to.
+
+        None: there is none, and the message opens none.
         """
-        message = Message(
-            owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
-        )
-        new = self._new(message)
-        pair = (new.owner_id, new.pair.channel, new.pair.session_key)
-        conversation = self.database.run(messages.record_message, new, pair in self._open_pairs)
-        self._open_pairs.add(pair)
-        return conversation
+        message = Message(owner_id, from_number, to_number, channel, sender, **options)
+        return self._groups.record(self._checked(message)).conversation
+
+    @limited
+    def record_messages(self, messages: Iterable[Message]) -> list[MessageResult | LapseError]:
+        """Record messages together, up to 500 in a statement; those of one pair count in the order given.
+
+        Returns for each, in order, what became of it, or its error, which fails no other. Where the database cannot be
+        reached, or the call's time is up, all whose result is not known have that error.
+        """
+        self._prepare()
+        checked = self._check_each(messages, self.database.shape().mapping.kinds)
+        return self.database.run(operations.record_list, checked, self._groups.known)
 
     @limited
     def create_conversation(
@@ -102,25 +127,17 @@ class ConversationService:
         owner_id: AnyId,
         from_number: str,
         to_number: str,
-        channel: str = WHATSAPP,
+        channel: str | None = None,
         sender: str = Sender.USER,
-        *,
-        user_id: AnyId | None = None,
-        context: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
+        **options: Unpack[OpeningOptions],
     ) -> Conversation:
-        """Open a conversation; arguments as `record_message`.
+        """Open a conversation, whoever the sender is; the arguments are fields of `lapse.Message`.
 
         Raises:
             ConversationAlreadyOpenError: the pair has an open one, which is left unchanged.
         """
-        message = Message(
-            owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
-        )
-        conversation, is_new = self.database.run(messages.open_conversation, self._new(message))
-        if not is_new:
-            raise ConversationAlreadyOpenError(conversation.conv_id, masked(conversation.conv_id))
-        return conversation
+        message = Message(owner_id, from_number, to_number, channel, sender, **options)
+        return self.database.run(operations.create_conversation, self._checked(message))
 
     @limited
     def get_or_create_conversation(
@@ -128,18 +145,13 @@ class ConversationService:
         owner_id: AnyId,
         from_number: str,
         to_number: str,
-        channel: str = WHATSAPP,
+        channel: str | None = None,
         sender: str = Sender.USER,
-        *,
-        user_id: AnyId | None = None,
-        context: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
+        **options: Unpack[OpeningOptions],
     ) -> Conversation:
-        """Return the pair's open conversation, or open one; this is not activity. Arguments as `record_message`."""
-        message = Message(
-            owner_id, from_number, to_number, channel, sender, user_id=user_id, context=context, metadata=metadata
-        )
-        return self.database.run(messages.open_conversation, self._new(message))[0]
+        """Return the pair's open conversation, or open one as `create_conversation` does; this is not activity."""
+        message = Message(owner_id, from_number, to_number, channel, sender, **options)
+        return self.database.run(operations.get_or_create_conversation, self._checked(message))
 
     @limited
     def close_conversation(
@@ -150,15 +162,40 @@ class ConversationService:
         actor: str | None = None,
         *,
         owner_id: AnyId | None = None,
+        if_updated_at: datetime | None = None,
     ) -> Conversation:
         """End a conversation as `agent_closed`, `support_closed`, `user_closed`, `failed` or `expired`.
 
+        Reason and actor, of at most 500 characters each, are for its event. With `if_updated_at`, which is `updated_at`
+        as whoever closes it has read it, it is not closed if there was activity since.
+
         Raises:
             InvalidTransitionError: it has ended already; nothing was changed.
+            ConversationChangedError: its `updated_at` is later than `if_updated_at`; nothing was changed.
         """
-        closed, texts = parse_closed_status(status), (check_text("reason", reason), check_text("actor", actor))
-        self._prepare()
-        return self.database.run(conversations.close, *self._key(conv_id, owner_id), closed, *texts)
+        how = closing(status, reason, actor, if_updated_at)
+        return self._write(conversations.close, conv_id, owner_id, *how)
+
+    @limited
+    def update_conversation(
+        self,
+        conv_id: AnyId,
+        *,
+        user_id: AnyId | None = None,
+        context: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+        owner_id: AnyId | None = None,
+    ) -> Conversation:
+        """Change what the application keeps with a conversation, open or ended, and return it; this is not activity.
+
+        `user_id` is set unless it is None. Keys of `context` and `metadata` are set in the stored objects, whose other
+        keys stay; one whose value is None is removed. Objects and lists below them are replaced as a whole.
+
+        Raises:
+            DatabaseError: what is stored is no JSON object, too: nothing was changed.
+        """
+        objects = changes(context, metadata)
+        return self._write(conversations.update, conv_id, owner_id, user_id, *objects)
 
     @limited
     def extend_expiration(
@@ -175,81 +212,67 @@ class ConversationService:
             InvalidTransitionError: it has ended.
             ConversationExpiredError: its expiry has passed.
         """
-        if until is not None and minutes is not None:
-            raise InvalidInputError("extend_expiration takes minutes or until, not both")
-        until = None if until is None else require_utc(until)
-        if until is None:
-            minutes = check_extension(self.settings.expiration_minutes if minutes is None else minutes)
-        self._prepare()
-        return self.database.run(conversations.extend, *self._key(conv_id, owner_id), minutes, until)
+        by_or_until = self._extension(minutes, until)
+        return self._write(conversations.extend, conv_id, owner_id, *by_or_until)
 
     @limited
     def get_conversation_by_id(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> Conversation:
         """Return a conversation; if its context or metadata cannot be read, that is a `DatabaseError` as well."""
-        conversation = self._look_up(conversations.get_by_id, *self._key(conv_id, owner_id), default=None)
-        if conversation is None:
-            raise _not_found(conv_id)
-        for name in ("context", "metadata"):
-            if isinstance(value := getattr(conversation, name), UnreadableJson):
-                raise DatabaseError(
-                    f"the database holds something in column {name} that lapse cannot read: it {value.reason}"
-                )
-        return conversation
+        return self._read(conversations.get, conv_id, owner_id)
 
     @limited
     def get_conversation_events(self, conv_id: AnyId, *, owner_id: AnyId | None = None) -> list[ConversationEvent]:
         """Return a conversation's transitions in their order."""
-        events = self._look_up(conversations.get_events, *self._key(conv_id, owner_id), default=None)
-        if events is None:
-            raise _not_found(conv_id)
-        return events
+        return self._read(conversations.get_events, conv_id, owner_id)
 
     @limited
     def get_active_conversations(self, owner_id: AnyId, limit: int = 100) -> list[Conversation]:
-        """Return an owner's active conversations (pending and progress), the latest activity first."""
-        owner_id = self._id("owner_id", owner_id)
-        return self._look_up(conversations.get_active, owner_id, check_limit(limit), default=[])
+        """Return an owner's active conversations (pending and progress), the latest activity first.
+
+        What is past its expiry is not among them, whether or not a worker has ended it yet.
+        """
+        return self._read(conversations.get_active, owner_id, check_limit(limit))
 
     @limited
     def get_conversation_history(
-        self, owner_id: AnyId, from_number: str, to_number: str, channel: str = WHATSAPP, limit: int = 100
+        self, owner_id: AnyId, from_number: str, to_number: str, channel: str | None = None, limit: int = 100
     ) -> list[Conversation]:
         """Return all conversations of a pair of addresses, in either direction, the latest first."""
-        pair, owner_id = address_pair(from_number, to_number, channel), self._id("owner_id", owner_id)
-        arguments = (owner_id, pair.channel, pair.session_key, check_limit(limit))
-        return self._look_up(conversations.get_history, *arguments, default=[])
+        pair = address_pair(from_number, to_number, channel)
+        return self._read(conversations.get_history, owner_id, pair.channel, pair.session_key, check_limit(limit))
 
     @limited
     def find_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> list[Conversation]:
         """Return conversations without activity for `idle_minutes` (default: the setting), the longest idle first."""
-        return self._look_up(due.find_idle, self._idle_seconds(idle_minutes), check_limit(limit), default=[])
+        return self._read(due.find_idle, self._idle_seconds(idle_minutes), check_limit(limit))
 
     @limited
     def find_expired_conversations(self, limit: int = 100) -> list[Conversation]:
         """Return open conversations that are past their expiry, the earliest expiry first."""
-        return self._look_up(due.find_expired, check_limit(limit), default=[])
+        return self._read(due.find_expired, check_limit(limit))
 
     def process_idle_conversations(self, idle_minutes: float | None = None, limit: int = 100) -> int:
-        """Pause up to `limit` idle conversations, and return their number. Concurrent calls never pause one twice."""
-        seconds, limit = self._idle_seconds(idle_minutes), check_limit(limit)
-        self._prepare()
-        return self.database.run(sweeps.pause_idle, seconds, limit)
+        """Pause up to `limit` idle conversations, and return their number. Concurrent calls never pause one twice.
+
+        Conversations that the database refuses to end (a trigger, a constraint) do not keep it from the others: one
+        call goes past up to 1,000 of them.
+
+        Raises:
+            DatabaseError: it refused one, and none was ended.
+        """
+        return self._write(sweeps.pause_idle, self._idle_seconds(idle_minutes), check_limit(limit))
 
     def process_expired_conversations(self, limit: int = 100) -> int:
-        """End up to `limit` expired conversations, and return their number. Concurrent calls never end one twice."""
-        limit = check_limit(limit)
-        self._prepare()
-        return self.database.run(sweeps.end_expired, limit)
+        """End up to `limit` expired conversations, and return their number. Concurrent calls never end one twice.
+
+        What the database refuses to end: as `process_idle_conversations`.
+        """
+        return self._write(sweeps.end_expired, check_limit(limit))
 
     @limited
     def next_deadlines(self, *, retry: bool = True) -> NextDeadlines:
         """Return when each task of a worker next has work, by the database's clock."""
-        nothing = NextDeadlines(due_at=dict.fromkeys(sweeps.TASKS), now=self.database.now())
-        return self._look_up(due.next_deadlines, self._idle_seconds(), {}, default=nothing, retry=retry)
-
-    def idle_timeout(self, minutes: float | None = None) -> timedelta:
-        """Return the idle timeout of so many minutes, or of the setting, in whole seconds as it is stored."""
-        return timedelta(seconds=self._idle_seconds(minutes))
+        return self._read(due.next_deadlines, self._idle_seconds(), {}, retry=retry)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -259,40 +282,19 @@ class ConversationService:
             ensure_schema(self.database)
             self._has_schema = True
 
-    def _look_up(
-        self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, default: T, retry: bool = True
-    ) -> T:
-        """Return what an operation reads, or `default` if a SQLite database has no schema yet."""
+    def _write(self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts) -> T:
+        self._prepare()
+        return self.database.run(operation, *arguments)
+
+    def _read(self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, retry: bool = True) -> T:
+        """Return what an operation reads; nothing is found in a SQLite database that has no schema yet."""
         if not self._has_schema:
-            path = self.database.path
-            try:
-                if path is not None and not path.exists():
-                    return default
-                check_schema(self.database, retry=retry)
-            except SchemaMissingError:
-                if path is None:
-                    raise
-                return default
-            self._has_schema = True
+            self._has_schema = has_schema(self.database, retry=retry)
+            if not self._has_schema:
+                return self.database.run_without_tables(operation, *arguments)
         return self.database.run(operation, *arguments, reads_only=True, retry=retry)
 
-    def _idle_seconds(self, minutes: float | None = None) -> int:
-        return idle_timeout_seconds(self.settings.idle_timeout_minutes if minutes is None else minutes)
-
-    def _key(self, conv_id: AnyId, owner_id: AnyId | None) -> tuple[AnyId, AnyId | None]:
-        return self._id("conv_id", conv_id), None if owner_id is None else self._id("owner_id", owner_id)
-
-    def _id(self, name: str, value: AnyId) -> AnyId:
-        """Return a checked id of the type that this column has in the database."""
-        return check_id(self.database.shape().mapping.kinds[name], name, value)
-
-    def _new(self, message: Message) -> NewConversation:
-        """Return what a message would open, checked."""
-        pair = address_pair(message.from_number, message.to_number, message.channel)
+    def _checked(self, message: Message) -> CheckedMessage:
+        """Return a message with its fields checked, by the types of ids that the database has."""
         self._prepare()
-        kinds = self.database.shape().mapping.kinds
-        return NewConversation.of(message, pair, kinds, self._expiration_seconds, self._idle_timeout_seconds)
-
-
-def _not_found(conv_id: AnyId) -> ConversationNotFoundError:
-    return ConversationNotFoundError(f"there is no conversation {masked(conv_id)}")
+        return self._check(message, self.database.shape().mapping.kinds)

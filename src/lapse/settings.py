@@ -19,6 +19,7 @@ from lapse.validation import (
     MAX_BACKLOG,
     MAX_LIMIT,
     MAX_RATE,
+    MAX_RECEIPT_DAYS,
     check_timeout_minutes,
     parse_listen_address,
     parse_log_level,
@@ -100,6 +101,8 @@ class Settings(BaseSettings):
     idle_timeout_minutes: Minutes = Field(30, alias="CONVERSATION_IDLE_TIMEOUT_MINUTES")
     # Seconds for a call of the service in total. Less than a provider waits for the response of a webhook (Twilio: 15).
     call_timeout_seconds: Number = Field(10, alias="LAPSE_CALL_TIMEOUT", ge=3, le=_DAY_SECONDS)
+    # Days for which message ids are kept. Longer than a provider tries again (Meta: 7).
+    receipt_days: Number = Field(8, alias="LAPSE_RECEIPT_DAYS", gt=0, le=MAX_RECEIPT_DAYS)
     expiration_minutes: Minutes = Field(1440, alias="CONVERSATION_EXPIRATION_MINUTES")
 
     def __init__(self, *, _names: Mapping[str, str] | None = None, **values: Any) -> None:

@@ -32,6 +32,7 @@ MAX_PURGE_BATCH = 1_000
 """Conversations that one transaction of a purge deletes: larger ones gain nothing (decision 4)."""
 MAX_PURGE_DAYS = 36_500
 """A hundred years: the resulting date is within the calendar of every database."""
+MAX_RECEIPT_DAYS = 3_650
 MAX_TEXT_LENGTH = 500
 """Characters."""
 MAX_PORT = 65_535

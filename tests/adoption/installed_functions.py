@@ -48,6 +48,10 @@ def columns_and_events(names: Names, table: Table) -> list[str]:
     return [
         f"""ALTER TABLE {names.conversations} ADD COLUMN {column("session_key")} text,
             ADD COLUMN {column("version")} bigint NOT NULL DEFAULT 0, ADD COLUMN last_inbound_at timestamptz,
+            ADD COLUMN {column("policy_id")} bigint, ADD COLUMN {column("opened_by")} text,
+            ADD COLUMN {column("last_outbound_at")} timestamptz, ADD COLUMN {column("first_answered_at")} timestamptz,
+            ADD COLUMN {column("hold_until")} timestamptz, ADD COLUMN {column("reminded_at")} timestamptz,
+            ADD COLUMN {column("reminders_sent")} bigint NOT NULL DEFAULT 0,
             ADD COLUMN {column("idle_check_at")} timestamptz NOT NULL DEFAULT now() + interval '{IDLE_SECONDS} seconds',
             ADD COLUMN {column("idle_timeout_seconds")} bigint NOT NULL DEFAULT {IDLE_SECONDS}""",
         f"""CREATE TABLE {names.events} (owner_id {table.columns["owner_id"].type},

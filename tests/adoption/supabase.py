@@ -14,9 +14,11 @@ from tests.adoption.roles import Roles
 
 API = ("anon", "authenticated")
 SERVICE = "service_role"
-OWN = ("conversations", "conversation_events", VERSION_TABLE)
-BESIDE_ADOPTED = ("conversation_events", VERSION_TABLE, "lapse_adoption")
+RECEIPTS = "message_receipts"
+OWN = ("conversations", "conversation_events", "message_receipts", VERSION_TABLE)
+BESIDE_ADOPTED = ("conversation_events", "message_receipts", VERSION_TABLE, "lapse_adoption")
 _ONE_AT_A_TIME = 0x73757061
+_RECEIPT = f"INSERT INTO {RECEIPTS} SELECT owner_id, 'whatsapp', 'm', conv_id, now() FROM conversations LIMIT 1"
 ATTEMPTS = {
     "SELECT": "SELECT count(*) FROM {table}",
     "INSERT": "INSERT INTO {table} SELECT * FROM {table}",
@@ -26,7 +28,7 @@ ATTEMPTS = {
     "TRIGGER": "CREATE TRIGGER mine BEFORE UPDATE ON {table} FOR EACH ROW "
     "EXECUTE FUNCTION suppress_redundant_updates_trigger()",
 }
-_COLUMNS = {VERSION_TABLE: "version_num", "lapse_adoption": "keep"}
+_COLUMNS = {VERSION_TABLE: "version_num", "lapse_adoption": "keep", RECEIPTS: "channel"}
 
 
 @contextmanager
@@ -70,6 +72,8 @@ def may(url: str, role: str, table: str) -> set[str]:
         for right, statement in ATTEMPTS.items():
             text = statement.format(table=table, column=_COLUMNS.get(table, "version"))
             connection.execute("BEGIN")
+            if table == RECEIPTS:
+                connection.execute(_RECEIPT.encode())
             try:
                 connection.execute(f"SET LOCAL ROLE {role}".encode())
                 cursor = connection.execute(text.encode())

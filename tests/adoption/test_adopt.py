@@ -36,6 +36,15 @@ def test_rows_get_their_key_and_next_look_and_nothing_else_of_them_changes(
     assert values(filled, "SELECT DISTINCT idle_timeout_seconds FROM conversations") == [600]
 
 
+def test_what_is_in_progress_was_answered(filled: LegacyConnection, empty_postgres_url: str) -> None:
+    adopt(empty_postgres_url)
+    was_answered = values(
+        filled, "SELECT status, count(first_answered_at), count(*) FROM conversations GROUP BY status ORDER BY status"
+    )
+    assert "progress" in {status for status, _, _ in was_answered}
+    assert all(answered == (number if status == "progress" else 0) for status, answered, number in was_answered)
+
+
 @pytest.mark.parametrize("keep", ["newest", "oldest"])
 def test_of_a_pair_one_stays_and_the_events_say_which(
     filled: LegacyConnection, empty_postgres_url: str, keep: str

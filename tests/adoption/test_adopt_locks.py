@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from lapse.adoption import statement_progress
 from lapse.adoption.plan import INSTALL, VALIDATE
 from lapse.shutdown import StopEvent
+from lapse.store import statement_progress
 from tests.adoption.adoption_helpers import (
     ENDED,
     LegacyConnection,

@@ -41,7 +41,8 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
     "an id of varchar": (
         """ALTER TABLE messages DROP CONSTRAINT messages_conv_id_fkey; DROP TRIGGER aa_lapse_ended ON conversations;
         ALTER TABLE conversations ALTER conv_id DROP DEFAULT, ALTER conv_id TYPE varchar(26);
-        ALTER TABLE conversation_events ALTER conv_id TYPE varchar(26)""",
+        ALTER TABLE conversation_events ALTER conv_id TYPE varchar(26);
+        ALTER TABLE message_receipts ALTER conv_id TYPE varchar(26)""",
         ["missing-trigger"],
     ),
     "columns of varchar, whose indexes and constraints PostgreSQL spells otherwise": (
@@ -79,6 +80,8 @@ FAULTS: Mapping[str, tuple[str, list[str]]] = {
         f"""CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
         GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
         GRANT SELECT ON {VERSION_TABLE} TO lapse_doctor_worker;
+        GRANT SELECT, DELETE ON message_receipts TO lapse_doctor_worker;
+        CREATE POLICY worker ON message_receipts TO lapse_doctor_worker USING (true) WITH CHECK (true);
         CREATE POLICY worker ON conversation_events TO lapse_doctor_worker USING (true) WITH CHECK (true);
         CREATE POLICY worker ON {VERSION_TABLE} TO lapse_doctor_worker USING (true);
         SET LOCAL ROLE lapse_doctor_worker""",

@@ -11,9 +11,11 @@ from tests.support.commands import run_here
 
 WORKER = """CREATE ROLE lapse_doctor_worker; GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
     GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
+    GRANT SELECT, DELETE ON message_receipts TO lapse_doctor_worker;
     GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;
     CREATE POLICY worker ON conversations TO lapse_doctor_worker USING (true) WITH CHECK (true);
     CREATE POLICY worker ON conversation_events TO lapse_doctor_worker USING (true) WITH CHECK (true);
+    CREATE POLICY worker ON message_receipts TO lapse_doctor_worker USING (true) WITH CHECK (true);
     CREATE POLICY worker ON lapse_schema_version TO lapse_doctor_worker USING (true);"""
 ROLE = "SET LOCAL ROLE lapse_doctor_worker"
 
@@ -21,8 +23,8 @@ IN_LAPSES_OWN: Mapping[str, str] = {
     "missing-column": "ALTER TABLE conversations DROP COLUMN last_inbound_at",
     "wrong-type": "ALTER TABLE conversations ALTER COLUMN expires_at TYPE timestamp",
     "missing-index": "DROP INDEX uq_conversations_open_session",
-    "differing-index": "DROP INDEX ix_conversations_conv_id; "
-    "CREATE INDEX ix_conversations_conv_id ON conversations (owner_id)",
+    "differing-index": "DROP INDEX ix_conversations_ended_at_closed; "
+    "CREATE INDEX ix_conversations_ended_at_closed ON conversations (owner_id)",
     "primary-key": "ALTER TABLE conversations DROP CONSTRAINT pk_conversations",
     "missing-constraint": "ALTER TABLE conversations DROP CONSTRAINT ck_conversations_status",
     "activity-trigger": """CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql

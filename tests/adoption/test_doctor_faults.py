@@ -21,9 +21,11 @@ WORKER = "CREATE ROLE lapse_doctor_worker; GRANT USAGE ON SCHEMA public TO lapse
 ALL_RIGHTS = f"""{WORKER}
     GRANT SELECT, INSERT, UPDATE ON conversations TO lapse_doctor_worker;
     GRANT SELECT, INSERT ON conversation_events TO lapse_doctor_worker;
+    GRANT SELECT, DELETE ON message_receipts TO lapse_doctor_worker;
     GRANT SELECT ON lapse_schema_version TO lapse_doctor_worker;
     CREATE POLICY worker ON conversations TO lapse_doctor_worker USING (true) WITH CHECK (true);
     CREATE POLICY worker ON conversation_events TO lapse_doctor_worker USING (true) WITH CHECK (true);
+    CREATE POLICY worker ON message_receipts TO lapse_doctor_worker USING (true) WITH CHECK (true);
     CREATE POLICY worker ON lapse_schema_version TO lapse_doctor_worker USING (true);"""
 AS_WORKER = "SET LOCAL ROLE lapse_doctor_worker"
 SET_UPDATED_AT = """
@@ -40,6 +42,9 @@ OF_LAPSES_OWN: Mapping[str, tuple[str, list[str]]] = {
     "a row": (ONE, []),
     # Schema.
     "a table": ("DROP TABLE conversation_events", ["missing-table"]),
+    "the receipts": ("DROP TABLE message_receipts", ["missing-table"]),
+    "a type of the receipts": ("ALTER TABLE message_receipts ALTER owner_id TYPE text", ["wrong-type"]),
+    "a key of the receipts": ("ALTER TABLE message_receipts DROP CONSTRAINT pk_message_receipts", ["primary-key"]),
     "a column": ("ALTER TABLE conversations DROP COLUMN last_inbound_at", ["missing-column"]),
     "a column of events": ("ALTER TABLE conversation_events DROP COLUMN data", ["missing-column"]),
     "a type": ("ALTER TABLE conversations ALTER COLUMN user_id TYPE text", ["wrong-type"]),
@@ -55,8 +60,8 @@ OF_LAPSES_OWN: Mapping[str, tuple[str, list[str]]] = {
         ["differing-index"],
     ),
     "the same index with a fill factor": (
-        "DROP INDEX ix_conversations_conv_id; CREATE INDEX ix_conversations_conv_id ON conversations (conv_id) "
-        "WITH (fillfactor = 70)",
+        "DROP INDEX ix_conversations_expires_at_open; CREATE INDEX ix_conversations_expires_at_open ON conversations "
+        "(expires_at) WITH (fillfactor = 70) WHERE status IN ('pending', 'progress', 'idle_timeout')",
         [],
     ),
     "an invalid index": (
@@ -138,8 +143,9 @@ OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
     "all rights": (ALL_RIGHTS, []),
     "rights by columns": (
         f"""{ALL_RIGHTS} REVOKE UPDATE ON conversations FROM lapse_doctor_worker;
-        GRANT UPDATE (status, version, updated_at, last_inbound_at, ended_at, expires_at, idle_check_at,
-            idle_timeout_seconds) ON conversations TO lapse_doctor_worker""",
+        GRANT UPDATE (status, version, policy_id, opened_by, updated_at, last_inbound_at, last_outbound_at,
+            first_answered_at, ended_at, expires_at, idle_check_at, idle_timeout_seconds, hold_until, reminders_sent,
+            reminded_at) ON conversations TO lapse_doctor_worker""",
         [],
     ),
     "no right": (WORKER, ["missing-privilege"]),
@@ -155,6 +161,7 @@ OF_RIGHTS: Mapping[str, tuple[str, list[str]]] = {
         for table, rights in {
             "conversations": ["SELECT", "INSERT", "UPDATE"],
             "conversation_events": ["SELECT", "INSERT"],
+            "message_receipts": ["SELECT", "DELETE"],
             "lapse_schema_version": ["SELECT"],
         }.items()
         for right in rights

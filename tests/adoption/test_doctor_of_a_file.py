@@ -103,7 +103,7 @@ def test_what_is_no_database_is_said_and_a_damaged_one_is_recovered(tmp_path: Pa
         found = examined()
         assert "corrupt" in codes(found), name
         assert customer(100) not in json.dumps(found)
-    index = places["ix_conversations_conv_id"]
+    index = places["ix_conversations_ended_at_closed"]
     FILE.write_bytes(whole[:index] + b"\xff" * 512 + whole[index + 512 :])
     (finding,) = [one for one in examined()["findings"] if one["code"] == "corrupt"]
     run_in_shell(finding["hint"].partition("still be read: ")[2])

@@ -22,7 +22,8 @@ MENDED_BY_SQL: Mapping[str, tuple[str, str]] = {
     "an index": ("DROP INDEX ix_conversations_expires_at_open", "missing-index"),
     "the unique index": ("DROP INDEX uq_conversations_open_session", "missing-index"),
     "another index": (
-        "DROP INDEX ix_conversations_conv_id; CREATE INDEX ix_conversations_conv_id ON conversations (owner_id)",
+        "DROP INDEX ix_conversations_ended_at_closed; CREATE INDEX ix_conversations_ended_at_closed ON conversations "
+        "(owner_id)",
         "differing-index",
     ),
     "an index that is not unique": (
@@ -99,8 +100,9 @@ HARMLESS = {
     "a trigger on another table": "CREATE TABLE messages (id); CREATE TRIGGER touch AFTER UPDATE ON messages BEGIN "
     "UPDATE conversations SET updated_at = datetime(); END",
     "another index": "CREATE INDEX mine ON conversations (owner_id, from_number)",
-    "an index spelled otherwise": "DROP INDEX ix_conversations_conv_id; "
-    'CREATE INDEX IF NOT EXISTS "ix_conversations_conv_id" ON  [conversations] ( `conv_id` )',
+    "an index spelled otherwise": "DROP INDEX ix_conversations_session_history_not_open; "
+    'CREATE INDEX IF NOT EXISTS "ix_conversations_session_history_not_open" ON  [conversations] ( `owner_id`, channel, '
+    "session_key, started_at) WHERE (status NOT IN ('pending', 'progress', 'idle_timeout'))",
     "a column of the application's": "ALTER TABLE conversations ADD COLUMN team TEXT NOT NULL DEFAULT 'a'",
     "a time without a fraction": "UPDATE conversations SET expires_at = '2030-01-01 00:00:00'",
     "a day": "UPDATE conversations SET expires_at = '2030-01-01'",

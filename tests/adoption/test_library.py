@@ -14,6 +14,7 @@ import pytest
 
 from lapse import (
     BackgroundWorker,
+    ConversationChangedError,
     ConversationService,
     InvalidInputError,
     InvalidTransitionError,
@@ -83,7 +84,7 @@ def test_a_conversation_lives_and_ends(service: ConversationService, form: Form,
     assert service.get_active_conversations(owner) == [later]
     assert service.get_conversation_history(owner, BUSINESS, CUSTOMER) == [later, closed]
     with pytest.raises(InvalidInputError, match="owner_id"):
-        service.record_message(owner_id=["of no type"], from_number=CUSTOMER, to_number=BUSINESS)  # type: ignore[arg-type]
+        service.record_message(owner_id=["of no type"], from_number=CUSTOMER, to_number=BUSINESS)  # type: ignore[call-overload]
 
 
 def test_what_the_application_wrote_is_found_and_goes_on(
@@ -167,3 +168,45 @@ def test_before_it_is_adopted_a_table_is_refused_and_afterwards_taken(old_url: s
             service.record_message(owner, CUSTOMER, BUSINESS)
         adopt(old_url)
         assert service.record_message(owner, CUSTOMER, BUSINESS).status == "pending"
+
+
+def test_what_the_application_keeps_with_a_conversation_is_updated_and_is_no_activity(
+    service: ConversationService, adopted_url: str, owner: Any
+) -> None:
+    opened = service.record_message(owner, CUSTOMER, BUSINESS, metadata={"source": "ad"})
+    with connect(adopted_url) as application:
+        # Its trigger sets `updated_at`; and it left its JSON NULL.
+        application.execute("UPDATE conversations SET context = NULL")
+    found = service.get_conversation_by_id(opened.conv_id)
+    assert found.updated_at > opened.updated_at, "what the application itself changes is activity"
+    updated = service.update_conversation(
+        opened.conv_id, user_id=5, context={"step": 1, "never there": None}, metadata={"source": None, "utm": "x"}
+    )
+    assert (updated.user_id, updated.context, updated.metadata) == (5, {"step": 1}, {"utm": "x"})
+    assert (updated.updated_at, updated.version) == (found.updated_at, found.version)
+    assert service.extend_expiration(opened.conv_id, 5, owner_id=owner).updated_at == found.updated_at
+    closed = service.close_conversation(opened.conv_id, "agent_closed", if_updated_at=found.updated_at)
+    assert service.update_conversation(closed.conv_id, context={"step": 2}, owner_id=owner).context == {"step": 2}
+
+
+def test_nothing_is_closed_unseen_whoever_wrote_the_activity(
+    service: ConversationService, adopted_url: str, owner: Any
+) -> None:
+    opened = service.record_message(owner, CUSTOMER, BUSINESS)
+    with connect(adopted_url) as application:
+        application.execute('UPDATE conversations SET context = \'{"by": "application"}\'')
+    with pytest.raises(ConversationChangedError):
+        service.close_conversation(opened.conv_id, "agent_closed", if_updated_at=opened.updated_at)
+
+
+def test_what_has_no_expiry_stays_active_and_what_is_past_it_does_not(
+    service: ConversationService, adopted_url: str, owner: Any
+) -> None:
+    never = service.record_message(owner, CUSTOMER, BUSINESS)
+    service.record_message(owner, "+5511999990002", BUSINESS)
+    with connect(adopted_url) as application:
+        past = application.execute("UPDATE conversations SET expires_at = now() - interval '1 s' RETURNING conv_id")
+        assert past.rowcount == 2
+        assert service.get_active_conversations(owner) == []
+        application.execute("UPDATE conversations SET expires_at = NULL WHERE conv_id = %s", [never.conv_id])
+    assert [found.conv_id for found in service.get_active_conversations(owner)] == [never.conv_id]

@@ -27,17 +27,20 @@ ROWS = 200
 RIGHTS = {
     "conversations": {"SELECT", "INSERT", "UPDATE"},
     "conversation_events": {"SELECT", "INSERT"},
+    "message_receipts": {"SELECT", "INSERT"},
     VERSION_TABLE: {"SELECT"},
 }
+OF_WORKER = {**RIGHTS, "message_receipts": {"SELECT", "DELETE"}}
 FORBIDDEN = (
     "DELETE FROM conversations",
     "UPDATE conversation_events SET actor = 'me'",
     "DELETE FROM conversation_events",
+    "UPDATE message_receipts SET seen_at = now()",
     f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
     "ALTER TABLE conversations ADD COLUMN mine int",
     "DROP TABLE conversations",
 )
-TABLES = ("conversations", "conversation_events", VERSION_TABLE, "lapse_adoption")
+TABLES = ("conversations", "conversation_events", "message_receipts", VERSION_TABLE, "lapse_adoption")
 
 
 @pytest.fixture
@@ -187,7 +190,8 @@ def test_each_role_does_its_work_with_lapses_own_tables_and_no_more(own: Roles) 
     make_due(own)
     assert work(own.url("worker")) == {IDLE: 1, EXPIRED: 1}
     assert head_version() in succeeds("status", "--database-url", own.url("worker"))
-    assert rights(own, "worker") == rights(own, "application") == RIGHTS
+    assert rights(own, "application") == RIGHTS
+    assert rights(own, "worker") == OF_WORKER
     for role in ("application", "worker"):
         for statement in (*FORBIDDEN, "CREATE TABLE mine (id int)", "TRUNCATE conversations CASCADE"):
             assert is_refused(own.url(role), statement), (role, statement)
@@ -201,8 +205,9 @@ def test_each_role_does_its_work_with_an_adopted_table_and_no_more(adopted: Role
     make_due(adopted)
     assert work(adopted.url("worker")) == {IDLE: 1, EXPIRED: 1}
     succeeds("status", "--database-url", adopted.url("worker"))
-    of_adopted = {**RIGHTS, "lapse_adoption": {"SELECT"}, "messages": set()}
-    assert rights(adopted, "worker") == rights(adopted, "application") == of_adopted
+    beside: dict[str, set[str]] = {"lapse_adoption": {"SELECT"}, "messages": set()}
+    assert rights(adopted, "application") == RIGHTS | beside
+    assert rights(adopted, "worker") == OF_WORKER | beside
     draw = "SELECT nextval('conversations_conv_id_seq')"
     assert (is_refused(adopted.url("worker"), draw), is_refused(adopted.url("application"), draw)) == (True, False)
     for role in ("application", "worker"):
@@ -236,7 +241,7 @@ def test_without_policies_a_worker_is_blind_and_doctor_says_what_is_missing(adop
     found = diagnose(url)
     assert found["kind"] == "adopted"
     lines = [each["message"] for each in found["findings"] if each["code"] == "row-security"]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for table in set(TABLES) - {"lapse_adoption"}:
         assert any(line.startswith(f"Row level security of {table} has no policy for role") for line in lines), table
     adopted.apply(adopted.url("owner"))
@@ -262,7 +267,7 @@ def test_a_worker_that_may_not_write_the_history_says_whom_to_ask(adopted: Roles
 
 
 def test_who_may_not_migrate_is_told_so_in_one_line(own: Roles) -> None:
-    own.run(f"DROP TABLE conversations, conversation_events, {VERSION_TABLE}")
+    own.run(f"DROP TABLE conversations, conversation_events, message_receipts, {VERSION_TABLE}")
     line = error_line(run_here("migrate", "--database-url", own.url("worker")), 1)
     assert line == "the database refused: permission denied for schema public"
 
@@ -272,6 +277,7 @@ def test_an_applications_own_policies_are_not_opened(adopted: Roles) -> None:
     adopted.run(
         f"DROP POLICY lapse_{application} ON conversations",
         f"DROP POLICY lapse_{application} ON conversation_events",
+        f"DROP POLICY lapse_{application} ON message_receipts",
         "CREATE POLICY of_tenant ON conversations USING (owner_id = current_setting('app.tenant', true)::bigint)",
     )
     said = adopted.apply().stdout

@@ -24,7 +24,7 @@ import psycopg
 
 from lapse import ConversationService, Database, LapseError
 from tests.support.backlog import BUSINESS, customer
-from tests.support.loop_database import LoopDatabase
+from tests.support.loop_database import LoopDatabase, LoopService
 
 OWN_PAIRS = 20
 WITNESS_PAIR = 999
@@ -98,7 +98,7 @@ class ByInjection:
 
 
 class ByCancellation:
-    """Cancels the operation that the asyncio driver does for the call."""
+    """Cancels the call, on the event loop that does it."""
 
     def __init__(self, database: LoopDatabase) -> None:
         self._database = database
@@ -202,7 +202,7 @@ def run(url: str, kind: str, means: str, times: int, seed: str) -> dict[str, Any
     """Interrupt each operation so many times, if it can be done, and return what was seen."""
     chance, witness = random.Random(seed), Witness(url)
     database = LoopDatabase(url) if means == "cancellation" else Database(url)
-    service = ConversationService(database)
+    service = LoopService(database) if isinstance(database, LoopDatabase) else ConversationService(database)
     error = KINDS[kind]
     interrupt: ByAlarm | ByInjection | ByCancellation
     if isinstance(database, LoopDatabase):

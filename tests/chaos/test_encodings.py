@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Unpack
 
 import pytest
 
 from lapse import BackgroundWorker, ConversationService, Database
 from lapse.errors import ConversationRefusedError
+from lapse.messages import OpeningOptions
 from lapse.store import migrate
 from tests.chaos import scale
 from tests.chaos.outcome import Outcome
@@ -82,8 +84,8 @@ def test_what_the_encoding_cannot_hold_is_refused_for_that_call_alone(
         for handle in HANDLES:
             note = {"name": handle, handle: [handle]}
 
-            def said(handle: str = handle, **options: object) -> object:
-                return service.record_message(1, handle, BUSINESS, "webchat", **options).metadata  # type: ignore[arg-type]
+            def said(handle: str = handle, **options: Unpack[OpeningOptions]) -> object:
+                return service.record_message(1, handle, BUSINESS, "webchat", **options).metadata
 
             if can_hold(encoding, handle):
                 assert said(metadata=note) == note

@@ -36,7 +36,7 @@ def interrupted_url(request: pytest.FixtureRequest, new_database: NewDatabase) -
         ("exception", "alarm"),
         ("base_exception", "alarm"),
         ("exception", "injection"),
-        ("cancelled", "cancellation"),  # of the asyncio driver
+        ("cancelled", "cancellation"),  # of the service for event loops
     ],
 )
 def test_an_interrupted_call_leaves_nothing_behind(

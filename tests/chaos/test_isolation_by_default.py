@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import make_url
 
 from lapse import ConversationService, Database
+from lapse.messages import OpeningSender
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
 from tests.chaos.server_settings import given_to
@@ -67,7 +68,7 @@ def test_threads_on_one_pair_meet_no_error_in_any_default_isolation(
 
         def talk(place: int) -> None:
             for number in range(MESSAGES):
-                sender = "agent" if (place + number) % 3 == 0 else "user"
+                sender: OpeningSender = "agent" if (place + number) % 3 == 0 else "user"
                 ids.add(service.record_message(1, customer(1), BUSINESS, sender=sender).conv_id)
                 service.get_or_create_conversation(1, BUSINESS, customer(1))
                 if number % 4 == 1:

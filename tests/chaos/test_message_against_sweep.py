@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from lapse import Conversation, ConversationService, Database
+from lapse.messages import OpeningSender
 from tests.chaos.holding import PATIENCE_SECONDS, Hold, HoldingDatabase
 from tests.chaos.ledger import History, moment
 from tests.chaos.outcome import Outcome
@@ -24,6 +25,7 @@ from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql, transaction
 from tests.support.sweeps import sweep_expired, sweep_idle
 
+SENDERS: list[OpeningSender] = ["user", "agent"]
 T = TypeVar("T")
 INTERLEAVINGS = scaled(small=300, full=10_000)
 IDLE = timedelta(minutes=30)
@@ -38,7 +40,7 @@ class Meeting:
     number: int
     due: str
     status: str
-    sender: str
+    sender: OpeningSender
     order: str
     sweeps: tuple[str, str]
     head_start: float
@@ -52,7 +54,7 @@ class Meeting:
             number=number,
             due=chance.choice(DUE),
             status=chance.choice(["pending", "progress"]),
-            sender=chance.choice(["user", "agent"]),
+            sender=chance.choice(SENDERS),
             order=order,
             sweeps=chance.choice([SWEEPS, SWEEPS[::-1]]),
             head_start=chance.uniform(-0.002, 0.002),

@@ -24,6 +24,7 @@ from lapse import (
     LapseError,
     load_settings,
 )
+from lapse.messages import OpeningSender
 from tests.support.backlog import BUSINESS, customer
 
 EXTENSION_MINUTES = 0.05
@@ -96,7 +97,8 @@ class Writer:
         known = self._latest.get(pair)
         more: dict[str, Any] = {}
         if kind == "message" or known is None:
-            sender = self._chance.choice(["user", "user", "agent"])
+            senders: list[OpeningSender] = ["user", "user", "agent"]
+            sender = self._chance.choice(senders)
             addresses = (customer(pair), BUSINESS) if sender == "user" else (BUSINESS, customer(pair))
             found = self._service.record_message(1, *addresses, "sms", sender)
             more["sender"] = sender

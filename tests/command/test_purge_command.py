@@ -218,7 +218,7 @@ def test_a_refusal_in_the_middle_is_one_line_that_says_what_was_done(database: D
             CREATE TRIGGER mine BEFORE DELETE ON conversations WHEN old.conv_id = '{ids[12]}'
             BEGIN SELECT RAISE(ABORT, 'still needed'); END""",
         "postgresql": f"""
-            CREATE TABLE mine (owner_id bigint, conv_id uuid, FOREIGN KEY (owner_id, conv_id) REFERENCES conversations);
+            CREATE TABLE mine (owner_id bigint, conv_id uuid, FOREIGN KEY (conv_id, owner_id) REFERENCES conversations);
             INSERT INTO mine VALUES (1, '{ids[12]}')""",
     }
     run_sql(database, refusal[database.dialect])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from lapse import ConversationService
 from lapse.store import Database
-from tests.support.commands import error_line, run_lapse
+from tests.support.commands import error_line, run_here, run_lapse
 from tests.support.replay_model import COUNTS, Message, events_of, messages_of, simulate
 from tests.support.sql import run_sql
 
@@ -171,3 +172,50 @@ def test_a_database_that_holds_conversations_is_refused_and_untouched(service: C
     assert "holds conversations already" in error_line(result, 1)
     assert everything() == before
     assert not Path("events.csv").exists()
+
+
+OWNERS = {
+    "bigint": ("7", "-8"),
+    "uuid": ("0193A2B0-0000-7000-8000-00000000000A", "{ffffffff-ffff-4fff-8fff-ffffffffffff}"),
+    "text": ("acme", "7 days & co"),
+}
+
+
+@pytest.mark.parametrize("kind", OWNERS)
+@pytest.mark.parametrize("is_given", [True, False], ids=["given", "found out"])
+def test_owners_of_all_types_are_replayed(tmp_path: Path, kind: str, *, is_given: bool) -> None:
+    one, other = OWNERS[kind]
+    rows = "".join(
+        f'2020-01-31T12:0{number}:00Z,"{owner}",+5511999990001,+14155238886,whatsapp,user\n'
+        for number, owner in enumerate((one, other, one))
+    )
+    log = write_log(",".join(HEADER) + "\n" + rows)
+    url = f"sqlite:///{tmp_path}/kept.db"
+    option = ["--owner-type", kind] if is_given else []
+    result = run_here("replay", log, "--json", "--events", "events.csv", *option, "--database-url", url)
+    assert (result.returncode, result.stderr) == (0, "")
+    summary = json.loads(result.stdout)
+    assert (summary["messages"], summary["conversations"]) == (3, 2)
+    with Path("events.csv").open(encoding="utf-8", newline="") as events:
+        owners = {row["owner_id"] for row in csv.DictReader(events)}
+    assert owners == {other.strip("{}").lower() if kind == "uuid" else other, one.lower()}
+    with closing(Database(url)) as database:
+        assert database.shape().mapping.kinds["owner_id"] == kind
+
+
+def test_the_first_owner_says_the_type_of_all_and_text_takes_any() -> None:
+    rows = "2020-01-31T12:00:00Z,7,+5511999990001,+14155238886,whatsapp,user\n"
+    log = write_log(",".join(HEADER) + "\n" + rows + rows.replace(",7,", ",acme,"))
+    line = error_line(run_here("replay", log), 1)
+    assert "line 3: owner_id 'acme' is not a whole number of at most 64 bits, as in the first message" in line
+    assert "--owner-type" in line
+    assert run_here("replay", log, "--owner-type", "text").returncode == 0
+
+
+def test_a_database_with_owners_of_another_type_is_refused(new_database: Any, backend: str) -> None:
+    url = new_database(backend)
+    rows = "2020-01-31T12:00:00Z,acme,+5511999990001,+14155238886,whatsapp,user\n"
+    log = write_log(",".join(HEADER) + "\n" + rows)
+    line = error_line(run_here("replay", log, "--database-url", url), 1)
+    assert line.startswith("the log's owners are text, those of ")
+    assert line.endswith(" are bigint: use another database, or --owner-type bigint")

@@ -42,7 +42,7 @@ BAD_LINES = [
     (line(at="9901-01-01T00:00:00Z"), "is not between the years 2 and 9900 in UTC"),
     (line(at="9900-12-31T23:59:59-12:00"), "is not between the years 2 and 9900 in UTC"),
     (line(at="9999-12-31T23:59:59-12:00"), "is not between the years 2 and 9900 in UTC"),
-    (line(sender="bot"), "unknown sender 'bot'"),
+    (line(sender="robot"), "unknown sender 'robot'"),
     (line(sender="User"), "unknown sender 'User'"),
     (line(sender=""), "unknown sender ''"),
     (line(to_number=""), "an address is empty"),
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_log_is_refused_whole(text: bytes, reason: str, skip_b
 
 def test_the_number_of_a_line_counts_lines_within_quotes_and_blank_ones() -> None:
     quoted = line(to_number='"web\n\nvisitor"')
-    message = error_line(run_here("replay", write_log(HEADER + "\n" + GOOD + quoted + line(sender="bot"))), 1)
+    message = error_line(run_here("replay", write_log(HEADER + "\n" + GOOD + quoted + line(sender="robot"))), 1)
     assert message.startswith("log.csv, line 4: an address has the control character U+000A")
     assert "and 1 more bad line)" in message
 
@@ -188,8 +188,8 @@ def test_a_log_without_messages_opens_nothing() -> None:
 
 
 def test_nothing_of_a_bad_log_reaches_a_database_that_is_there(database_url: str) -> None:
-    result = run_lapse("replay", write_log(HEADER + GOOD + line(sender="bot")), "--database-url", database_url)
-    assert error_line(result, 1).startswith("log.csv, line 3: unknown sender 'bot'")
+    result = run_lapse("replay", write_log(HEADER + GOOD + line(sender="robot")), "--database-url", database_url)
+    assert error_line(result, 1).startswith("log.csv, line 3: unknown sender 'robot'")
     service = ConversationService(database_url)
     assert service.conversation_repo.is_empty()
     service.close()

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from lapse import BackgroundWorker, Conversation, ConversationAlreadyOpenError, ConversationService, Database
+from lapse.messages import OpeningSender
 from lapse.models import AnyId
 from tests.support.backlog import BUSINESS, IDLE_TIMEOUT, customer, insert_conversations, present
 from tests.support.concurrency import at_once, rounds, services, through_one_door
@@ -47,7 +48,7 @@ class Sent:
     after: datetime
 
 
-def send_all(service: ConversationService, sender: str, numbers: Sequence[int]) -> list[Sent]:
+def send_all(service: ConversationService, sender: OpeningSender, numbers: Sequence[int]) -> list[Sent]:
     sent, before = [], present(service.database)
     for number in numbers:
         addresses = (customer(number), BUSINESS) if sender == "user" else (BUSINESS, customer(number))
@@ -65,7 +66,7 @@ def test_eight_writers_open_one_conversation(postgres_url: str, observer: Databa
     pairs = 25
     with services(postgres_url, 8) as writers:
         for pair in range(pairs):
-            senders = ["user" if place % 2 else "agent" for place in range(len(writers))]
+            senders: list[OpeningSender] = ["user" if place % 2 else "agent" for place in range(len(writers))]
             calls = [partial(send_all, writer, sender, [pair]) for writer, sender in zip(writers, senders, strict=True)]
             answers = through_one_door(observer, calls)
             assert len({sent.conversation.conv_id for (sent,) in answers}) == 1

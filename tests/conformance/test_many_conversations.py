@@ -31,6 +31,20 @@ def test_active_conversations_are_an_owners_latest_first(service: ConversationSe
     assert service.get_active_conversations(3) == []
 
 
+def test_what_is_past_its_expiry_is_not_active(service: ConversationService, clock: ManualClock) -> None:
+    first = service.record_message(1, CUSTOMER, BUSINESS)
+    clock.advance(minutes=1)
+    second = service.record_message(1, CUSTOMER, "+14155238887")
+    clock.now = first.expires_at
+    assert service.get_active_conversations(1) == [second, first], "at the deadline itself nothing has passed"
+    clock.now += timedelta(microseconds=1)
+    assert service.get_active_conversations(1) == [second], "though no worker came"
+    assert service.get_active_conversations(1, limit=1) == [second]
+    clock.now += timedelta(days=2)
+    assert service.get_active_conversations(1) == []
+    assert {found.status for found in service.find_expired_conversations()} == {"pending"}
+
+
 def test_the_history_of_a_pair_is_the_same_from_both_sides(service: ConversationService, clock: ManualClock) -> None:
     opened = []
     for _ in range(5):

@@ -12,14 +12,18 @@ from lapse import (
     InvalidAddressError,
     InvalidInputError,
     InvalidTransitionError,
+    Message,
     SameAddressError,
     load_settings,
 )
+from lapse.messages import OpeningSender
+from tests.conftest import OpenService
 from tests.support.clock import ManualClock
 from tests.support.sql import count
 
 CUSTOMER, BUSINESS = "+5511999999999", "+14155238886"
-SIDES = ["user", "agent", "support", "system"]
+SIDES: list[OpeningSender] = ["user", "agent", "support", "bot"]
+ANSWERING = ["agent", "support"]
 TICK = timedelta(microseconds=1)
 
 
@@ -28,7 +32,9 @@ def types_of(service: ConversationService, conv_id: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("sender", SIDES)
-def test_a_first_message_opens_a_conversation(service: ConversationService, clock: ManualClock, sender: str) -> None:
+def test_a_first_message_opens_a_conversation(
+    service: ConversationService, clock: ManualClock, sender: OpeningSender
+) -> None:
     opened = service.record_message(
         7,
         "whatsapp:+55 (11) 99999-9999",
@@ -58,13 +64,15 @@ def test_a_first_message_opens_a_conversation(service: ConversationService, cloc
 @pytest.mark.parametrize("first", SIDES)
 @pytest.mark.parametrize("second", SIDES)
 def test_a_second_message_is_activity_and_perhaps_an_answer(
-    service: ConversationService, clock: ManualClock, first: str, second: str
+    service: ConversationService, clock: ManualClock, first: OpeningSender, second: OpeningSender
 ) -> None:
     opened = service.record_message(1, CUSTOMER, BUSINESS, sender=first)
     now = clock.advance(minutes=3)
     after = service.record_message(1, BUSINESS, CUSTOMER, sender=second)
     assert after.conv_id == opened.conv_id
-    assert after.status == ("pending" if {first, second} == {"user"} else "progress")
+    assert after.status == ("pending" if first == "user" and second not in ANSWERING else "progress")
+    assert after.last_outbound_at == (now if second != "user" else opened.last_outbound_at)
+    assert after.first_answered_at == (opened.first_answered_at or (now if second in ANSWERING else None))
     assert after.updated_at == now
     assert after.last_inbound_at == (now if second == "user" else opened.last_inbound_at)
     assert (after.expires_at, after.started_at) == (opened.expires_at, opened.started_at)
@@ -86,21 +94,97 @@ def test_later_messages_keep_what_the_first_one_brought(service: ConversationSer
 
 
 @pytest.mark.parametrize("sender", SIDES)
-def test_any_message_brings_a_paused_conversation_back(
-    service: ConversationService, clock: ManualClock, sender: str
+@pytest.mark.parametrize("first", ["user", "agent"])
+def test_activity_brings_a_paused_conversation_back(
+    service: ConversationService, clock: ManualClock, sender: OpeningSender, first: OpeningSender
 ) -> None:
-    opened = service.record_message(1, CUSTOMER, BUSINESS)
+    opened = service.record_message(1, CUSTOMER, BUSINESS, sender=first)
     clock.advance(minutes=31)
     assert service.process_idle_conversations() == 1
     paused = service.get_conversation_by_id(opened.conv_id)
     assert (paused.status, paused.ended_at) == ("idle_timeout", None)
     now = clock.advance(minutes=1)
     back = service.record_message(1, CUSTOMER, BUSINESS, sender=sender)
-    assert (back.conv_id, back.status, back.version, back.updated_at) == (opened.conv_id, "progress", 2, now)
+    status = "progress" if {first, sender} & set(ANSWERING) else "pending"
+    assert (back.conv_id, back.status, back.version, back.updated_at) == (opened.conv_id, status, 2, now)
     assert back.idle_check_at == now + timedelta(minutes=30)
     assert types_of(service, back.conv_id) == ["paused", "reactivated"]
     clock.advance(minutes=31)
     assert service.process_idle_conversations() == 1
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_notice_changes_nothing_and_opens_nothing(
+    service: ConversationService, clock: ManualClock, is_paused: bool
+) -> None:
+    assert service.record_message(1, BUSINESS, CUSTOMER, sender="system") is None
+    opened = service.record_message(1, CUSTOMER, BUSINESS)
+    if is_paused:
+        clock.advance(minutes=31)
+        assert service.process_idle_conversations() == 1
+    before = service.get_conversation_by_id(opened.conv_id)
+    clock.advance(minutes=1)
+    assert service.record_message(1, BUSINESS, CUSTOMER, sender="system") == before
+    assert service.get_conversation_by_id(opened.conv_id) == before
+
+
+def test_closing_notes_open_no_next_conversation(service: ConversationService, clock: ManualClock) -> None:
+    service.record_message(1, CUSTOMER, BUSINESS)
+    for _ in range(6):
+        clock.advance(minutes=24 * 60 + 1)
+        service.process_expired_conversations()
+        assert service.record_message(1, BUSINESS, CUSTOMER, sender="system") is None
+    assert len(service.get_conversation_history(1, CUSTOMER, BUSINESS)) == 1
+
+
+def test_a_message_that_may_not_open_finds_what_is_open(service: ConversationService) -> None:
+    assert service.record_message(1, CUSTOMER, BUSINESS, opens=False) is None
+    notice = service.record(Message(1, BUSINESS, CUSTOMER, sender="system", opens=True))
+    assert notice.outcome == "opened"
+    assert notice.conversation is not None
+    found = service.record_message(1, CUSTOMER, BUSINESS, opens=False)
+    assert found is not None
+    assert (found.conv_id, found.status) == (notice.conversation.conv_id, "progress")
+
+
+def test_the_next_conversation_knows_when_the_customer_last_wrote(
+    service: ConversationService, clock: ManualClock
+) -> None:
+    opened = service.record_message(1, CUSTOMER, BUSINESS)
+    last = clock.advance(minutes=24 * 60 - 10)
+    service.record_message(1, CUSTOMER, BUSINESS)
+    clock.advance(minutes=15)
+    result = service.record(Message(1, BUSINESS, CUSTOMER, sender="agent"))
+    assert (result.outcome, result.expired_conv_id) == ("opened", opened.conv_id)
+    assert result.conversation is not None
+    assert (result.conversation.last_inbound_at, result.conversation.opened_by) == (last, "agent")
+    assert (result.conversation.customer_address, result.conversation.business_address) == (CUSTOMER, BUSINESS)
+
+
+@pytest.mark.parametrize(
+    ("from_number", "to_number", "channel"),
+    [
+        ("sms:+5511999999999", BUSINESS, "sms"),
+        (CUSTOMER, "sms:+14155238886", "sms"),
+        ("messenger:7001", "messenger:7002", "messenger"),
+        ("rcs:+5511999999999", "rcs:acme", "rcs"),
+        ("WhatsApp:+5511999999999", BUSINESS, "whatsapp"),
+        (CUSTOMER, BUSINESS, "whatsapp"),
+        ("tel:+5511999999999", BUSINESS, "whatsapp"),
+    ],
+)
+def test_the_scheme_says_the_channel_where_nobody_else_does(
+    service: ConversationService, from_number: str, to_number: str, channel: str
+) -> None:
+    opened = service.record_message(1, from_number, to_number)
+    assert opened.channel == channel
+    assert service.get_conversation_history(1, to_number, from_number) == [opened]
+    assert service.record_message(1, from_number, to_number, "whatsapp").channel == "whatsapp"
+
+
+def test_schemes_of_two_channels_are_an_error(service: ConversationService) -> None:
+    with pytest.raises(InvalidInputError, match="two channels, sms and whatsapp"):
+        service.record_message(1, "sms:+5511999999999", "whatsapp:+14155238886")
 
 
 def test_a_message_in_the_very_moment_of_expiry_is_in_time(service: ConversationService, clock: ManualClock) -> None:
@@ -116,7 +200,7 @@ def test_a_message_in_the_very_moment_of_expiry_is_in_time(service: Conversation
 @pytest.mark.parametrize("is_paused", [False, True])
 @pytest.mark.parametrize("sender", SIDES)
 def test_a_message_after_expiry_opens_a_new_conversation(
-    service: ConversationService, clock: ManualClock, sender: str, is_paused: bool
+    service: ConversationService, clock: ManualClock, sender: OpeningSender, is_paused: bool
 ) -> None:
     opened = service.record_message(1, CUSTOMER, BUSINESS)
     if is_paused:
@@ -177,7 +261,7 @@ def test_text_that_looks_like_sql_is_only_text(service: ConversationService, tex
         ({"to_number": "a\x00b"}, InvalidAddressError),
         ({"to_number": CUSTOMER}, SameAddressError),
         ({"channel": "whats app"}, InvalidInputError),
-        ({"sender": "bot"}, InvalidInputError),
+        ({"sender": "customer"}, InvalidInputError),
         ({"owner_id": 2**63}, InvalidInputError),
         ({"owner_id": "1"}, InvalidInputError),
         ({"user_id": 1.5}, InvalidInputError),
@@ -209,18 +293,19 @@ def test_a_clock_that_goes_back_takes_no_activity_away(service: ConversationServ
     assert (answered.status, answered.updated_at) == ("progress", opened.updated_at)
 
 
-def test_timeouts_of_a_conversation_come_from_the_settings(database_url: str, clock: ManualClock) -> None:
+def test_timeouts_of_a_conversation_come_from_the_settings(
+    database_url: str, clock: ManualClock, open_service: OpenService
+) -> None:
     settings = load_settings(idle_timeout_minutes=0.5, expiration_minutes=90)
-    service = ConversationService(database_url, settings=settings, clock=clock)
+    service = open_service(database_url, settings=settings, clock=clock)
     opened = service.record_message(1, CUSTOMER, BUSINESS)
     assert opened.idle_check_at == clock.now + timedelta(seconds=30)
     assert opened.idle_timeout_seconds == 30
     assert opened.expires_at == clock.now + timedelta(minutes=90)
-    service.close()
 
 
-def test_without_a_clock_the_database_says_what_time_it_is(database_url: str) -> None:
-    service = ConversationService(database_url)
+def test_without_a_clock_the_database_says_what_time_it_is(database_url: str, open_service: OpenService) -> None:
+    service = open_service(database_url)
     before = datetime.now(UTC) - timedelta(seconds=1)
     opened = service.record_message(1, CUSTOMER, BUSINESS)
     answered = service.record_message(1, BUSINESS, CUSTOMER, sender="agent")
@@ -232,4 +317,3 @@ def test_without_a_clock_the_database_says_what_time_it_is(database_url: str) ->
     assert closed.ended_at >= answered.updated_at
     with pytest.raises(InvalidTransitionError):
         service.close_conversation(opened.conv_id, "failed")
-    service.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,6 +10,7 @@ import pytest
 
 from lapse import (
     ConversationAlreadyOpenError,
+    ConversationChangedError,
     ConversationExpiredError,
     ConversationNotFoundError,
     ConversationService,
@@ -111,6 +112,42 @@ def test_what_has_expired_can_be_closed_until_the_sweep(service: ConversationSer
     clock.now = opened.expires_at + TICK
     assert service.close_conversation(opened.conv_id, "agent_closed").status == "agent_closed"
     assert service.process_expired_conversations() == 0
+
+
+def test_nothing_is_closed_unseen(service: ConversationService, clock: ManualClock) -> None:
+    read = service.record_message(1, CUSTOMER, BUSINESS)
+    clock.advance(seconds=1)
+    changed = service.record_message(1, CUSTOMER, BUSINESS)
+    with pytest.raises(ConversationChangedError, match="read it again") as caught:
+        service.close_conversation(read.conv_id, "agent_closed", if_updated_at=read.updated_at)
+    assert CUSTOMER not in str(caught.value)
+    with pytest.raises(ConversationChangedError):
+        service.close_conversation(read.conv_id, "failed", if_updated_at=changed.updated_at - TICK, owner_id=1)
+    assert service.get_conversation_by_id(read.conv_id) == changed
+    assert service.get_conversation_events(read.conv_id) == []
+    in_brazil = changed.updated_at.astimezone(timezone(timedelta(hours=-3)))
+    assert service.close_conversation(read.conv_id, "agent_closed", if_updated_at=in_brazil).status == "agent_closed"
+
+
+def test_what_is_no_activity_does_not_keep_from_closing(service: ConversationService, clock: ManualClock) -> None:
+    read = service.record_message(1, CUSTOMER, BUSINESS)
+    clock.advance(minutes=31)
+    assert service.process_idle_conversations() == 1
+    service.update_conversation(read.conv_id, context={"seen": True})
+    service.extend_expiration(read.conv_id)
+    closed = service.close_conversation(read.conv_id, "agent_closed", if_updated_at=read.updated_at)
+    assert (closed.status, closed.updated_at) == ("agent_closed", read.updated_at)
+
+
+def test_what_has_ended_is_that_whatever_its_activity(service: ConversationService, clock: ManualClock) -> None:
+    read = service.record_message(1, CUSTOMER, BUSINESS)
+    clock.advance(seconds=1)
+    service.record_message(1, CUSTOMER, BUSINESS)
+    service.close_conversation(read.conv_id, "user_closed")
+    with pytest.raises(InvalidTransitionError):
+        service.close_conversation(read.conv_id, "agent_closed", if_updated_at=read.updated_at)
+    with pytest.raises(NaiveDatetimeError):
+        service.close_conversation(read.conv_id, "agent_closed", if_updated_at=datetime(2026, 1, 5))  # noqa: DTZ001
 
 
 def test_an_expiry_moves_by_minutes_or_to_a_moment(service: ConversationService, clock: ManualClock) -> None:

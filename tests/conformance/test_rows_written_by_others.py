@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lapse import BackgroundWorker, ConversationService, Database
+from lapse import BackgroundWorker, ConversationService
+from tests.conftest import OpenService
 from tests.support.sql import run_sql
 from tests.support.sweeps import sweep_idle
 
@@ -16,8 +17,8 @@ OLD_TIMES = ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2020-01-01 00
 
 
 @pytest.fixture
-def on_own_clock(database: Database) -> ConversationService:
-    return ConversationService(database)
+def on_own_clock(database_url: str, open_service: OpenService) -> ConversationService:
+    return open_service(database_url)
 
 
 @pytest.mark.parametrize("moment", [*OLD_TIMES, "2020-01-01"])
@@ -47,7 +48,7 @@ def test_an_activity_set_back_by_sql_is_seen_when_its_look_comes(
     (event,) = service.get_conversation_events(opened.conv_id)
     assert event.deadline is not None
     assert event.deadline < datetime(2020, 1, 2, tzinfo=UTC)
-    assert service.record_message(1, CUSTOMER, BUSINESS).status == "progress"
+    assert service.record_message(1, CUSTOMER, BUSINESS).status == "pending"
 
 
 def test_an_activity_infinitely_long_ago_is_idle_and_has_no_lag(postgres_url: str) -> None:
@@ -67,8 +68,8 @@ def test_a_row_that_was_deleted_leaves_the_rest_to_work(on_own_clock: Conversati
     assert first.conv_id != second.conv_id
 
 
-def test_a_status_that_does_not_exist_is_refused_by_the_database(database: Database) -> None:
-    service = ConversationService(database)
+def test_a_status_that_does_not_exist_is_refused_by_the_database(on_own_clock: ConversationService) -> None:
+    service = on_own_clock
     opened = service.record_message(1, CUSTOMER, BUSINESS)
     with pytest.raises(Exception, match="ck_conversations_status") as caught:
         run_sql(service.database, "UPDATE conversations SET status = 'resting'")
@@ -76,8 +77,8 @@ def test_a_status_that_does_not_exist_is_refused_by_the_database(database: Datab
     assert service.get_conversation_by_id(opened.conv_id).status == "pending"
 
 
-def test_two_open_conversations_of_one_pair_are_refused_by_the_database(database: Database) -> None:
-    service = ConversationService(database)
+def test_two_open_conversations_of_one_pair_are_refused_by_the_database(on_own_clock: ConversationService) -> None:
+    service = on_own_clock
     first = service.record_message(1, CUSTOMER, BUSINESS)
     service.close_conversation(first.conv_id, "user_closed")
     service.record_message(1, CUSTOMER, BUSINESS)

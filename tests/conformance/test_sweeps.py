@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from lapse import Conversation, ConversationService, SettingsError
+from lapse.messages import OpeningSender
 from tests.support.clock import ManualClock
 from tests.support.sql import count
 from tests.support.sweeps import sweep_expired, sweep_idle
@@ -16,7 +17,7 @@ TICK = timedelta(microseconds=1)
 HALF_HOUR = timedelta(minutes=30)
 
 
-def open_many(service: ConversationService, number: int, sender: str = "user") -> list[Conversation]:
+def open_many(service: ConversationService, number: int, sender: OpeningSender = "user") -> list[Conversation]:
     return [service.record_message(1, f"+5511{900000000 + index}", BUSINESS, sender=sender) for index in range(number)]
 
 
@@ -25,7 +26,9 @@ def statuses(service: ConversationService, conversations: list[Conversation]) ->
 
 
 @pytest.mark.parametrize("sender", ["user", "agent"])
-def test_idle_begins_right_after_its_deadline(service: ConversationService, clock: ManualClock, sender: str) -> None:
+def test_idle_begins_right_after_its_deadline(
+    service: ConversationService, clock: ManualClock, sender: OpeningSender
+) -> None:
     (opened,) = open_many(service, 1, sender)
     for moment in (HALF_HOUR - TICK, HALF_HOUR):
         clock.now = opened.updated_at + moment

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_type_hints
 from uuid import UUID
 
 import pytest
 import structlog
 
-from lapse import BackgroundWorker, ConversationService, InvalidInputError, LapseError
+from lapse import BackgroundWorker, ConversationService, InvalidInputError, LapseError, Message
+from lapse.messages import MessageOptions, OpeningOptions
 from tests.support.clock import ManualClock
 from tests.support.sql import run_sql
 
@@ -94,6 +95,10 @@ USABLE: dict[str, set[str]] = {
     "from_number": {"text", "address"},
     "to_number": {"text", "address"},
     "channel": {"text"},
+    "message_id": {"text", "address"},
+    "sent_at": {"later"},
+    "opens": {"bool"},
+    "messages": {"list", "set"},
     "metadata": {"dict"},
     "context": {"dict"},
     "reason": {"text", "empty", "address"},
@@ -102,6 +107,7 @@ USABLE: dict[str, set[str]] = {
     "minutes": NUMBERS,
     "idle_minutes": NUMBERS,
     "until": {"later"},
+    "if_updated_at": {"later"},
     "retry": set(VALUES),
     # Of the worker and the purge.
     "interval_seconds": NUMBERS,
@@ -117,11 +123,21 @@ USABLE: dict[str, set[str]] = {
     "on_batch": {"function"},
 }
 """By the name of a parameter, the values of these that it may take; None where it is the default."""
+FIELDS = {"record_message": MessageOptions, "create_conversation": OpeningOptions}
+FIELDS["get_or_create_conversation"] = OpeningOptions
+"""Calls that take fields of a message by name."""
 CALLS = [
     name
     for name, member in inspect.getmembers(ConversationService, inspect.isfunction)
     if not name.startswith("_") and name != "close"
 ]
+
+
+def parameters_of(call: Callable[..., Any]) -> dict[str, Any]:
+    """Return the default of each parameter, by its name."""
+    parameters = inspect.signature(call).parameters.values()
+    found = {one.name: one.default for one in parameters if one.kind is not one.VAR_KEYWORD}
+    return found | dict.fromkeys(get_type_hints(FIELDS.get(call.__name__, object)))
 
 
 def good_arguments(call: Callable[..., Any], conv_id: object) -> dict[str, Any]:
@@ -133,9 +149,10 @@ def good_arguments(call: Callable[..., Any], conv_id: object) -> dict[str, Any]:
         "conv_id": conv_id,
         "status": "agent_closed",
         "closed_before_days": 30,
+        "message": Message(1, CUSTOMER, BUSINESS),
+        "messages": [],
     }
-    needed = [p.name for p in inspect.signature(call).parameters.values() if p.default is p.empty]
-    return {name: good[name] for name in needed}
+    return {name: good[name] for name, default in parameters_of(call).items() if default is inspect.Parameter.empty}
 
 
 def contents(service: ConversationService) -> list[Any]:
@@ -145,14 +162,13 @@ def contents(service: ConversationService) -> list[Any]:
 
 def attempts(call: Callable[..., Any], conv_id: object = None) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield every argument of a call with every value, in the place of a good one or of none."""
-    for parameter in inspect.signature(call).parameters.values():
+    for name in parameters_of(call):
         for label, value in VALUES.items():
-            yield parameter.name, label, good_arguments(call, conv_id) | {parameter.name: value}
+            yield name, label, good_arguments(call, conv_id) | {name: value}
 
 
 def is_usable(call: Callable[..., Any], name: str, label: str) -> bool:
-    default = inspect.signature(call).parameters[name].default
-    return label in USABLE.get(name, set()) or (label == "None" and default is None)
+    return label in USABLE.get(name, set()) or (label == "None" and parameters_of(call)[name] is None)
 
 
 def problem_of(call: Callable[..., Any], name: str, label: str, arguments: dict[str, Any]) -> str | None:
@@ -185,7 +201,7 @@ def test_an_argument_of_any_type_is_used_or_refused(service: ConversationService
         if problem := problem_of(call, argument, label, arguments):
             problems[argument, label] = problem
     assert contents(service) == before
-    for argument in inspect.signature(call).parameters:
+    for argument in parameters_of(call):
         for label in [label for label in VALUES if is_usable(call, argument, label)]:
             arguments = good_arguments(call, live()) | {argument: VALUES[label]}
             if problem := problem_of(call, argument, label, arguments):
@@ -284,7 +300,7 @@ def test_an_address_in_the_place_of_any_argument_is_shown_nowhere(
     call = getattr(service, name)
     shown: list[str] = []
     with structlog.testing.capture_logs() as logged:
-        for parameter in inspect.signature(call).parameters:
+        for parameter in parameters_of(call):
             conv_id = service.get_or_create_conversation(1, CUSTOMER, BUSINESS).conv_id
             for address in ADDRESSES:
                 try:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lapse import ConversationStatus, EventType, Settings
-from lapse.lifecycle import TRANSITIONS
+from lapse.lifecycle import SENDER_RULES, TRANSITIONS
+from lapse.messages import Outcome
 from tests.support import documents
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,35 @@ def test_the_programs_of_a_readme_run_one_after_the_other(document: str) -> None
         ["progress", "→", "agent_closed"],
     ]
     assert run(sys.executable, "-c", second).splitlines()[-1] == "0"
+
+
+def test_the_programs_on_messages_run_one_after_the_other() -> None:
+    first, second = blocks("docs/messages.md", "python")
+    shown = run(sys.executable, "-c", f"{first}\nmessages = []\n{second}\nprint(failed)")
+    assert shown == "opened pending\n[]\n"
+
+
+def table_of(document: str, first_cell: str) -> list[list[str]]:
+    """Return the cells of the rows of the table that begins with this cell."""
+    _, table = text_of(document).split(f"| {first_cell} |", 1)
+    rows = table.split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_table_of_senders_is_that_of_the_code() -> None:
+    shown = {}
+    for senders, _, activity, answers, opens in table_of("docs/messages.md", "`sender`"):
+        for sender in re.findall(r"`(\w+)`", senders):
+            words = [cell.replace("*", "").split()[0].strip(",:") == "yes" for cell in (activity, answers, opens)]
+            shown[sender] = (*words, *re.findall(r"as `(\w+)`", opens))
+    assert shown == {
+        sender.value: (rule.is_activity, rule.answers, rule.opens, *([rule.opens_as.value] if rule.opens else []))
+        for sender, rule in SENDER_RULES.items()
+    }
+
+
+def test_the_table_of_outcomes_is_that_of_the_code() -> None:
+    assert [row[0].strip("`") for row in table_of("docs/messages.md", "`outcome`")] == [one.value for one in Outcome]
 
 
 @pytest.mark.parametrize("document", READMES)

@@ -17,7 +17,7 @@ from lapse.store.operations.schema import head_version, known_versions
 from lapse.store.table_mapping import VERSION_TABLE
 from tests.support.sql import run_sql
 
-TABLES = {"conversations", "conversation_events", VERSION_TABLE}
+TABLES = {"conversations", "conversation_events", "message_receipts", VERSION_TABLE}
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ def test_the_applications_own_alembic_is_left_alone(empty: Database) -> None:
 
 def test_a_migration_that_fails_half_way_leaves_nothing_behind(empty: Database) -> None:
     run_sql(empty, "CREATE TABLE mine (id integer)")
-    # Its name is the last one that the migration needs.
-    run_sql(empty, "CREATE INDEX ix_conversations_conv_id ON mine (id)")
-    with pytest.raises(Exception, match="ix_conversations_conv_id"):
+    # Its name is one that a later version needs.
+    run_sql(empty, "CREATE INDEX ix_conversations_session_history_not_open ON mine (id)")
+    with pytest.raises(Exception, match="ix_conversations_session_history_not_open"):
         migrate(empty)
     assert tables(empty) == {"mine"}
     run_sql(empty, "DROP TABLE mine")

@@ -52,6 +52,6 @@ class Cluster:
                 database.run(distribute, database.safe_url)
                 database.invalidate()
                 self._is_made = True
-            run_sql(database, "TRUNCATE conversations, conversation_events")
+            run_sql(database, "TRUNCATE conversations, conversation_events, message_receipts")
             assert database.shape().is_distributed
         return self.url

@@ -18,7 +18,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from lapse.lifecycle import Sender
 from lapse.store import statements
-from lapse.store.statements import conversations, preview, purge, schema, sweeps
+from lapse.store.statements import batches, messages, preview, purge, schema, sweeps
 from lapse.store.table_mapping import Shape
 from lapse.store.tables import BOUND_NOW, OWN_TABLES, Tables
 
@@ -32,7 +32,7 @@ IMMUTABLE = {
 
 The server's word: tests/database/test_immutability.py.
 """
-EXPRESSIONS = {"greatest"}
+EXPRESSIONS = {"greatest", "least"}
 """No functions of PostgreSQL's, though SQLAlchemy writes them so: as immutable as what they compare."""
 MAY_BE_WRITTEN = {*IMMUTABLE, *EXPRESSIONS}
 AGGREGATES = {"count", "min", "max"}
@@ -105,7 +105,7 @@ def conflicts_are_of_one_shard(query: Any) -> list[str]:
     conflict = _conflict(query)
     if conflict is None:
         return []
-    names = {getattr(column, "key", column) for column in conflict.inferred_target_elements}
+    names = {getattr(column, "key", column) for column in conflict.inferred_target_elements or ()}
     return [] if OWNER in names else [f"a conflict without {OWNER}"]
 
 
@@ -132,7 +132,7 @@ def broken_by_tables(of: sa.MetaData = OWN_TABLES.metadata) -> list[str]:
         keys = [list(table.primary_key.columns)]
         keys += [list(index.columns) for index in table.indexes if index.unique]
         keys += [list(key.columns) for key in table.constraints if isinstance(key, sa.UniqueConstraint)]
-        broken += [f"a key of {table.name} begins with {key[0].name}" for key in keys if key[0].name != OWNER]
+        broken += [f"a key of {table.name} without {OWNER}" for key in keys if OWNER not in {c.name for c in key}]
         broken += [
             f"a foreign key of {table.name} without {OWNER}"
             for key in table.foreign_key_constraints
@@ -151,8 +151,8 @@ OF_SQLITE = {
     purge.delete_claimed,
     schema.tables_of_file,
 }
-OF_ONE_SERVER = {conversations.record_activity}
-"""What runs on PostgreSQL alone."""
+OF_ONE_SERVER = {messages.record_activity, messages.record_activities}
+"""What runs on PostgreSQL alone, as does whatever is of many pairs: on Citus a message's statement is of one owner."""
 
 
 def tables_on(*, is_distributed: bool, has_server_clock: bool = True) -> Tables:
@@ -173,6 +173,8 @@ def statements_of(tables: Tables) -> dict[str, Any]:
             continue
         _, *names = inspect.signature(builder).parameters
         for arguments in itertools.product(*(_ARGUMENTS[name] for name in names)):
+            if tables.shape.is_distributed and dict(zip(names, arguments, strict=True)).get("is_single") == _MANY:
+                continue
             statement = builder(tables, **{name: value for name, (_, value) in zip(names, arguments, strict=True)})
             if isinstance(statement, sa.Executable) and not isinstance(statement, sa.ColumnElement):
                 module = builder.__module__.rpartition(".")[2]
@@ -198,11 +200,20 @@ def _named(*values: Any) -> list[tuple[str, Any]]:
     return [(getattr(value, "__name__", str(value)), value) for value in values]
 
 
+_ONE, _MANY = ("one", True), ("many", False)
 _ARGUMENTS: dict[str, list[tuple[str, Any]]] = {
     "now": [("now", BOUND_NOW)],
     "sender": _named(*Sender),
     "is_now_bound": _named(False, True),
+    "is_single": [_ONE, _MANY],
+    "pairs": _named(batches.batch(OWN_TABLES, batches.PAIRS, is_single=True)),
+    "lock": _named("wait", "skip", None),
+    "kind": [
+        (f"{has_times}, {has_ids}", batches.activities(has_times=has_times, has_ids=has_ids))
+        for has_times, has_ids in itertools.product([False, True], repeat=2)
+    ],
     "is_among": _named(False, True),
+    "fields": _named(("user_id",), ("context", "metadata")),
     "specify": _named(*(builder for builder in _builders() if builder.__annotations__["return"] == "SweepSpec")),
     "counted": _named(*itertools.starmap(preview.Counted, itertools.product([False, True], repeat=3))),
     "table": _named(*DISTRIBUTED),

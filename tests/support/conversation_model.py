@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 ACTIVE = {"pending", "progress"}
 OPEN = {*ACTIVE, "idle_timeout"}
+ANSWERING = {"agent", "support"}
 
 
 @dataclass
@@ -20,8 +21,18 @@ class ModelConversation:
     updated_at: datetime
     expires_at: datetime
     last_inbound_at: datetime | None
+    last_outbound_at: datetime | None = None
+    first_answered_at: datetime | None = None
     ended_at: datetime | None = None
     events: list[tuple[str, str, datetime, datetime | None]] = field(default_factory=list)
+
+    def note(self, sender: str, now: datetime) -> None:
+        if sender == "user":
+            self.last_inbound_at = now
+        if sender in ANSWERING or sender == "bot":
+            self.last_outbound_at = now
+        if sender in ANSWERING:
+            self.first_answered_at = self.first_answered_at or now
 
     def go(self, status: str, at: datetime, deadline: datetime | None = None) -> None:
         self.events.append((self.status, status, at, deadline))
@@ -55,20 +66,26 @@ class ConversationModel:
 
     def open(self, pair: tuple[int, int], sender: str, now: datetime) -> ModelConversation:
         status = "pending" if sender == "user" else "progress"
-        inbound = now if sender == "user" else None
+        before = [conversation.last_inbound_at for conversation in self.conversations if conversation.pair == pair]
+        inbound = now if sender == "user" else before[-1] if before else None
         conversation = ModelConversation(pair, status, now, now, now + self.expiration, inbound)
+        conversation.note(sender, now)
         self.conversations.append(conversation)
         return conversation
 
-    def message(self, pair: tuple[int, int], sender: str, now: datetime) -> ModelConversation:
+    def message(self, pair: tuple[int, int], sender: str, now: datetime) -> ModelConversation | None:
         conversation = self.live(pair, now)
         if conversation is None:
-            return self.open(pair, sender, now)
-        if conversation.status == "idle_timeout" or (conversation.status == "pending" and sender != "user"):
+            return None if sender == "system" else self.open(pair, sender, now)
+        if sender == "system":
+            return conversation
+        was_answered = conversation.first_answered_at is not None
+        conversation.note(sender, now)
+        if conversation.status == "pending" and sender in ANSWERING:
             conversation.go("progress", now)
+        if conversation.status == "idle_timeout":
+            conversation.go("progress" if was_answered or sender in ANSWERING else "pending", now)
         conversation.updated_at = now
-        if sender == "user":
-            conversation.last_inbound_at = now
         return conversation
 
     def idle(self, now: datetime, idle_minutes: float) -> list[ModelConversation]:

@@ -1,13 +1,15 @@
-"""A database whose operations are done by the asyncio driver, for tests that call from a thread."""
+"""A database and a service whose work an event loop does, for tests that call from a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, TypeVarTuple
 
-from lapse import Database
+from lapse import AsyncConversationService, ConversationService, Database, Settings
 from lapse.store.async_database import AsyncDatabase
 from lapse.store.database import Clock
 from lapse.store.operations import Steps
@@ -29,17 +31,22 @@ class LoopDatabase(Database):
         self._task: asyncio.Task[object] | None = None
 
     def run(self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts, **options: Any) -> T:
+        return self.wait_for(lambda: self.asynchronous.run(operation, *arguments, **options))
+
+    def wait_for(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Have the loop await what `call` returns."""
+
         async def work() -> T:
             self._task = asyncio.current_task()
             try:
-                return await self.asynchronous.run(operation, *arguments, **options)
+                return await call()
             finally:
                 self._task = None
 
         return asyncio.run_coroutine_threadsafe(work(), self.loop).result()
 
     def cancel(self) -> None:
-        """Cancel the operation in hand, if there is one; its caller hears of it once that has ended."""
+        """Cancel the call in hand, if there is one; its caller hears of it once that has ended."""
 
         def cancel() -> None:
             if self._task is not None:
@@ -58,3 +65,25 @@ class LoopDatabase(Database):
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
             self.loop.close()
+
+
+class LoopService(ConversationService):
+    """Every call is one of `AsyncConversationService`, awaited on the loop of the database."""
+
+    def __init__(self, database: LoopDatabase, *, settings: Settings | None = None) -> None:
+        super().__init__(database, settings=settings)
+        self.asynchronous = AsyncConversationService(database.asynchronous, settings=self.settings)
+
+
+def _awaited(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: LoopService, *arguments: Any, **options: Any) -> Any:
+        assert isinstance(self.database, LoopDatabase)
+        return self.database.wait_for(lambda: getattr(self.asynchronous, name)(*arguments, **options))
+
+    return call
+
+
+for _name, _method in inspect.getmembers(AsyncConversationService, inspect.iscoroutinefunction):
+    if not _name.startswith("_") and _name != "close":
+        setattr(LoopService, _name, _awaited(_name, _method))

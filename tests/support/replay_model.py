@@ -47,17 +47,24 @@ class _Pair:
     last_message_at: datetime = LONG_AGO
     expires_at: datetime = LONG_AGO
     conversations: int = 0
+    was_answered: bool = False
     transitions: list[tuple[datetime, str, str]] = field(default_factory=list)
 
     def message(self, at: datetime, sender: str) -> None:
         self.let_time_pass(at)
-        self.last_message_at, says = at, "user" if sender == "user" else "other"
+        if sender == "system":
+            return
+        self.last_message_at = at
+        answers = sender in {"agent", "support"}
         if self.status == "closed":
             self.conversations += 1
-            self.status = "pending" if says == "user" else "progress"
+            self.status, self.was_answered = "pending" if sender == "user" else "progress", answers
             self.expires_at = at + self.expiration
-        elif self.status == "idle_timeout" or (self.status == "pending" and says == "other"):
+        elif self.status == "idle_timeout":
+            self._go("progress" if answers or self.was_answered else "pending", at)
+        elif self.status == "pending" and answers:
             self._go("progress", at)
+        self.was_answered = self.was_answered or answers
 
     def let_time_pass(self, until: datetime) -> None:
         """Act on deadlines strictly before `until`; of two at the same moment, expiry is the one."""
@@ -93,7 +100,7 @@ def simulate(
         total,
         sum(pair.conversations for pair in pairs.values()),
         sum(count for (_, after), count in made.items() if after == "idle_timeout"),
-        made["idle_timeout", "progress"],
+        made["idle_timeout", "progress"] + made["idle_timeout", "pending"],
         sum(count for (_, after), count in made.items() if after == "expired"),
     )
     return dict(zip(COUNTS, counts, strict=True)), events

@@ -37,7 +37,7 @@ _STATE = f"""
 _END_SESSIONS = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
-_EMPTY = "TRUNCATE conversations, conversation_events; SELECT pg_stat_reset()"
+_EMPTY = "TRUNCATE conversations, conversation_events, message_receipts; SELECT pg_stat_reset()"
 
 
 def state_of(url: str) -> str:

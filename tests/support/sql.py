@@ -32,7 +32,8 @@ def run_sql(database: Database, statement: str, **parameters: Any) -> list[sa.Ro
 
 def own_tables(database: Database) -> Tables:
     """Return lapse's own tables with the types that they have in this database."""
-    return database.default_statements.tables
+    database.shape()
+    return (database.statements or database.default_statements).tables
 
 
 def count(database: Database, table: str) -> int:

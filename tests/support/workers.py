@@ -10,7 +10,7 @@ from typing import Any
 from lapse import BackgroundWorker, ConversationService, Database
 from tests.support.sql import run_sql
 
-IDLE, EXPIRED = "idle_conversations", "expired_conversations"
+IDLE, EXPIRED, RECEIPTS = "idle_conversations", "expired_conversations", "receipts"
 
 
 @contextmanager

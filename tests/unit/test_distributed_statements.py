@@ -25,8 +25,10 @@ BY_RULE = {rule.__name__: rule for rule in RULES}
 def test_the_statements_of_all_builders_are_found() -> None:
     for name in (
         "conversations.lock_by_id()",
-        "conversations.record_message(user, False)",
-        "conversations.record_message(system, True)",
+        "messages.open_or_continue(False)",
+        "recording.open_of_pairs(one, wait)",
+        "recording.insert_receipts(one)",
+        "recording.update_conversations(one)",
         "counts.transitions()",
         "due.next_deadlines()",
         "purge.delete_batch()",
@@ -37,13 +39,15 @@ def test_the_statements_of_all_builders_are_found() -> None:
     ):
         assert name in STATEMENTS
     only_on_one = set(statements_of(tables_on(is_distributed=False))) - set(STATEMENTS)
-    assert only_on_one == {f"conversations.record_activity({sender})" for sender in Sender}
+    alone = {f"messages.record_activity({sender})" for sender in Sender}
+    assert alone <= only_on_one
+    assert all("record_activities" in name or "(many" in name for name in only_on_one - alone)
 
 
 def test_what_a_builder_returns_is_a_statement_or_a_part_of_one() -> None:
     """Nothing is left out because it is of another kind."""
     kinds = {type(statement) for statement in STATEMENTS.values()}
-    assert kinds == {sa.Select, sa.CompoundSelect, postgresql.Insert, sa.Insert, sa.Update, sa.TextualSelect}
+    assert kinds == {sa.Select, sa.CompoundSelect, postgresql.Insert, sa.Update, sa.TextualSelect}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -179,9 +183,7 @@ def test_a_table_that_cannot_be_distributed_is_found() -> None:
         sa.Index("uq_bad", "channel", "owner_id", unique=True),
     )
     assert broken_by_tables(bad) == [
-        "a key of owners begins with id",
-        "a key of bad begins with conv_id",
-        "a key of bad begins with channel",
-        "a key of bad begins with channel",
+        "a key of owners without owner_id",
+        "a key of bad without owner_id",
         "a foreign key of bad without owner_id",
     ]

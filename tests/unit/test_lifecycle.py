@@ -9,10 +9,10 @@ import pytest
 
 from lapse import ConversationStatus, EventType, InvalidInputError, InvalidTransitionError, NaiveDatetimeError, Sender
 from lapse.lifecycle import (
+    SENDER_RULES,
     TRANSITIONS,
     check_transition,
     event_type,
-    initial_status,
     is_due,
     parse_closed_status,
     parse_sender,
@@ -25,7 +25,7 @@ CLOSED = ("agent_closed", "support_closed", "user_closed", "expired", "failed")
 ALLOWED = {
     "pending": {"progress", "idle_timeout", *CLOSED},
     "progress": {"idle_timeout", *CLOSED},
-    "idle_timeout": {"progress", *CLOSED},
+    "idle_timeout": {"pending", "progress", *CLOSED},
     **{status: set() for status in CLOSED},
 }
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -53,36 +53,62 @@ def test_a_transition_is_possible_or_an_error_that_names_both_statuses(from_stat
 
 
 @pytest.mark.parametrize(
-    ("sender", "begins", "from_pending"),
+    ("sender", "is_activity", "answers", "opens", "opens_as"),
     [
-        ("user", "pending", "pending"),
-        ("agent", "progress", "progress"),
-        ("support", "progress", "progress"),
-        ("system", "progress", "progress"),
+        ("user", True, False, True, "pending"),
+        ("agent", True, True, True, "progress"),
+        ("support", True, True, True, "progress"),
+        ("bot", True, False, True, "progress"),
+        ("system", False, False, False, "progress"),
     ],
 )
-def test_what_a_message_of_each_side_means(sender: str, begins: str, from_pending: str) -> None:
-    side = Sender(sender)
-    assert initial_status(side) == begins
-    assert status_after_message(ConversationStatus.PENDING, side) == from_pending
-    assert status_after_message(ConversationStatus.PROGRESS, side) == "progress"
-    assert status_after_message(ConversationStatus.IDLE_TIMEOUT, side) == "progress"
-    assert set(statuses_unchanged_by(side)) == {"progress", *({"pending"} if sender == "user" else set())}
+def test_the_table_of_senders(sender: str, is_activity: bool, answers: bool, opens: bool, opens_as: str) -> None:
+    rule = SENDER_RULES[Sender(sender)]
+    assert (rule.is_activity, rule.answers, rule.opens, rule.opens_as) == (is_activity, answers, opens, opens_as)
+    assert rule.is_inbound == (sender == "user")
+    assert set(SENDER_RULES) == set(Sender)
+
+
+@pytest.mark.parametrize(
+    ("status", "sender", "was_answered", "after"),
+    [
+        ("pending", "user", False, "pending"),
+        ("pending", "agent", False, "progress"),
+        ("pending", "support", False, "progress"),
+        ("pending", "bot", False, "pending"),
+        ("pending", "system", False, "pending"),
+        *[("progress", sender, True, "progress") for sender in Sender],
+        ("idle_timeout", "user", False, "pending"),
+        ("idle_timeout", "user", True, "progress"),
+        ("idle_timeout", "bot", False, "pending"),
+        ("idle_timeout", "bot", True, "progress"),
+        ("idle_timeout", "agent", False, "progress"),
+        ("idle_timeout", "support", True, "progress"),
+        ("idle_timeout", "system", False, "idle_timeout"),
+        ("idle_timeout", "system", True, "idle_timeout"),
+    ],
+)
+def test_the_status_after_a_message(status: str, sender: str, was_answered: bool, after: str) -> None:
+    side, before = Sender(sender), ConversationStatus(status)
+    assert status_after_message(before, side, was_answered=was_answered) == after
+    if status != "idle_timeout":
+        assert (before in statuses_unchanged_by(side)) == (after == status)
 
 
 def test_every_possible_transition_has_a_type_of_event() -> None:
     types = {(str(old), str(new)): event_type(old, new) for old, following in TRANSITIONS.items() for new in following}
     assert types[("pending", "progress")] is EventType.ACTIVATED
     assert types[("idle_timeout", "progress")] is EventType.REACTIVATED
+    assert types[("idle_timeout", "pending")] is EventType.REACTIVATED
     by_status = {"idle_timeout": "paused", "expired": "expired", "failed": "failed"}
     for (_, new), found in types.items():
-        if new != "progress":
+        if new not in ("pending", "progress"):
             assert found == by_status.get(new, "closed")
 
 
-@pytest.mark.parametrize("word", ["", "USER", "customer", "bot", None, 1, []])
+@pytest.mark.parametrize("word", ["", "USER", "customer", "Bot", None, 1, []])
 def test_an_unknown_sender_is_an_error_that_lists_the_known_ones(word: str) -> None:
-    with pytest.raises(InvalidInputError, match="user, agent, support, system"):
+    with pytest.raises(InvalidInputError, match="user, agent, support, bot, system"):
         parse_sender(word)
 
 

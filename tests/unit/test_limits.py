@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
+from contextvars import copy_context
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from lapse.store.limits import Limits, current, ended_by, limited
+from lapse.store.limits import Limits, current, ended_by, limited, limited_async
 
 
 class SoftLimitError(Exception):
@@ -24,6 +26,14 @@ class Caller:
     @limited
     def call(self) -> Limits:
         """Return the limits inside."""
+        return current()
+
+    @limited_async
+    async def awaited(self, nested: Caller | None = None) -> Limits:
+        """Return the limits inside, after another call with its own."""
+        if nested is not None:
+            await nested.awaited()
+        await asyncio.sleep(0)
         return current()
 
     def stopped(self) -> Limits:
@@ -74,3 +84,40 @@ def test_a_call_has_its_own_time() -> None:
 def test_a_call_is_ended_by_the_stop_around_it() -> None:
     assert ended_by(lambda: True).run(Caller().call).is_stopping()
     assert not current().is_stopping()
+
+
+def test_an_awaited_call_has_its_own_time_and_leaves_none_to_its_task() -> None:
+    quick = Caller()
+    quick.call_timeout_seconds = 1.0
+
+    async def run() -> None:
+        outer, inner = await asyncio.gather(Caller().awaited(quick), quick.awaited(Caller()))
+        assert (outer.seconds, inner.seconds) == (60, 1)
+        assert (await Caller().awaited()).seconds == 60
+        assert current() == Limits()
+        cancelled = asyncio.create_task(Caller().awaited())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert current() == Limits()
+
+    asyncio.run(run())
+
+
+def test_the_time_of_an_awaited_call_begins_when_it_is_awaited() -> None:
+    async def run() -> Limits:
+        later = Caller().awaited()
+        await asyncio.sleep(0.05)
+        return await later
+
+    limits = asyncio.run(run())
+    assert limits.remaining is not None
+    assert limits.remaining > 59.9
+
+
+def test_a_call_that_is_abandoned_is_closed_in_any_context() -> None:
+    abandoned = Caller().awaited()
+    copy_context().run(abandoned.send, None)
+    abandoned.close()
+    assert current() == Limits()

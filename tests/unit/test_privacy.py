@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from lapse import Conversation, ConversationStatus
+from lapse import Conversation, ConversationStatus, Sender
 from lapse.addresses import mask_address, mask_addresses, shown
 
 
@@ -92,9 +92,12 @@ def test_a_conversation_is_shown_without_its_addresses_and_its_contents() -> Non
         user_id=None,
         status=ConversationStatus.PENDING,
         version=0,
+        opened_by=Sender.USER,
         started_at=moment,
         updated_at=moment,
         last_inbound_at=moment,
+        last_outbound_at=None,
+        first_answered_at=None,
         ended_at=None,
         expires_at=moment,
         idle_check_at=moment,

@@ -15,10 +15,12 @@ import lapse
 import lapse.public
 
 PUBLIC_NAMES = {
+    "AsyncConversationService",
     "BackgroundWorker",
     "CallTimeoutError",
     "Conversation",
     "ConversationAlreadyOpenError",
+    "ConversationChangedError",
     "ConversationEvent",
     "ConversationExpiredError",
     "ConversationNotFoundError",
@@ -35,8 +37,10 @@ PUBLIC_NAMES = {
     "InvalidTransitionError",
     "LapseError",
     "Message",
+    "MessageResult",
     "NaiveDatetimeError",
     "NextDeadlines",
+    "Outcome",
     "PurgeResult",
     "ReplayError",
     "SameAddressError",

@@ -24,6 +24,7 @@ DEFAULTS = {
     "BACKGROUND_TASK_ENABLE_METRICS": ("enable_metrics", True),
     "LAPSE_HTTP": ("http", None),
     "LAPSE_CALL_TIMEOUT": ("call_timeout_seconds", 10),
+    "LAPSE_RECEIPT_DAYS": ("receipt_days", 8),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("idle_timeout_minutes", 30),
     "CONVERSATION_EXPIRATION_MINUTES": ("expiration_minutes", 1440),
 }
@@ -38,6 +39,7 @@ USABLE = {
     "BACKGROUND_TASK_ENABLE_METRICS": ("false", False),
     "LAPSE_HTTP": ("[::1]:8080", "[::1]:8080"),
     "LAPSE_CALL_TIMEOUT": ("3", 3),
+    "LAPSE_RECEIPT_DAYS": ("14.5", 14.5),
     "CONVERSATION_IDLE_TIMEOUT_MINUTES": ("0.5", 0.5),
     "CONVERSATION_EXPIRATION_MINUTES": ("5256000", 5_256_000),
 }
@@ -59,6 +61,8 @@ UNUSABLE = [
     ("BACKGROUND_TASK_ENABLE_METRICS", "maybe"),
     ("LAPSE_CALL_TIMEOUT", "2.9"),
     ("LAPSE_CALL_TIMEOUT", "inf"),
+    ("LAPSE_RECEIPT_DAYS", "0"),
+    ("LAPSE_RECEIPT_DAYS", "3651"),
     ("LAPSE_HTTP", "8080"),
     ("LAPSE_HTTP", ":8080"),
     ("LAPSE_HTTP", "localhost"),

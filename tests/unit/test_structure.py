@@ -15,7 +15,7 @@ from lapse import BackgroundWorker, ConversationService
 from lapse.store.drivers.sqlite import SqliteConnection
 
 SOURCES = Path(lapse.__file__).parent
-MAX_FRAMES_OF_A_MESSAGE = 6
+MAX_FRAMES_OF_A_MESSAGE = 7
 MAX_FRAMES_OF_A_SWEEP = 10
 MAX_FILES_OF_THE_WORKER = 11
 

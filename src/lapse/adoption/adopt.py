@@ -27,10 +27,10 @@ from lapse.adoption.plan import Step, plan
 from lapse.adoption.pooling import require_own_session
 from lapse.adoption.preflight import check_adoptable
 from lapse.adoption.state import AdoptionState, read_state
-from lapse.adoption.statement_progress import report_progress
 from lapse.errors import AdoptionError, InvalidInputError
 from lapse.shutdown import STOP_GRACE_SECONDS, Interrupted, StopEvent
 from lapse.store.connection import Connection as StoreConnection
+from lapse.store.statement_progress import report_progress
 
 _ADVISORY_LOCK = 0x6C61707361  # "lapsa": next to the lock of migrations
 APPLICATION_NAME = "lapse adopt"

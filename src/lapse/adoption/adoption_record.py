@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -38,11 +38,20 @@ class OriginalTable:
     export: str | None = None
     """The file to which an interrupted revert exported the history; None where no revert has begun."""
 
+    @property
+    def is_of_older_lapse(self) -> bool:
+        """Tell whether an older lapse stored it: it names only the columns that there were then."""
+        return len(self.columns) < len(LAPSE_COLUMNS)
+
+    def completed(self, table: Table) -> OriginalTable:
+        """Return the definition with the columns that lapse has had since, which are not in this table yet."""
+        return replace(self, columns=_names_in(table) | dict(self.columns))
+
     @classmethod
     def of(cls, table: Table) -> OriginalTable:
         """Return the definition of this table."""
         return cls(
-            columns={name: PREFIX + name if name in table.columns else name for name in LAPSE_COLUMNS},
+            columns=_names_in(table),
             optional=[name for name in OPTIONAL if name not in table.columns],
             triggers=[
                 trigger_definition(trigger) for trigger in table.triggers.values() if touches_updated_at(trigger)
@@ -50,6 +59,10 @@ class OriginalTable:
             options=list(table.options),
             identity=table.columns["conv_id"].identity,
         )
+
+
+def _names_in(table: Table) -> dict[str, str]:
+    return {name: PREFIX + name if name in table.columns else name for name in LAPSE_COLUMNS}
 
 
 def trigger_definition(trigger: Trigger) -> dict[str, str]:
@@ -111,6 +124,12 @@ def record_statements(names: Names, record: AdoptionRecord, owner: str) -> list[
         f"INSERT INTO {name} (keep, idle_timeout_seconds, before)\n"  # noqa: S608 - quoted
         f"    VALUES ('{record.keep}', {record.idle_timeout_seconds}, {original})",
     ]
+
+
+def save_columns_statement(names: Names) -> str:
+    """Return the statement that stores the names of lapse's columns, which an older lapse did not all know."""
+    columns = sql.Literal(json.dumps(dict(names.columns), sort_keys=True)).as_string()
+    return f"UPDATE {names.qualified(ADOPTION_TABLE)} SET before = jsonb_set(before, '{{columns}}', {columns}::jsonb)"  # noqa: S608 - quoted
 
 
 def save_triggers_statement(names: Names, triggers: Sequence[Trigger]) -> str:

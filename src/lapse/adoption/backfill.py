@@ -1,8 +1,10 @@
-"""Backfill: sets the session key and the idle deadline of existing rows, in small batches, beside the application."""
+"""Backfill: sets what lapse needs to know of existing rows, in small batches, beside the application.
+
+Their session keys and idle deadlines; and that what is in progress was answered, at its start for want of a better word.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +12,9 @@ from psycopg import Connection
 
 from lapse.adoption.names import KEY_FUNCTION, Names
 from lapse.errors import AdoptionError
+from lapse.lifecycle import ConversationStatus
+from lapse.store.page_batches import in_page_batches
 
-BATCH_SECONDS = 0.05
-"""The target duration of a batch: so long a writer may wait for a row that the batch has locked."""
-FIRST_PAGES, MAX_PAGES = 8, 1_024
 PASS_DELAY_SECONDS = 0.2
 """Before another pass over rows that were locked."""
 
@@ -27,7 +28,9 @@ WITH batch AS MATERIALIZED (
 UPDATE {conversations} AS c
 SET {key} = {key_function}(c.from_number, c.to_number, c.channel),
     {idle_check_at} = greatest(least(coalesce(c.updated_at, c.started_at, 'epoch'), now()), 'epoch')
-        + c.{idle_timeout_seconds} * interval '1 second'
+        + c.{idle_timeout_seconds} * interval '1 second',
+    {first_answered_at} = CASE WHEN c.status::text = '{progress}'
+        THEN coalesce(c.{first_answered_at}, c.started_at, c.updated_at) ELSE c.{first_answered_at} END
 FROM batch
 WHERE c.ctid >= '({first},0)'::tid AND c.ctid < '({end},0)'::tid AND c.ctid = batch.ctid
 RETURNING c.updated_at IS DISTINCT FROM batch.updated_at AS is_touched"""
@@ -43,6 +46,8 @@ def batch_statement(names: Names, first: int, end: int) -> str:
         key_function=names.qualified(KEY_FUNCTION),
         idle_check_at=names.column("idle_check_at"),
         idle_timeout_seconds=names.column("idle_timeout_seconds"),
+        first_answered_at=names.column("first_answered_at"),
+        progress=ConversationStatus.PROGRESS.value,
         first=first,
         end=end,
     ).strip()
@@ -93,16 +98,14 @@ def _one_pass(
     wait: Callable[[float], object],
     on_batch: Callable[[int, int], None],
 ) -> int:
-    row = connection.execute(_PAGES, [names.conversations]).fetchone()
-    pages, first, size, filled = (row[0] if row else 0), 0, FIRST_PAGES, 0
-    while first < pages:
-        wait(0)
-        begin, end = time.monotonic(), first + size
+    filled = 0
+
+    def work(first: int, end: int) -> None:
+        nonlocal filled
         filled += _one_batch(connection, names, batch_statement(names, first, end))
-        first = end
-        seconds = max(time.monotonic() - begin, 0.001)
-        size = max(1, min(MAX_PAGES, 2 * size, int(size * BATCH_SECONDS / seconds)))
-        on_batch(min(first, pages), pages)
+
+    row = connection.execute(_PAGES, [names.conversations]).fetchone()
+    in_page_batches(row[0] if row else 0, work, wait=wait, on_batch=on_batch)
     return filled
 
 

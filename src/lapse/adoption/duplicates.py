@@ -10,7 +10,7 @@ from psycopg import Connection
 
 from lapse.adoption.adoption_record import NEWEST
 from lapse.adoption.names import KEY_FUNCTION, Names
-from lapse.adoption.row_triggers import DUPLICATE, OPEN
+from lapse.adoption.row_words import DUPLICATE, OPEN
 from lapse.adoption.session_key_sql import session_key_function
 from lapse.adoption.wanted_indexes import CHANNEL
 from lapse.models import AnyId

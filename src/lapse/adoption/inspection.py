@@ -76,6 +76,7 @@ class Inspection:
     server: Server
     table: Table | None
     events: Table | None
+    receipts: Table | None
     version_table: Table | None
     schema_version: str | None
     """None where there is none, or this role cannot read it."""
@@ -96,6 +97,14 @@ class Inspection:
     def names(self) -> Names:
         """Return the names of lapse's objects in this database."""
         return Names(schema=self.table.schema if self.table else "public", columns=self.column_names)
+
+    @property
+    def tables_beside(self) -> list[Table]:
+        """Return those of lapse's own tables that exist beside the conversations, where lapse uses the database."""
+        if self.kind not in (Kind.OWN, Kind.ADOPTED, Kind.ADOPTING):
+            return []
+        receipts = None if self.is_behind else self.receipts
+        return [table for table in (self.events, receipts, self.version_table) if table]
 
     @property
     def is_current(self) -> bool:
@@ -144,6 +153,7 @@ def inspect_database(connection: Connection) -> Inspection:
         server=_read_server(driver),
         table=table,
         events=read_table(driver, OWN_TABLES.events.name),
+        receipts=read_table(driver, OWN_TABLES.receipts.name),
         version_table=version_table,
         schema_version=_value(driver, _VERSION) if version_table else None,
         hidden_in=hidden,

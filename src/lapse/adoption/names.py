@@ -11,6 +11,7 @@ from lapse.store.table_mapping import LAPSE_COLUMNS
 
 CONVERSATIONS = "conversations"
 EVENTS = "conversation_events"
+RECEIPTS = "message_receipts"
 KEY_FUNCTION = "lapse_session_key"
 INSERT_FUNCTION = "lapse_before_insert"
 UPDATE_FUNCTION = "lapse_before_update"
@@ -32,6 +33,7 @@ _PLAIN = frozenset(
         "public",
         CONVERSATIONS,
         EVENTS,
+        RECEIPTS,
         KEY_FUNCTION,
         *TRIGGER_FUNCTIONS,
         *LAPSE_TRIGGERS,
@@ -67,6 +69,11 @@ class Names:
     def events(self) -> str:
         """Return the schema-qualified name of the table of events."""
         return self.qualified(EVENTS)
+
+    @property
+    def receipts(self) -> str:
+        """Return the schema-qualified name of the table of receipts."""
+        return self.qualified(RECEIPTS)
 
     def column(self, name: str) -> str:
         """Return one of lapse's columns as SQL spells it here."""

@@ -203,8 +203,10 @@ def _final_steps(state: AdoptionState) -> Iterator[Step]:
             f"CREATE TABLE IF NOT EXISTS {version} (version_num varchar(32) NOT NULL,\n"
             f"    CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))",
             f"ALTER TABLE {version} OWNER TO {quoted(state.table.owner)}",
-            # All three: an older lapse may have begun the adoption.
-            close_statement([names.events, names.qualified(ADOPTION_TABLE), version], keep_logins=False),
+            # All of them: an older lapse may have begun the adoption.
+            close_statement(
+                [names.events, names.receipts, names.qualified(ADOPTION_TABLE), version], keep_logins=False
+            ),
             f"INSERT INTO {version} VALUES ('{head_version()}') ON CONFLICT DO NOTHING",  # noqa: S608
             f"UPDATE {names.qualified(ADOPTION_TABLE)} SET completed_at = now() WHERE completed_at IS NULL",  # noqa: S608
         ],

@@ -15,7 +15,8 @@ _COLUMNS_WITHOUT = """
     SELECT a.attname::text AS name FROM pg_attribute a
     WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped
         AND (%(columns)s::text[] IS NULL OR a.attname = ANY (%(columns)s::text[]))
-        AND NOT has_column_privilege(a.attrelid, a.attnum, %(privilege)s) ORDER BY a.attnum"""
+        AND NOT CASE WHEN %(privilege)s = 'DELETE' THEN has_table_privilege(a.attrelid, 'DELETE')
+            ELSE has_column_privilege(a.attrelid, a.attnum, %(privilege)s) END ORDER BY a.attnum"""
 
 
 def columns_without_privilege(
@@ -26,7 +27,7 @@ def columns_without_privilege(
     Args:
         connection: of the role.
         table: the table.
-        privilege: SELECT, INSERT or UPDATE; granted on the table or on single columns.
+        privilege: SELECT, INSERT or UPDATE, granted on the table or on single columns; or DELETE.
         columns: the columns to check; None for all.
 
     Raises:

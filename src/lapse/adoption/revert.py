@@ -183,6 +183,7 @@ def revert_statements(state: AdoptionState) -> list[str]:
         *(statement for trigger in original.triggers for statement in _restore_statements(state, trigger)),
         f"ALTER TABLE {names.conversations}\n    " + ",\n    ".join(changes),
         f"DROP TABLE IF EXISTS {names.events}",
+        *([] if state.is_of_older_lapse else [f"DROP TABLE IF EXISTS {names.receipts}"]),
         f"DROP TABLE {names.qualified(ADOPTION_TABLE)}",
     ]
 

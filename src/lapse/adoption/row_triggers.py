@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
+from lapse.adoption import row_words
 from lapse.adoption.catalog import Table
-from lapse.adoption.names import (
-    CONVERSATIONS,
-    ENDED_FUNCTION,
-    ENDED_TRIGGER,
-    INSERT_FUNCTION,
-    INSERT_TRIGGER,
-    KEY_FUNCTION,
-    LAPSE_TRIGGERS,
-    STALE_FUNCTION,
-    STALE_TRIGGER,
-    TRIGGER_FUNCTIONS,
-    UPDATE_FUNCTION,
-    UPDATE_TRIGGER,
-    Names,
-    quoted,
-)
+from lapse.adoption.names import INSERT_FUNCTION, LAPSE_TRIGGERS, UPDATE_FUNCTION, Names, quoted
 from lapse.adoption.stale_write_triggers import stale_write_functions
 from lapse.adoption.unique_conflicts import conflict_condition
 from lapse.errors import AdoptionError
-from lapse.lifecycle import ConversationStatus
-
-MAX_PAIR_LOCKS = 200
-"""Advisory locks of one transaction: each takes an entry in a table that all sessions share, about 60 per session."""
-
-DUPLICATE = "duplicate_session"
-"""The reason of the event of a conversation that ends because its pair has a newer one."""
-APPLICATION = "application"
-"""The actor of that event where the application opened the newer one."""
-
-
-def _list(*statuses: ConversationStatus) -> str:
-    return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
-
-
-OPEN = _list(*ConversationStatus.open_statuses())
-_ENDED = _list(*ConversationStatus.paused_statuses(), *ConversationStatus.closed_statuses())
 
 # enable_seqscan = off: a plan that was cached while the table was small is reused while a COPY fills it.
 # The check of the table: anybody could attach a SECURITY DEFINER function to a trigger on a table of their own.
@@ -68,10 +37,16 @@ _DECIDE_INSERT = """\
     IF NEW.{key} IS NULL THEN -- lapse itself always sets it
         ends_others := true;
         NEW.{key} := {key_function}(NEW.from_number, NEW.to_number, NEW.channel);{fill}
+        IF NEW.status = 'progress' THEN
+            NEW.{first_answered_at} := coalesce(NEW.{first_answered_at}, NEW.started_at, now());
+        END IF;
     END IF;
 """
 
 _DECIDE_UPDATE = """\
+    IF {answers} THEN
+        NEW.{first_answered_at} := coalesce(NEW.updated_at, now());
+    END IF;
     IF NEW.{key} IS NULL THEN{fill}
     END IF;
     IF NEW.{key} IS NULL OR (OLD.from_number, OLD.to_number, OLD.channel)
@@ -159,9 +134,6 @@ _OPEN_OF_PAIR = """\
 c.owner_id = NEW.owner_id AND coalesce(lower(btrim(c.channel)), 'whatsapp'::text) = lapse.normalized_channel
                 AND c.{key} = NEW.{key} AND c.status IN {open}"""
 
-_SEED = 0x6C61707365
-"""`lapse` in ASCII: separates lapse's advisory locks from those of an application that hashes a similar text."""
-
 
 def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]:
     """Return the statements that create the functions of the triggers, owned by the table's owner.
@@ -175,7 +147,7 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
     Raises:
         AdoptionError: `$lapse$`, which quotes the functions, occurs in one of them.
     """
-    words = _words(names)
+    words = row_words.words(names)
     functions = stale_write_functions(names)
     for on_update in (False, True):
         name = UPDATE_FUNCTION if on_update else INSERT_FUNCTION
@@ -200,8 +172,8 @@ def row_functions(names: Names, table: Table, *, ends_others: bool) -> list[str]
                 "quotes lapse's functions; nothing was changed: rename it"
             )
         functions.append(text.strip())
-    owned = [f"ALTER FUNCTION {signature} OWNER TO {quoted(table.owner)}" for signature in _signatures(names)]
-    closed = [f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC" for signature in _signatures(names)]
+    owned = [f"ALTER FUNCTION {signature} OWNER TO {quoted(table.owner)}" for signature in row_words.signatures(names)]
+    closed = [f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC" for signature in row_words.signatures(names)]
     return functions + owned + closed
 
 
@@ -210,7 +182,7 @@ def row_triggers(names: Names) -> list[str]:
 
     The two that fill keys fire in every session, including replication: a row without a key violates the constraint.
     """
-    words = _words(names)
+    words = row_words.words(names)
     return [
         text.strip().format(**words)
         for text in (
@@ -226,6 +198,7 @@ CREATE OR REPLACE TRIGGER {update_trigger} BEFORE UPDATE ON {conversations}
             IS DISTINCT FROM (NEW.owner_id, NEW.from_number, NEW.to_number, NEW.channel)
         OR NEW.status IN {open}
             AND (OLD.status IN {open}) IS NOT TRUE
+        OR {answers}
     ) EXECUTE FUNCTION {update_function}()
 """,
             """
@@ -252,7 +225,7 @@ def drop_triggers_and_functions(names: Names) -> list[str]:
     """Return the statements that drop lapse's triggers and functions, if they exist."""
     table = names.conversations
     triggers = [f"DROP TRIGGER IF EXISTS {name} ON {table}" for name in LAPSE_TRIGGERS]
-    return triggers + [f"DROP FUNCTION IF EXISTS {signature}" for signature in _signatures(names)]
+    return triggers + [f"DROP FUNCTION IF EXISTS {signature}" for signature in row_words.signatures(names)]
 
 
 def _purpose(*, on_update: bool, ends_others: bool) -> str:
@@ -262,38 +235,3 @@ def _purpose(*, on_update: bool, ends_others: bool) -> str:
     return (
         f"Fills lapse's columns in a row that the application writes.\n-- What it {opens} ends the pair's other ones."
     )
-
-
-def _signatures(names: Names) -> list[str]:
-    return [
-        f"{names.qualified(KEY_FUNCTION)}(text, text, text)",
-        *(f"{names.qualified(name)}()" for name in TRIGGER_FUNCTIONS),
-    ]
-
-
-def _words(names: Names) -> dict[str, str | int]:
-    return {
-        "conversations": names.conversations,
-        "events": names.events,
-        "schema_text": "'" + names.schema.replace("'", "''") + "'",
-        "table_name": CONVERSATIONS,
-        "key": names.column("session_key"),
-        "version": names.column("version"),
-        "idle_check_at": names.column("idle_check_at"),
-        "idle_timeout_seconds": names.column("idle_timeout_seconds"),
-        "key_function": names.qualified(KEY_FUNCTION),
-        "insert_function": names.qualified(INSERT_FUNCTION),
-        "update_function": names.qualified(UPDATE_FUNCTION),
-        "ended_function": names.qualified(ENDED_FUNCTION),
-        "stale_function": names.qualified(STALE_FUNCTION),
-        "insert_trigger": INSERT_TRIGGER,
-        "update_trigger": UPDATE_TRIGGER,
-        "ended_trigger": ENDED_TRIGGER,
-        "stale_trigger": STALE_TRIGGER,
-        "open": OPEN,
-        "ended": _ENDED,
-        "reason": DUPLICATE,
-        "actor": APPLICATION,
-        "max_pair_locks": MAX_PAIR_LOCKS,
-        "seed": _SEED,
-    }

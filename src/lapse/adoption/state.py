@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from psycopg import Connection
 from lapse.adoption.adoption_record import NEWEST, AdoptionRecord, OriginalTable, read_record
 from lapse.adoption.backfill import has_unfilled_rows
 from lapse.adoption.catalog import Table, Trigger, read_table
-from lapse.adoption.names import CONVERSATIONS, HELPER_INDEX, KEY_CONSTRAINT, LAPSE_TRIGGERS, Names
+from lapse.adoption.names import CONVERSATIONS, HELPER_INDEX, KEY_CONSTRAINT, LAPSE_TRIGGERS, RECEIPTS, Names
 from lapse.adoption.row_triggers import row_functions
 from lapse.adoption.session_key_sql import session_key_function
 from lapse.adoption.updated_at_triggers import is_restricted, touches_updated_at
@@ -39,6 +39,10 @@ class AdoptionState:
     record: AdoptionRecord | None
     """None where no adoption has begun."""
     names: Names
+    is_of_older_lapse: bool
+    """The record is: what lapse has had since is missing."""
+    has_receipts: bool
+    """There is a table of the name of lapse's receipts."""
     has_version_table: bool
     """`lapse_schema_version` exists: lapse's other commands accept the database."""
     effective_record: AdoptionRecord
@@ -64,7 +68,7 @@ class AdoptionState:
     def is_installed(self) -> bool:
         """Tell whether everything exists that the first step of an adoption creates."""
         is_damaged = self.missing_columns or self.missing_triggers or self.unrestricted_triggers
-        return self.has_functions and not is_damaged
+        return self.has_functions and self.has_receipts and not (is_damaged or self.is_of_older_lapse)
 
     @cached_property
     def has_functions(self) -> bool:
@@ -156,11 +160,15 @@ def read_state(connection: Connection[Any], *, keep: str | None, idle_timeout_se
         # PostgreSQL then prints definitions with schemas, which resolve for whatever role reverts the adoption.
         connection.execute("SET LOCAL search_path = ''")
         table = read_table(connection, plain.conversations)
+        has_receipts = read_table(connection, plain.qualified(RECEIPTS)) is not None
         has_version_table = read_table(connection, plain.qualified(VERSION_TABLE)) is not None
         record = read_record(connection, plain.schema)
         bodies = dict(connection.execute(_BODIES, [plain.schema]).fetchall())
     if table is None:
         raise AdoptionError("the table conversations was dropped meanwhile")
+    is_of_older_lapse = record is not None and record.original.is_of_older_lapse
+    if record is not None:
+        record = replace(record, original=record.original.completed(table))
     effective_record = record or AdoptionRecord(
         original=OriginalTable.of(table), keep=keep or NEWEST, idle_timeout_seconds=idle_timeout_seconds
     )
@@ -169,6 +177,8 @@ def read_state(connection: Connection[Any], *, keep: str | None, idle_timeout_se
         table=table,
         record=record,
         names=Names(schema=table.schema, columns=effective_record.original.columns),
+        is_of_older_lapse=is_of_older_lapse,
+        has_receipts=has_receipts,
         has_version_table=has_version_table,
         effective_record=effective_record,
         function_bodies=bodies,

@@ -46,12 +46,10 @@ def wanted_indexes(column_names: Mapping[str, str], *, is_adopted: bool) -> Iter
 
     Args:
         column_names: lapse's columns, and their names in the table.
-        is_adopted: the table is an application's: its primary key is `conv_id`, and its channel may be NULL.
+        is_adopted: the table is an application's, and its channel may be NULL.
     """
     names = {**column_names, "channel": CHANNEL} if is_adopted else column_names
     for index in sorted(OWN_TABLES.conversations.indexes, key=lambda index: index.name or ""):
-        if is_adopted and index.name == OWN_TABLES.conv_id_index.name:
-            continue
         body = f"({', '.join(names.get(column.name, column.name) for column in index.columns)})"
         condition = index.dialect_options["postgresql"]["where"]
         if condition is not None:

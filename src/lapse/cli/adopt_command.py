@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +16,12 @@ from lapse.addresses import shown
 from lapse.cli.databases import open_database
 from lapse.cli.options import DatabaseUrl, option
 from lapse.cli.output import progress_bar
+from lapse.cli.step_progress import StepProgress
 from lapse.cli.streams import tell
 from lapse.errors import InvalidInputError
 from lapse.shutdown import Interrupted, StopEvent, stop_on_signals
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from lapse.adoption.adopt import Adoption
     from lapse.adoption.duplicates import Duplicate
     from lapse.adoption.plan import Step
@@ -74,7 +71,7 @@ def unadopt(
         from lapse.adoption.revert import Revert
 
         with progress_bar() as bar:
-            exported = Revert(adoption=adoption, file=file, force=force).run(_StderrProgress(bar))
+            exported = Revert(adoption=adoption, file=file, force=force).run(StepProgress(bar))
         history = f"{exported:,} events are in {file}" if file.exists() else "there was no history"
         typer.echo(f"reverted: the table has its original definition; {history}")
 
@@ -114,7 +111,7 @@ def _adopt(adoption: Adoption, report: Path | None) -> None:
     if steps:
         typer.echo(_plan(steps, duplicates))
         with progress_bar() as bar:
-            adoption.run(_StderrProgress(bar))
+            adoption.run(StepProgress(bar))
         done = f"adopted in {time.monotonic() - begin:.1f} s; run `lapse preview` before you start a worker"
     else:
         done = "nothing to do: the table is adopted"
@@ -149,35 +146,3 @@ def _write_report(file: Path, duplicates: Sequence[Duplicate]) -> None:
         for each in duplicates
     )
     write_whole(file, text.getvalue().encode())
-
-
-class _StderrProgress:
-    """Reports progress on standard error: a line for each completed step, and on a terminal a progress bar."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._last_message = ""
-
-    @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
-        begin = time.monotonic()
-        self._task = self._bar.add_task(step.title, total=None)
-        try:
-            yield
-            self._print(f"{time.monotonic() - begin:7.2f} s  {step.title}")
-        finally:
-            self._bar.remove_task(self._task)
-
-    def advance(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-
-    def message(self, line: str) -> None:
-        if line != self._last_message:
-            self._last_message = line
-            self._print(line)
-
-    def _print(self, line: str) -> None:
-        if sys.stderr.isatty():
-            self._bar.console.print(line, highlight=False, markup=False)
-        else:
-            tell(line)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from rich.progress import Progress, ProgressColumn
@@ -21,6 +21,11 @@ def iso(moment: datetime) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `1 event`, `1,000 events`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as one reads them: `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def is_unicode(stream: TextIO) -> bool:

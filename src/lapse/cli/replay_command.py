@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from lapse.replay import MessageLog, ReplaySummary
     from lapse.service import ConversationService
     from lapse.settings import Settings
+    from lapse.store import Database
     from lapse.store.chronicle import Chronicle
+    from lapse.store.table_mapping import IdKind
 
 PROGRESS_BAR_MESSAGES = 2_000
 """Shorter logs are replayed without a progress bar."""
@@ -42,6 +44,9 @@ def replay(
     ] = None,
     as_json: AsJson = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip bad lines and count them.")] = False,
+    owner_type: Annotated[
+        str | None, option("TYPE", "Of owner_id: bigint, uuid or text.", default="that of the first message")
+    ] = None,
     database_url: Annotated[
         str | None,
         option(
@@ -63,7 +68,7 @@ def replay(
     from lapse.store.chronicle import Chronicle
 
     settings = configure(sys.stderr, idle_timeout_minutes=idle_minutes, expiration_minutes=expiration_minutes)
-    with closing(read_message_log(file)) as log:
+    with closing(read_message_log(file, _parsed(owner_type))) as log:
         _check_bad_lines(log, file.name, skip_bad=skip_bad)
         with _service_in_virtual_time(database_url, settings, log) as service:
             chronicle = Chronicle(service.database)
@@ -108,7 +113,6 @@ def _service_in_virtual_time(
     from lapse.replay import VirtualClock
     from lapse.replay import replay as replay_messages
     from lapse.service import ConversationService
-    from lapse.store import ensure_schema
 
     with tempfile.TemporaryDirectory(prefix="lapse-replay-") as folder:
         clock = VirtualClock()
@@ -116,7 +120,7 @@ def _service_in_virtual_time(
         with naming_url(is_option=True):
             service = ConversationService(url, settings=settings, clock=clock)
         with closing(service):
-            ensure_schema(service.database, retry=False)
+            _prepare(service.database, log.owners.kind)
             if not service.conversation_repo.is_empty():
                 raise ReplayError(
                     f"{service.database.safe_url} holds conversations already: virtual time must never reach live "
@@ -127,17 +131,43 @@ def _service_in_virtual_time(
             yield service
 
 
+def _parsed(owner_type: str | None) -> IdKind | None:
+    from lapse.store.migrate import parse_owner_type
+
+    return None if owner_type is None else parse_owner_type(owner_type)
+
+
+def _prepare(database: Database, owner_type: IdKind) -> None:
+    """Make the schema in a SQLite file without one, and check that it takes the log's owners.
+
+    Raises:
+        ReplayError: its owners are of another type.
+        LapseError: the database has no schema that lapse can use, or cannot be reached.
+    """
+    from lapse.store import check_schema, migrate, schema_version
+
+    if database.dialect == "sqlite" and schema_version(database, retry=False) is None:
+        migrate(database, owner_type=owner_type)
+    check_schema(database, retry=False)
+    found = database.shape(retry=False).mapping.kinds["owner_id"]
+    if found is not owner_type:
+        raise ReplayError(
+            f"the log's owners are {owner_type}, those of {database.safe_url} are {found}: use another database, or "
+            f"--owner-type {found}"
+        )
+
+
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
     if total < PROGRESS_BAR_MESSAGES or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda _number: None
         return
     from rich.progress import MofNCompleteColumn, Progress
 
     text, bar_column, _, remaining_time = Progress.get_default_columns()
     with progress_bar(text, bar_column, MofNCompleteColumn(), remaining_time) as bar:
         task = bar.add_task("messages", total=total)
-        yield lambda: bar.advance(task)
+        yield lambda number: bar.advance(task, number)
 
 
 def _summary_text(summary: ReplaySummary, settings: Settings) -> str:

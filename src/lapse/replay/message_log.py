@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from uuid import UUID
 
 from lapse.addresses import normalise_channel, session_key, shown
+from lapse.checked_message import check_message_id
 from lapse.errors import InvalidInputError, NaiveDatetimeError, ReplayError
 from lapse.lifecycle import parse_sender, require_utc
+from lapse.messages import Message
+from lapse.models import AnyId
 from lapse.replay.csv_records import CsvRecords
-from lapse.validation import check_bigint
+from lapse.replay.owners import Owners, stored
+from lapse.store.table_mapping import IdKind
 
 REQUIRED_COLUMNS = ("at", "owner_id", "from_number", "to_number", "channel", "sender")
+MESSAGE_ID = "message_id"
+"""An optional column."""
 FIRST_YEAR, LAST_YEAR = 2, 9900
 """Years that are within the calendar in every time zone, as are their deadlines, up to ten years later."""
 _BEGIN = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
@@ -23,14 +30,19 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class LoggedMessage(NamedTuple):
-    """A message of a log: its time in UTC, then the arguments of `record_message` in their order."""
+    """A message of a log: its time in UTC, then fields of `lapse.Message`."""
 
     at: datetime
-    owner_id: int
+    owner_id: AnyId
     from_number: str
     to_number: str
     channel: str
     sender: str
+    message_id: str | None = None
+
+    def as_message(self) -> Message:
+        """Return it as the service takes it."""
+        return Message(*self[1:6], message_id=self.message_id, sent_at=self.at)
 
 
 class BadLine(NamedTuple):
@@ -46,24 +58,25 @@ class MessageLog:
     They are stored in a temporary SQLite database on disk, so memory use does not grow with their number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner_type: IdKind | None = None) -> None:
+        self.owners = Owners(owner_type)
         self.messages = 0
         self.bad_lines = 0
         self.first_bad: BadLine | None = None
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
-            "CREATE TABLE messages (at INTEGER, place INTEGER, owner_id INTEGER, from_number TEXT, to_number TEXT, "
-            "channel TEXT, sender TEXT, PRIMARY KEY (at, place)) WITHOUT ROWID"
+            "CREATE TABLE messages (at INTEGER, place INTEGER, owner_id, from_number TEXT, to_number TEXT, "
+            "channel TEXT, sender TEXT, message_id TEXT, PRIMARY KEY (at, place)) WITHOUT ROWID"
         )
         self._database.execute("BEGIN")
 
     def add(self, message: LoggedMessage) -> None:
         """Append a message; equal times stay in the order of the calls."""
         self.messages += 1
-        at, *arguments = message
-        row = ((at - _BEGIN) // _MICROSECOND, self.messages, *arguments)
-        self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        at, owner_id, *arguments = message
+        row = ((at - _BEGIN) // _MICROSECOND, self.messages, stored(owner_id), *arguments)
+        self._database.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def add_bad(self, line: BadLine) -> None:
         """Count a bad line; the first one is kept."""
@@ -73,28 +86,33 @@ class MessageLog:
     def __iter__(self) -> Iterator[LoggedMessage]:
         """Iterate over the messages in order of time."""
         rows = self._database.execute(
-            "SELECT at, owner_id, from_number, to_number, channel, sender FROM messages ORDER BY at, place"
+            "SELECT at, owner_id, from_number, to_number, channel, sender, message_id FROM messages ORDER BY at, place"
         )
-        for at, *arguments in rows:
-            yield LoggedMessage(_BEGIN + at * _MICROSECOND, *arguments)
+        is_uuid = self.owners.kind is IdKind.UUID
+        for at, owner_id, *arguments in rows:
+            yield LoggedMessage(_BEGIN + at * _MICROSECOND, UUID(owner_id) if is_uuid else owner_id, *arguments)
 
     def close(self) -> None:
         """Delete the temporary database."""
         self._database.close()
 
 
-def read_message_log(path: Path) -> MessageLog:
+def read_message_log(path: Path, owner_type: IdKind | None = None) -> MessageLog:
     """Read a CSV file with the columns at, owner_id, from_number, to_number, channel, sender, in any order.
+
+    Args:
+        path: of the file.
+        owner_type: of the owners; None: the type of the first message's owner.
 
     Raises:
         ReplayError: the file cannot be read, is empty, is not UTF-8 text or lacks a column; or its messages cannot be
             stored.
     """
     with ExitStack() as on_failure:
-        log = on_failure.enter_context(closing(MessageLog()))
+        log = on_failure.enter_context(closing(MessageLog(owner_type)))
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                for number, message in _parse(file, path.name):
+                for number, message in _parse(file, path.name, log.owners):
                     if isinstance(message, LoggedMessage):
                         log.add(message)
                     else:
@@ -109,7 +127,7 @@ def read_message_log(path: Path) -> MessageLog:
     return log
 
 
-def _parse(file: Iterator[str], name: str) -> Iterator[tuple[int, LoggedMessage | str]]:
+def _parse(file: Iterator[str], name: str, owners: Owners) -> Iterator[tuple[int, LoggedMessage | str]]:
     """Yield the number of each line, with its message or with the reason why it is bad.
 
     Raises:
@@ -119,7 +137,7 @@ def _parse(file: Iterator[str], name: str) -> Iterator[tuple[int, LoggedMessage 
 
     def is_message(fields: list[str]) -> bool:
         with suppress(InvalidInputError):
-            return columns is None or bool(_message(columns, fields))
+            return columns is None or bool(_message(columns, fields, owners.check))
         return False
 
     for number, fields in CsvRecords(file).read(is_message):
@@ -127,7 +145,7 @@ def _parse(file: Iterator[str], name: str) -> Iterator[tuple[int, LoggedMessage 
             columns = _checked_header([] if isinstance(fields, str) else fields, name)
             continue
         try:
-            yield number, fields if isinstance(fields, str) else _message(columns, fields)
+            yield number, fields if isinstance(fields, str) else _message(columns, fields, owners.read)
         except InvalidInputError as error:
             yield number, str(error)
     if columns is None:
@@ -143,7 +161,7 @@ def _checked_header(fields: list[str], name: str) -> list[str]:
     return columns
 
 
-def _message(columns: list[str], fields: list[str]) -> LoggedMessage:
+def _message(columns: list[str], fields: list[str], read_owner: Callable[[str], AnyId]) -> LoggedMessage:
     if len(fields) != len(columns):
         missing = columns[len(fields) :]
         raise InvalidInputError(
@@ -154,11 +172,12 @@ def _message(columns: list[str], fields: list[str]) -> LoggedMessage:
     session_key(values["from_number"], values["to_number"], channel)  # validates both addresses
     return LoggedMessage(
         at=_time(values["at"]),
-        owner_id=_owner(values["owner_id"]),
+        owner_id=read_owner(values["owner_id"]),
         from_number=values["from_number"],
         to_number=values["to_number"],
         channel=channel,
         sender=parse_sender(values["sender"].strip()),
+        message_id=check_message_id(values.get(MESSAGE_ID, "").strip() or None),
     )
 
 
@@ -176,10 +195,3 @@ def _time(text: str) -> datetime:
     if not FIRST_YEAR <= year <= LAST_YEAR:
         raise InvalidInputError(f"the time {shown(text)} is not between the years {FIRST_YEAR} and {LAST_YEAR} in UTC")
     return utc
-
-
-def _owner(text: str) -> int:
-    try:
-        return check_bigint("owner_id", int(text))
-    except ValueError:
-        raise InvalidInputError(f"owner_id {shown(text)} is not a whole number of at most 64 bits") from None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
 
+from lapse.checked_message import check_message
+from lapse.lifecycle import whole_seconds
+from lapse.messages import Outcome
 from lapse.replay.message_log import FIRST_YEAR, LoggedMessage
 from lapse.service import ConversationService
-from lapse.validation import MAX_LIMIT
-from lapse.worker import TaskResult, sweep_tasks
-
-# Deadlines are strict: the first moment at which one has passed.
-_TICK = timedelta(microseconds=1)
+from lapse.settings import idle_timeout_seconds
+from lapse.store.operations.messages import MAX_GROUP
+from lapse.store.operations.virtual_time import finish_virtual_time, record_in_virtual_time
 
 
 class VirtualClock:
@@ -31,44 +32,37 @@ def replay(
     service: ConversationService,
     clock: VirtualClock,
     messages: Iterable[LoggedMessage],
-    on_message: Callable[[], None] = lambda: None,
-) -> None:
-    """Send the messages, which are in order of time, and move the clock until nothing is open.
+    on_messages: Callable[[int], None] = lambda _number: None,
+) -> int:
+    """Record the messages, which are in order of time, and act on all deadlines until nothing is open.
 
-    The service has an empty database, and goes by `clock`. `on_message` is called after each message.
+    Pairs do not concern each other: messages are recorded in groups, and before each what was due of its pair.
+
+    Args:
+        service: has an empty database, and goes by `clock`.
+        clock: follows the messages.
+        messages: in order of time.
+        on_messages: called after each group with the number of its messages.
+
+    Returns:
+        The number of messages that counted: all but copies.
     """
-    deadlines = _Deadlines(service, clock)
-    for message in messages:
-        deadlines.act_before(message.at)
-        clock.now = message.at
-        service.record_message(*message[1:])
-        on_message()
-    deadlines.act_before(None)
+    database, settings = service.database, service.settings
+    idle_seconds = idle_timeout_seconds(settings.idle_timeout_minutes)
+    expiration_seconds, kinds = whole_seconds(settings.expiration), database.shape().mapping.kinds
+    counted = 0
+    for group in _groups(messages):
+        checked = [check_message(message.as_message(), kinds, expiration_seconds, idle_seconds) for message in group]
+        clock.now = group[-1].at
+        results = database.run(record_in_virtual_time, checked)
+        counted += sum(result is not None and result.outcome is not Outcome.COPY for result in results)
+        on_messages(len(group))
+    while database.run(finish_virtual_time, idle_seconds, MAX_GROUP):
+        pass
+    return counted
 
 
-class _Deadlines:
-    """Acts on deadlines in their order."""
-
-    def __init__(self, service: ConversationService, clock: VirtualClock) -> None:
-        self._service = service
-        self._clock = clock
-        self._tasks = sweep_tasks(service, batch_size=MAX_LIMIT).values()
-        settings = service.settings
-        self._shortest = timedelta(minutes=min(settings.idle_timeout_minutes, settings.expiration_minutes))
-        self._none_before = clock.now
-
-    def act_before(self, moment: datetime | None) -> None:
-        """Run the tasks at every deadline strictly before `moment`; None means until nothing is open."""
-        while moment is None or self._none_before < moment:
-            deadlines = self._service.next_deadlines()
-            earliest = deadlines.earliest
-            # Whatever a later message sets is due no sooner than the shorter timeout after now.
-            soonest_new = self._clock.now + self._shortest
-            self._none_before = min(earliest or soonest_new, soonest_new)
-            if earliest is None or (moment is not None and earliest >= moment):
-                return
-            self._clock.now = max(self._clock.now, earliest + _TICK)
-            for task in self._tasks:
-                if task.seconds_to_work(replace(deadlines, now=self._clock.now)) < 0:
-                    for _ in task.work(TaskResult(task=task.name)):
-                        pass  # never too late to go on
+def _groups(messages: Iterable[LoggedMessage]) -> Iterator[list[LoggedMessage]]:
+    remaining = iter(messages)
+    while group := list(islice(remaining, MAX_GROUP)):
+        yield group

@@ -1,7 +1,7 @@
 """The store: schema, statements, operations, and the databases that they run on."""
 
 from lapse.store.database import Database
-from lapse.store.migrate import MigrationResult, check_schema, ensure_schema, migrate, schema_version
+from lapse.store.migrate import MigrationResult, check_schema, ensure_schema, has_schema, migrate, schema_version
 from lapse.store.readiness import check_ready
 from lapse.store.repository import ConversationRepository
 
@@ -12,6 +12,7 @@ __all__ = [
     "check_ready",
     "check_schema",
     "ensure_schema",
+    "has_schema",
     "migrate",
     "schema_version",
 ]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from threading import Event
 from typing import Any, TypeVar, TypeVarTuple
 
+from lapse.errors import SchemaError
+from lapse.store.cancellation import outlast
 from lapse.store.database import MAX_CONNECTIONS, Clock, Database
 from lapse.store.driver_errors import UnsupportedStatementError
 from lapse.store.engines import async_connector
 from lapse.store.limits import ended_by
+from lapse.store.migrate import ensure_schema, has_schema
 from lapse.store.operations import Step, Steps
-from lapse.store.operations.schema import read_shape
+from lapse.store.operations.schema import check, read_shape
 from lapse.store.retries import Pause
 from lapse.store.statements import Statements
+from lapse.store.table_mapping import Shape
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -30,21 +33,24 @@ class AsyncDatabase:
         """Prepare it; arguments and errors as `Database`."""
         self.blocking = Database(url, clock)
         """The same database for threads: what both know of it, and migrations."""
-        self._executor: ThreadPoolExecutor | None = None
-        if self.blocking.dialect == "sqlite":
-            self._executor = ThreadPoolExecutor(MAX_CONNECTIONS, "lapse-sqlite")
-        else:
+        self._threads = _Threads() if self.blocking.dialect == "sqlite" else None
+        if self._threads is None:
             from lapse.store.drivers.asyncio import AsyncPool  # needs psycopg, which SQLite does without
 
             self._pool = AsyncPool(async_connector(self.blocking.engine.url), MAX_CONNECTIONS)
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._executor is None:
+        if self._threads is None:
             await self._pool.close()
         else:
-            self._executor.shutdown()
+            threads, self._threads = self._threads, _Threads()
+            await asyncio.to_thread(threads.shutdown)  # a call in hand may take a while to end
         self.blocking.close()
+
+    async def shape(self) -> Shape:
+        """Return the shape of the database, which is asked for it once; errors as `Database.shape`."""
+        return (self.blocking.statements or await self._read_shape(retry=True)).shape
 
     async def run(
         self,
@@ -59,9 +65,9 @@ class AsyncDatabase:
         Where the caller is cancelled, the step in hand is ended or has ended before this returns: what was not done by
         then is not done later.
         """
-        if self._executor is not None:
+        if self._threads is not None:
             work = partial(self.blocking.run, operation, *arguments, reads_only=reads_only, retry=retry)
-            return await _in_thread(self._executor, work)
+            return await _in_thread(self._threads.reading if reads_only else self._threads.writing, work)
         sql = statements or self.blocking.statements or await self._read_shape(retry=retry)
         retries = self.blocking.retries
         result: Any = None
@@ -92,6 +98,27 @@ class AsyncDatabase:
         # The tables were distributed while the process ran.
         return await self.run(operation, *arguments, reads_only=reads_only, retry=retry)
 
+    async def ensure_schema(self, *, retry: bool = True) -> None:
+        """Create a missing schema in an embedded database, check it everywhere; errors as `migrate.ensure_schema`."""
+        if self._threads is None:
+            await self._check_schema(retry=retry)
+        else:
+            await _in_thread(self._threads.writing, partial(ensure_schema, self.blocking, retry=retry))
+
+    async def has_schema(self, *, retry: bool = True) -> bool:
+        """Check that the database has the right schema, as `migrate.has_schema`."""
+        if self._threads is None:
+            await self._check_schema(retry=retry)
+            return True
+        return await _in_thread(self._threads.reading, partial(has_schema, self.blocking, retry=retry))
+
+    async def _check_schema(self, *, retry: bool) -> None:
+        try:
+            await self.run(check, self.blocking.safe_url, reads_only=True, retry=retry)
+        except SchemaError:
+            self.blocking.invalidate()
+            raise
+
     async def _perform(self, driver: Any, step: Step) -> Any:
         calls = self.blocking.calls.of(driver, step)
         try:
@@ -112,6 +139,19 @@ class AsyncDatabase:
         return self.blocking.build(await self.run(read_shape, retry=retry, statements=self.blocking.default_statements))
 
 
+class _Threads:
+    """Threads for calls on SQLite: of those that write, all but one wait, and must not be in the way of a reader."""
+
+    def __init__(self) -> None:
+        # None is started before its first call.
+        self.writing = ThreadPoolExecutor(MAX_CONNECTIONS, "lapse-sqlite-writing")
+        self.reading = ThreadPoolExecutor(MAX_CONNECTIONS, "lapse-sqlite-reading")
+
+    def shutdown(self) -> None:
+        self.writing.shutdown()
+        self.reading.shutdown()
+
+
 async def _in_thread(executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
     """Do work in a thread; where the caller is cancelled, it ends what it waits for, or ends by itself, first."""
     is_cancelled = Event()
@@ -121,11 +161,6 @@ async def _in_thread(executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.shield(waiting)
     except asyncio.CancelledError:
         is_cancelled.set()
-        if future.cancel():
-            raise
-        while not waiting.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({waiting})
-        if not waiting.cancelled():
-            waiting.exception()  # nobody else asks for it
+        if not future.cancel():
+            await outlast(waiting)
         raise

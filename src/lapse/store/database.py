@@ -19,7 +19,7 @@ from lapse.store.connection import Connection, StatementCache
 from lapse.store.driver_calls import DriverCalls
 from lapse.store.driver_errors import UnsupportedStatementError
 from lapse.store.engines import READS_ONLY, connector, make_engine
-from lapse.store.operations import Query, Step, Steps, Transaction
+from lapse.store.operations import Query, Step, Steps, Transaction, answer_of_nothing
 from lapse.store.operations.schema import read_shape
 from lapse.store.pool import Pool
 from lapse.store.retries import Pause, Retries, in_lapses_words
@@ -66,8 +66,8 @@ class Database:
         self._reading_pool = Pool(self.connect, MAX_CONNECTIONS) if is_sqlite else self._pool
         shape = Shape(dialect=self.dialect, has_server_clock=clock is None and not is_sqlite)
         self.default_statements = statements_for(shape)
-        """Those of lapse's own tables."""
-        self.statements = self.default_statements if is_sqlite else None
+        """Those of lapse's own tables, with whole numbers for owners."""
+        self.statements: Statements | None = None
         """None: the database has not been asked yet for its shape, or has no tables."""
         self.calls = DriverCalls(self.default_statements, self.now, self.retries.errors)
         self._session_statements = StatementCache(self.engine.dialect)
@@ -90,9 +90,8 @@ class Database:
         return (self.statements or self._read_shape(retry=retry)).shape
 
     def invalidate(self) -> None:
-        """Ask again before the next operation: the tables may have been adopted, reverted or distributed."""
-        if self.dialect != "sqlite":
-            self.statements = None
+        """Ask again before the next operation: the tables may have been made, adopted, reverted or distributed."""
+        self.statements = None
 
     def build(self, shape: Shape | None) -> Statements:
         """Return the statements for this shape, from now on those of the database; None: there are no tables yet."""
@@ -153,9 +152,17 @@ class Database:
         # The tables were distributed while the process ran.
         return self.run(operation, *arguments, reads_only=reads_only, retry=retry)
 
+    def run_without_tables(self, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts) -> T:
+        """Return what an operation that only reads returns where there are no tables; nothing is asked."""
+        return answer_of_nothing(operation(self.default_statements, *arguments), self.now())
+
     def run_on(self, driver: Any, operation: Callable[[Statements, *Ts], Steps[T]], *arguments: *Ts) -> T:
         """Do all of an operation in one transaction on this connection; the driver's errors come as they are."""
-        work = partial(operation, self.default_statements, *arguments)
+
+        def work() -> Steps[T]:
+            sql = self.statements or self.build((yield from read_shape(self.default_statements)))
+            return (yield from operation(sql, *arguments))
+
         result: T = self._perform(driver, Transaction(work, is_snapshot=True))
         return result
 
@@ -182,8 +189,9 @@ class Database:
             raise in_lapses_words(problem)
 
     def _perform(self, driver: Any, step: Step) -> Any:
-        if isinstance(step, Query) and driver.is_read_committed:  # as `calls` does, without its ceremony: a message
-            statement, values = step
+        # As `calls` does, without its ceremony: a message.
+        if isinstance(step, Query) and driver.is_read_committed and not step.is_lazy:
+            statement, values, _ = step
             return statement.rows(driver.run(statement.sql, statement.bind(values, self.now)))
         calls = self.calls.of(driver, step)
         try:
@@ -201,7 +209,9 @@ class Database:
             calls.close()
 
     def _read_shape(self, *, retry: bool) -> Statements:
-        return self.build(self.run(read_shape, retry=retry, statements=self.default_statements))
+        if self.path is not None and not self.path.exists():  # a look makes no file
+            return self.default_statements
+        return self.build(self.run(read_shape, reads_only=True, retry=retry, statements=self.default_statements))
 
     def _has_shape(self, shape: Shape, *, retry: bool) -> bool:
         self.invalidate()

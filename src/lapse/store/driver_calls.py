@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -12,8 +12,8 @@ from lapse.store.operations import Query, Step, Steps, Transaction
 from lapse.store.statements import Statements
 from lapse.store.statements.conversations import clock as server_clock
 
-Calls = Generator[tuple[str, Mapping[str, Any]], list[tuple[Any, ...]], Any]
-"""Yields the SQL of a statement and its values, receives the rows, and returns the result of a step."""
+Calls = Generator[tuple[Any, ...], Any, Any]
+"""Yields the arguments of a driver's `run`, receives what it returns, and returns the result of a step."""
 
 
 class DriverCalls:
@@ -57,8 +57,11 @@ class DriverCalls:
 
     def _of_query(self, step: Step) -> Calls:
         if isinstance(step, Query):
-            statement, values = step
-            return statement.rows((yield statement.sql, statement.bind(values, self._now)))
+            statement, values, is_lazy = step
+            call = statement.sql, statement.bind(values, self._now)
+            if is_lazy:
+                return statement.lazy_rows((yield *call, True))
+            return statement.rows((yield call))
         if not self._statements.shape.has_server_clock:
             return self._now()
         clock = self._statements(server_clock)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial, wraps
 from time import monotonic
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +55,11 @@ def current() -> Limits:
     return _get()
 
 
+def enter(given: Limits) -> None:
+    """Make these the limits of the current context, of which nothing else is run afterwards."""
+    _set(given)
+
+
 def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """Decorate a method so that a whole call of it takes at most `self.call_timeout_seconds`."""
 
@@ -62,6 +68,24 @@ def limited(call: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P],
         seconds, context = self.call_timeout_seconds, copy_context()
         context.run(_set, _limits((seconds, monotonic() + seconds, _get().is_stopping)))
         return context.run(call, self, *arguments, **options)
+
+    return limited_call
+
+
+def limited_async(
+    call: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Decorate a coroutine method as `limited` does: its time begins when it is awaited."""
+
+    @wraps(call)
+    async def limited_call(self: S, /, *arguments: P.args, **options: P.kwargs) -> T:
+        seconds = self.call_timeout_seconds
+        before = _current.set(_limits((seconds, monotonic() + seconds, _get().is_stopping)))
+        try:
+            return await call(self, *arguments, **options)
+        finally:
+            with suppress(ValueError):  # a coroutine that nobody awaits any more is closed wherever it is collected
+                _current.reset(before)
 
     return limited_call
 

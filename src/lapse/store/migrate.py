@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lapse.errors import DatabaseUnavailableError, ForeignTableError, SchemaError, SchemaVersionError
+from lapse.addresses import shown
+from lapse.errors import (
+    DatabaseUnavailableError,
+    ForeignTableError,
+    InvalidInputError,
+    SchemaError,
+    SchemaMissingError,
+    SchemaVersionError,
+)
+from lapse.store import table_locks
 from lapse.store.database import Database
 from lapse.store.drivers.sqlite import WRITE_AHEAD
+from lapse.store.migration_progress import MigrationProgress, Silence
 from lapse.store.operations import schema as operations
 from lapse.store.operations.schema import head_version, known_versions
 from lapse.store.statements import schema as statements
-from lapse.store.table_locks import holders_query
-from lapse.store.table_mapping import ADOPTION_TABLE, VERSION_TABLE
+from lapse.store.table_mapping import (
+    ADOPTION_TABLE,
+    DEFAULT,
+    FILE_QUERY,
+    MAPPING_QUERY,
+    VERSION_TABLE,
+    IdKind,
+    mapping_of,
+    mapping_of_file,
+)
 from lapse.store.tables import OWN_TABLES
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from lapse.store.online_steps import OnlineSteps
+
 _alembic_lock = threading.Lock()
 """Alembic keeps the running migration in its modules' globals: one at a time in a process."""
-LOCK_WAIT_SECONDS = 30.0
-"""For how long a migration tries to lock the tables; each try is short, since messages wait behind it."""
-_PAUSE_SECONDS = 0.5
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
@@ -49,18 +67,32 @@ class MigrationResult:
         return self.before != self.after
 
 
-def migrate(database: Database) -> MigrationResult:
-    """Create or upgrade the schema, in one transaction; does nothing where it is up to date.
+def migrate(
+    database: Database, *, owner_type: str | None = None, progress: MigrationProgress | None = None
+) -> MigrationResult:
+    """Create or upgrade the schema; does nothing where it is up to date.
 
-    On PostgreSQL the tables are open to their owner and to roles that somebody named, and to nobody else: a role that
-    has a GRANT goes on, what default privileges gave is taken away.
+    It is one transaction. On PostgreSQL what takes long is prepared before it, beside messages; a run that was
+    interrupted there is gone on with by the next one, and the schema has its old version until the end. The tables are
+    open to their owner and to roles that somebody named, and to nobody else: a role that has a GRANT goes on, what
+    default privileges gave is taken away.
+
+    Args:
+        database: to migrate.
+        owner_type: of `owner_id` in a new schema: `bigint` (the default), `uuid` or `text`.
+        progress: receives the steps of what is prepared; default: nobody wants to know.
 
     Raises:
         DatabaseUnavailableError: somebody held a lock on the tables all the time.
         ForeignTableError: a table of lapse's name is there that lapse did not make.
         SchemaVersionError: the schema was made by a newer lapse.
+        SchemaError: the schema has owners of another type, or something of the application's depends on what changes.
+        InvalidInputError: there is no such type of owners.
         DatabaseError: the database refused, or cannot be reached.
     """
+    wanted = None if owner_type is None else parse_owner_type(owner_type)
+    if wanted is not None and schema_version(database) in known_versions():
+        _check_owner_type(database.shape().mapping.kinds["owner_id"], wanted)  # before anything is prepared
 
     def upgrade(connection: sa.Connection) -> MigrationResult:
         if database.dialect == "postgresql":
@@ -72,21 +104,66 @@ def migrate(database: Database) -> MigrationResult:
             raise SchemaVersionError(
                 f"the database's schema has version {before}, which a newer lapse made: upgrade lapse"
             )
-        shut_out = _run_migrations(connection, is_new=before is None) if before != head else []
+        shut_out = _run_migrations(connection, before is None, wanted) if before != head else []
+        if wanted is not None:
+            _check_owner_type(_owner_kind(connection), wanted)
         return MigrationResult(before, head, tuple(shut_out))
 
-    give_up_at = time.monotonic() + LOCK_WAIT_SECONDS
+    def finish() -> MigrationResult:
+        return _with_lock_retries(database, upgrade)
+
+    if database.dialect == "postgresql" and _is_behind(database):
+        result = _prepare(database, finish, progress or Silence())
+    else:
+        result = finish()
+    if database.dialect == "sqlite":  # outside a transaction, and only now: no file of another program's
+        database.inspect(lambda connection: connection.exec_driver_sql(WRITE_AHEAD).close())
+    database.invalidate()
+    return result
+
+
+def _with_lock_retries(database: Database, upgrade: Callable[[sa.Connection], MigrationResult]) -> MigrationResult:
+    give_up_at = time.monotonic() + table_locks.LOCK_WAIT_SECONDS
     while True:
         try:
-            result = database.schema_transaction(upgrade)
+            return database.schema_transaction(upgrade)
         except _LockedError:
             if time.monotonic() > give_up_at:
-                raise DatabaseUnavailableError(_locked(database)) from None
-        else:
-            if database.dialect == "sqlite":  # outside a transaction, and only now: no file of another program's
-                database.inspect(lambda connection: connection.exec_driver_sql(WRITE_AHEAD).close())
-            return result
-        time.sleep(_PAUSE_SECONDS)
+                raise DatabaseUnavailableError(table_locks.locked(_holders(database))) from None
+        time.sleep(table_locks.PAUSE_SECONDS)
+
+
+def _is_behind(database: Database) -> bool:
+    return schema_version(database) in known_versions()[:-1]
+
+
+def _prepare(database: Database, finish: Callable[[], MigrationResult], progress: MigrationProgress) -> MigrationResult:
+    """Do what the missing migrations do online, then `finish`, and return its result.
+
+    Both while no other process does: one that prepares beside the other's last transaction would find half of it.
+    """
+    from lapse.store import online_steps  # needs psycopg, which SQLite does without
+
+    results: list[MigrationResult] = []
+
+    def work(steps: OnlineSteps) -> None:
+        if _is_behind(database):  # and not done by the process that was waited for
+            for prepare in _online_steps(schema_version(database)):
+                prepare(steps)
+        results.append(finish())
+
+    online_steps.run_online(database, work, progress)
+    return results[-1]
+
+
+def _online_steps(version: str | None) -> list[Callable[[OnlineSteps], None]]:
+    """Return what the migrations after this version do online, the oldest one's first."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(alembic_config())
+    with _alembic_lock:
+        missing = [script.module for script in scripts.iterate_revisions("head", version or "base")]
+    return [module.prepare for module in reversed(missing) if hasattr(module, "prepare")]
 
 
 def ensure_schema(database: Database, *, retry: bool = True) -> None:
@@ -98,6 +175,23 @@ def ensure_schema(database: Database, *, retry: bool = True) -> None:
     if database.dialect == "sqlite" and schema_version(database, retry=retry) is None:
         migrate(database)
     check_schema(database, retry=retry)
+
+
+def has_schema(database: Database, *, retry: bool = True) -> bool:
+    """Check that a database has the right schema; False: an embedded one that has none yet, and is not made by a look.
+
+    Raises:
+        SchemaError, DatabaseError: as `check_schema`; elsewhere a missing schema is an error, too.
+    """
+    if database.path is not None and not database.path.exists():
+        return False
+    try:
+        check_schema(database, retry=retry)
+    except SchemaMissingError:
+        if database.path is None:
+            raise
+        return False
+    return True
 
 
 def check_schema(database: Database, *, retry: bool = True) -> None:
@@ -151,12 +245,35 @@ def _refuse_foreign_tables(connection: sa.Connection) -> None:
         )
 
 
-def _run_migrations(connection: sa.Connection, *, is_new: bool) -> list[str]:
+def parse_owner_type(owner_type: str) -> IdKind:
+    """Return the type of owners of this name; any other value raises `InvalidInputError`."""
+    try:
+        return IdKind(owner_type)
+    except ValueError:
+        raise InvalidInputError(f"owner type {shown(owner_type)}: use {', '.join(IdKind)}") from None
+
+
+def _check_owner_type(found: IdKind, wanted: IdKind) -> None:
+    if found is not wanted:
+        raise SchemaError(
+            f"the schema is there already, and its owner_id is {found}, not {wanted}; nothing was changed: "
+            "the type of owners is chosen when a database is new"
+        )
+
+
+def _owner_kind(connection: sa.Connection) -> IdKind:
+    is_sqlite = connection.dialect.name == "sqlite"
+    rows = connection.exec_driver_sql(FILE_QUERY if is_sqlite else MAPPING_QUERY).all()
+    mapping = mapping_of_file(rows) if is_sqlite else mapping_of(rows)
+    return (mapping or DEFAULT).kinds["owner_id"]
+
+
+def _run_migrations(connection: sa.Connection, is_new: bool, owner_type: IdKind | None) -> list[str]:
     """Migrate; return the roles that have no right any more."""
     # Imported here: most processes never migrate anything.
     from alembic import command
 
-    config = alembic_config(connection=connection, is_new=is_new)
+    config = alembic_config(connection=connection, is_new=is_new, owner_type=owner_type)
     with _alembic_lock:  # taken after the database's lock, always in that order
         try:
             command.upgrade(config, "head")
@@ -168,13 +285,9 @@ def _run_migrations(connection: sa.Connection, *, is_new: bool) -> list[str]:
     return shut_out
 
 
-def _locked(database: Database) -> str:
-    query = sa.text(holders_query(*OWN_TABLES.metadata.tables, VERSION_TABLE))
-    holders = database.inspect(lambda connection: [f"pid {pid} ({name})" for pid, name in connection.execute(query)])
-    return (
-        f"the tables stayed locked for {LOCK_WAIT_SECONDS:.0f} seconds, by {', '.join(holders) or 'somebody'}: "
-        "nothing was changed; end those transactions and run it again"
-    )
+def _holders(database: Database) -> list[str]:
+    query = sa.text(table_locks.holders_query(*OWN_TABLES.metadata.tables, VERSION_TABLE))
+    return database.inspect(lambda connection: [f"pid {pid} ({name})" for pid, name in connection.execute(query)])
 
 
 def alembic_config(**attributes: Any) -> Config:

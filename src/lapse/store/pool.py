@@ -177,8 +177,8 @@ class Pool(Generic[C]):
             self._slots = [known for known in self._slots if known() not in (None, slot)]
 
     def _wait_in_queue(self, waiter: _Waiter, held: list[_Slot[C]]) -> None:
-        remaining = limits.current().remaining
-        give_up_at = time.monotonic() + (WAIT_SECONDS if remaining is None else remaining)
+        limit = limits.current()
+        give_up_at = time.monotonic() + (WAIT_SECONDS if limit.remaining is None else limit.remaining)
         while True:
             with self._lock:
                 waiter.seen = now = time.monotonic()
@@ -188,7 +188,7 @@ class Pool(Generic[C]):
                     self._acquire_free_slot(held)
             if held:
                 return
-            if now >= give_up_at:
+            if now >= give_up_at or limit.is_stopping():
                 raise PoolTimeoutError(f"all {self._size} connections of this process stayed in use")
             waiter.wake.acquire(timeout=min(give_up_at - now, _LOOK_SECONDS))
 

@@ -35,7 +35,8 @@ class _Need(NamedTuple):
 _WRITTEN = ("status", "version", "ended_at", "idle_check_at", "idle_timeout_seconds")
 # With the place of a row, by which a sweep finds again what it has locked; no right to a column includes that one.
 _READ = ("ctid", "owner_id", "conv_id", "started_at", "updated_at", "expires_at", *_WRITTEN)
-_CONVERSATIONS, _EVENTS = OWN_TABLES.conversations, OWN_TABLES.events
+_CONVERSATIONS, _EVENTS, _RECEIPTS = OWN_TABLES.conversations, OWN_TABLES.events, OWN_TABLES.receipts
+_TABLES = (_CONVERSATIONS, _EVENTS, _RECEIPTS)
 _OF_EVENTS = tuple(_EVENTS.columns.keys())
 # No more: an adopted table may be granted by the column.
 _NEEDS = (
@@ -43,6 +44,8 @@ _NEEDS = (
     _Need("ends", "UPDATE", _CONVERSATIONS, _WRITTEN, "w"),
     _Need("reads_events", "SELECT", _EVENTS, _OF_EVENTS, "r"),
     _Need("records", "INSERT", _EVENTS, _OF_EVENTS, "a"),
+    _Need("reads_receipts", "SELECT", _RECEIPTS, ("ctid", *_RECEIPTS.columns.keys()), "r"),
+    _Need("forgets", "DELETE", _RECEIPTS, (), "d"),
 )
 
 _attribute = sa.table("pg_attribute", *(sa.column(name) for name in ("attrelid", "attnum", "attname")))
@@ -72,8 +75,11 @@ def _has(need: _Need) -> sa.ColumnElement[bool]:
             sa.or_(of_role == 0, sa.func.pg_has_role(of_role, sa.literal_column("'USAGE'"), type_=sa.Boolean))
         ),
     )
+    # Rows are deleted whole: that right is to no column.
+    deletes: sa.ColumnElement[bool] = sa.func.has_table_privilege(_oid(need.table), "DELETE", type_=sa.Boolean)
+    has_right = ~without if need.columns else deletes
     is_filtered = sa.func.row_security_active(_oid(need.table), type_=sa.Boolean)
-    return sa.and_(~without, sa.or_(~is_filtered, policy))
+    return sa.and_(has_right, sa.or_(~is_filtered, policy))
 
 
 def _session(_tables: Tables) -> Any:
@@ -82,7 +88,7 @@ def _session(_tables: Tables) -> Any:
         sa.literal_column("current_user").label("role"),
         (_SETTING == "on").label("reads_only"),
         sa.func.pg_is_in_recovery(type_=sa.Boolean).label("is_standby"),
-        *(_oid(table).is_not(None).label(f"has_{table.name}") for table in (_CONVERSATIONS, _EVENTS)),
+        *(_oid(table).is_not(None).label(f"has_{table.name}") for table in _TABLES),
         *(_has(need).label(need.name) for need in _NEEDS),
     )
 
@@ -127,7 +133,7 @@ def _check_session(sql: Statements) -> Steps[None]:
     if session.reads_only:
         kind = "this server is a standby, which only reads" if session.is_standby else "this session only reads"
         raise _ReadOnlyError(f"the database is not available: {kind}")
-    for table in (_CONVERSATIONS, _EVENTS):
+    for table in _TABLES:
         if not getattr(session, f"has_{table.name}"):
             raise SchemaMissingError(f"the database has no table {table.name}: run `lapse doctor`")
     missing = [f"{need.right} {need.table.name}" for need in _NEEDS if not getattr(session, need.name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 import tenacity
@@ -89,7 +89,7 @@ class Retries:
         except CallTimeoutError:
             raise
         except DatabaseUnavailableError as error:
-            if not retry:
+            if not retry or limits.current().is_stopping():
                 raise
             first = str(error)
         pauses: list[float] = []
@@ -127,23 +127,24 @@ class Retries:
                 # Each look takes a while itself.
                 give_up_at = (limit.deadline or now + BUSY_TIMEOUT_SECONDS) - BUSY_LOOK_SECONDS
             if limit.is_stopping() or now >= give_up_at:
-                raise translated if limit.seconds is None else _overdue("another process keeps the file locked")
+                raise translated if limit.seconds is None else overdue("another process keeps the file locked")
 
 
 def in_lapses_words(problem: Exception) -> LapseError:
     """Translate what an attempt raised into one of lapse's errors."""
     if isinstance(problem, PoolTimeoutError):
-        return _overdue(str(problem))
+        return overdue(str(problem))
     translated = translate(problem)
-    return _overdue(str(translated)) if isinstance(translated, CallTimeoutError) else translated
+    return overdue(str(translated)) if isinstance(translated, CallTimeoutError) else translated
 
 
-def _stop() -> tenacity.stop_before_delay:
-    remaining = limits.current().remaining
-    return tenacity.stop_before_delay(RETRY_TIMEOUT_SECONDS if remaining is None else remaining)
+def _stop() -> Callable[[tenacity.RetryCallState], bool]:
+    limit = limits.current()
+    is_late = tenacity.stop_before_delay(RETRY_TIMEOUT_SECONDS if limit.remaining is None else limit.remaining)
+    return lambda state: limit.is_stopping() or is_late(state)
 
 
-def _overdue(reason: str) -> DatabaseUnavailableError:
+def overdue(reason: str) -> DatabaseUnavailableError:
     """Return the error that says why the call did not finish in time."""
     seconds = limits.current().seconds
     if seconds is None:

@@ -124,6 +124,27 @@ def close_statement(tables: Iterable[str], *, keep_logins: bool) -> str:
     ).strip()
 
 
+def share_statement(source: str, target: str) -> str:
+    """Return the statement that lets roles go on with a table that lapse is given later than others.
+
+    Who may INSERT into the table `source` by its own name may SELECT, INSERT and DELETE in `target`: an application
+    that works already, or a worker. Not the roles of an API.
+    """
+    return f"""
+DO $sharing$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN SELECT DISTINCT r.rolname FROM pg_class c, aclexplode(c.relacl) x JOIN pg_roles r ON r.oid = x.grantee
+        WHERE c.oid = {oid_of(source)} AND x.privilege_type = 'INSERT' AND x.grantee <> c.relowner
+            AND r.rolname NOT IN ('anon', 'authenticated')
+    LOOP
+        EXECUTE format('GRANT SELECT, INSERT, DELETE ON {target} TO %I', one.rolname);
+    END LOOP;
+END
+$sharing$""".strip()  # noqa: S608 - of names
+
+
 def unguarded_query(tables: Iterable[str]) -> str:
     """Return the query of those of these tables (`of_table`) that have no row level security."""
     return f"""

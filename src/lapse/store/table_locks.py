@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+LOCK_WAIT_SECONDS = 30.0
+"""For how long a migration tries to lock the tables; each try is short, since messages wait behind it."""
+PAUSE_SECONDS = 0.5
 LOCK_TIMEOUT_MS = 200
 AUTOVACUUM_SECONDS = 3
 """Longer than the server's `deadlock_timeout`: after that an autovacuum gives way to who waits for it."""
@@ -29,6 +34,14 @@ def holders_query(*tables: str) -> str:
         WHERE l.relation IN ({", ".join(map(oid_of, tables))}) AND l.granted AND l.pid <> pg_backend_pid()
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         ORDER BY a.pid"""  # noqa: S608 - of names
+
+
+def locked(holders: Sequence[str]) -> str:
+    """Return what a migration says of those who held a lock all the time."""
+    return (
+        f"the tables stayed locked for {LOCK_WAIT_SECONDS:.0f} seconds, by {', '.join(holders) or 'somebody'}: "
+        "the schema has its old version still; end those transactions and run it again"
+    )
 
 
 def oid_of(table: str) -> str:

@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-LAPSE_COLUMNS = ("session_key", "version", "last_inbound_at", "idle_check_at", "idle_timeout_seconds")
+LAPSE_COLUMNS = (
+    "session_key",
+    "version",
+    "policy_id",
+    "opened_by",
+    "last_inbound_at",
+    "last_outbound_at",
+    "first_answered_at",
+    "idle_check_at",
+    "idle_timeout_seconds",
+    "hold_until",
+    "reminders_sent",
+    "reminded_at",
+)
 """Columns that adoption adds; where the application has a column of that name already, it is called `lapse_…`."""
 PREFIX = "lapse_"
 ADOPTION_TABLE = "lapse_adoption"
@@ -18,7 +31,7 @@ VERSION_TABLE = "lapse_schema_version"
 
 
 class IdKind(StrEnum):
-    """The type of a column of ids; lapse's own tables have UUIDs and whole numbers."""
+    """The type of a column of ids. In lapse's own tables conversations have UUIDs, owners any of these."""
 
     BIGINT = "bigint"
     UUID = "uuid"
@@ -51,7 +64,10 @@ class TableMapping:
 
 
 DEFAULT = TableMapping()
-"""Lapse's own tables, on either database."""
+"""Lapse's own tables, on either database, where owners are whole numbers."""
+FILE_QUERY = "SELECT name, type FROM pragma_table_info('conversations')"
+"""SQLite: no row where there is no such table."""
+_OWNER_KIND_IN_FILE = {"CHAR(36)": IdKind.UUID, "TEXT": IdKind.TEXT}
 
 MAPPING_QUERY = f"""
     SELECT a.attname, t.typname, a.attnotnull, to_regclass('{ADOPTION_TABLE}') IS NOT NULL AS is_adopted,
@@ -85,6 +101,15 @@ def mapping_of(rows: Iterable[Any]) -> TableMapping | None:
         new_id=columns["conv_id"][4] if "conv_id" in columns else None,
     )
     return DEFAULT if mapping == DEFAULT else mapping
+
+
+def mapping_of_file(rows: Iterable[Any]) -> TableMapping | None:
+    """Return the mapping that the rows of `FILE_QUERY` describe, or None where there is no table yet."""
+    types = {row[0]: row[1] for row in rows}
+    if not types:
+        return None
+    kind = _OWNER_KIND_IN_FILE.get(types.get("owner_id", ""), IdKind.BIGINT)
+    return DEFAULT if kind is IdKind.BIGINT else TableMapping(kinds={**DEFAULT.kinds, "owner_id": kind})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The two tables for one shape of database, and the expressions that differ between shapes.
+"""The tables for one shape of database, and the expressions that differ between shapes.
 
 A message changes no indexed column, so that it is a HOT update on PostgreSQL. In an adopted table columns may have
 other names and types, and NULLs, whose meaning is defined here.
@@ -7,6 +7,7 @@ other names and types, and NULLs, whose meaning is defined here.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +15,9 @@ import sqlalchemy as sa
 
 from lapse.addresses import WHATSAPP
 from lapse.lifecycle import ConversationStatus
+from lapse.models import Conversation
 from lapse.store.table_mapping import IdKind, Shape
-from lapse.store.types import UTC_TEXT_PATTERN, JsonObject, UtcDateTime, id_list_type, id_type
+from lapse.store.types import UTC_TEXT_PATTERN, JsonObject, UtcDateTime, id_list_type, id_type, owner_type
 
 FILLFACTOR = 85
 """Per cent of a page that inserts fill: an update is HOT only if the page has room for the new version of the row."""
@@ -48,7 +50,7 @@ def constant(sql: str, type_: Any = None) -> sa.ColumnClause[Any]:
 
 
 class Tables:
-    """The tables `conversations` and `conversation_events` of databases of one shape."""
+    """The tables `conversations`, `conversation_events` and `message_receipts` of databases of one shape."""
 
     def __init__(self, shape: Shape) -> None:
         """Build the tables with the column names and types of this shape."""
@@ -57,7 +59,10 @@ class Tables:
         self.metadata = sa.MetaData(naming_convention=_NAMES)
         self.conversations = self._make_conversations()
         self.events = self._make_events()
+        self.receipts = self._make_receipts()
         self.c = c = self.conversations.c
+        self.conversation = [c[field.name] for field in fields(Conversation)]
+        """The columns of `lapse.Conversation`, in the order of its fields."""
         self.is_active = status_in(c.status, ConversationStatus.active_statuses())
         self.is_open = status_in(c.status, ConversationStatus.open_statuses())
         self.is_closed = status_in(c.status, ConversationStatus.closed_statuses())
@@ -71,7 +76,8 @@ class Tables:
 
     def id_type(self, name: str) -> sa.types.TypeEngine[Any]:
         """Return the type of `conv_id`, `owner_id` or `user_id`."""
-        return id_type(self.shape.mapping.kinds[name], self.shape.dialect)
+        make = owner_type if name == "owner_id" else id_type
+        return make(self.shape.mapping.kinds[name], self.shape.dialect)
 
     def _column(self, name: str, type_: Any, **options: Any) -> sa.Column[Any]:
         return sa.Column(self.shape.mapping.renamed.get(name, name), type_, key=name, **options)
@@ -90,19 +96,28 @@ class Tables:
             column("user_id", self.id_type("user_id")),
             column("status", sa.Text, nullable=False),
             column("version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+            column("policy_id", sa.BigInteger),
+            # The sender of the message that opened it; NULL: not known.
+            column("opened_by", sa.Text),
             column("started_at", UtcDateTime, nullable=False),
             column("updated_at", UtcDateTime, nullable=False),
             column("last_inbound_at", UtcDateTime),
+            column("last_outbound_at", UtcDateTime),
+            column("first_answered_at", UtcDateTime),
             column("ended_at", UtcDateTime),
             column("expires_at", UtcDateTime, nullable=False),
             # When the idle sweep checks the conversation next, and the idle timeout from which that was computed: by it
             # a sweep with a shorter timeout finds the rows that it would otherwise check too late.
             column("idle_check_at", UtcDateTime, nullable=False),
             column("idle_timeout_seconds", sa.BigInteger, nullable=False),
+            column("hold_until", UtcDateTime),
+            column("reminders_sent", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+            column("reminded_at", UtcDateTime),
             column("context", JsonObject, nullable=False, server_default=sa.text("'{}'")),
             column("metadata", JsonObject, nullable=False, server_default=sa.text("'{}'")),
-            # owner_id first, and in every unique key: the table can be distributed by owner without a rewrite.
-            sa.PrimaryKeyConstraint("owner_id", "conv_id"),
+            # With owner_id, as every unique key: the table can be distributed by it. After conv_id, so that it serves
+            # look-ups by the id alone.
+            sa.PrimaryKeyConstraint("conv_id", "owner_id"),
             sa.CheckConstraint(status_in(sa.column("status"), ConversationStatus), name="status"),
             postgresql_with={"fillfactor": FILLFACTOR},
         )
@@ -125,6 +140,19 @@ class Tables:
             sa.PrimaryKeyConstraint("owner_id", "conv_id", "version"),
         )
 
+    def _make_receipts(self) -> sa.Table:
+        # No index on seen_at, for which every message would pay: retention walks through the table.
+        return sa.Table(
+            "message_receipts",
+            self.metadata,
+            sa.Column("owner_id", self.id_type("owner_id"), nullable=False),
+            sa.Column("channel", sa.Text, nullable=False),
+            sa.Column("message_id", sa.Text, nullable=False),
+            sa.Column("conv_id", self.id_type("conv_id")),
+            sa.Column("seen_at", UtcDateTime, nullable=False),
+            sa.PrimaryKeyConstraint("owner_id", "channel", "message_id"),
+        )
+
     def _make_indexes(self) -> None:
         session = ("owner_id", "channel", "session_key")
         self.open_session = self._partial_index(
@@ -140,7 +168,6 @@ class Tables:
         self._partial_index("ix_conversations_ended_at_closed", "ended_at", where=self.is_closed)
         # What is open stands in the unique index: a conversation is entered here once, when it ends.
         self._partial_index("ix_conversations_session_history_not_open", *session, "started_at", where=~self.is_open)
-        self.conv_id_index = sa.Index("ix_conversations_conv_id", self.c.conv_id)
 
     def _partial_index(self, name: str, *columns: str, where: sa.ColumnElement[bool], unique: bool = False) -> sa.Index:
         return sa.Index(
@@ -183,10 +210,17 @@ class Tables:
             return sa.true()
         return column.between(constant("'0001-01-01 00:00:00.000000'"), constant("'9999-12-31 23:59:59.999999'"))
 
-    def greatest(self, one: Moment, other: Moment) -> Moment:
-        """Return the later of two moments; neither may be NULL (the databases differ there)."""
-        function = sa.func.max if self._is_sqlite else sa.func.greatest
-        return function(one, other, type_=UtcDateTime)
+    def latest(self, one: Moment, other: Moment) -> Moment:
+        """Return the later of two moments, or the one that is not NULL."""
+        if not self._is_sqlite:
+            return sa.func.greatest(one, other, type_=UtcDateTime)
+        return sa.func.max(sa.func.coalesce(one, other), sa.func.coalesce(other, one), type_=UtcDateTime)
+
+    def earliest(self, one: Moment, other: Moment) -> Moment:
+        """Return the earlier of two moments, or the one that is not NULL."""
+        if not self._is_sqlite:
+            return sa.func.least(one, other, type_=UtcDateTime)
+        return sa.func.min(sa.func.coalesce(one, other), sa.func.coalesce(other, one), type_=UtcDateTime)
 
     def id_in(self, ids: str) -> sa.ColumnElement[bool]:
         """Return whether a conversation's id is in the list that is the parameter of this name, whatever its length."""

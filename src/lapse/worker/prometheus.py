@@ -28,31 +28,37 @@ LAG_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 21_600)
 class PrometheusMetrics(NullMetrics):
     """The metrics of one worker. A scrape makes no query."""
 
-    def __init__(self, tasks: Sequence[str], *, version: str, schema_version: str, database: str) -> None:
+    def __init__(
+        self, sweeps: Sequence[str], others: Sequence[str] = (), *, version: str, schema_version: str, database: str
+    ) -> None:
         """Begin at zero for each of these tasks.
 
         Args:
-            tasks: the names of the worker's tasks.
+            sweeps: the names of the tasks that end conversations.
+            others: of the worker's other tasks.
             version: of lapse.
             schema_version: that this lapse needs.
             database: `postgresql` or `sqlite`.
         """
         self.registry: CollectorRegistry = CollectorRegistry()
+        tasks = (*sweeps, *others)
         self._processed = self._counter(
-            "background_conversations_processed", "Conversations that the worker ended.", tasks
+            "background_conversations_processed", "Conversations that the worker ended.", sweeps
         )
         self._failures = self._counter("background_task_failures", "Runs of a task that failed.", tasks)
         self._rearmed = self._counter(
-            "lapse_conversations_rearmed", "Conversations looked at that had activity meanwhile.", tasks
+            "lapse_conversations_rearmed", "Conversations looked at that had activity meanwhile.", sweeps
         )
         self._contended = self._counter(
-            "lapse_conversations_contended", "Conversations that changed between claim and update.", tasks
+            "lapse_conversations_contended", "Conversations that changed between claim and update.", sweeps
         )
         self._refused = self._counter(
-            "lapse_conversations_refused", "Times that the database refused to end a conversation.", tasks
+            "lapse_conversations_refused", "Times that the database refused to end a conversation.", sweeps
         )
         self._quarantined = self._gauge(
-            "lapse_conversations_quarantined", "Conversations that are due and that the database refuses to end.", tasks
+            "lapse_conversations_quarantined",
+            "Conversations that are due and that the database refuses to end.",
+            sweeps,
         )
         self._last_success = self._gauge(
             "lapse_task_last_success_timestamp_seconds", "Unix time of the latest run that succeeded; 0: none.", tasks
@@ -64,6 +70,9 @@ class PrometheusMetrics(NullMetrics):
             registry=self.registry,
             buckets=DURATION_BUCKETS,
         )
+        self._receipts = Counter(
+            "lapse_receipts_deleted", "Receipts of messages whose time was over.", registry=self.registry
+        )
         self._active, self.wants_active = 0, True
         active = Gauge(
             "active_conversations",
@@ -71,16 +80,17 @@ class PrometheusMetrics(NullMetrics):
             registry=self.registry,
         )
         active.set_function(self._read_active)
-        oldest_due = self._gauge("lapse_oldest_due_seconds", "How long the oldest deadline has been due.", tasks)
-        self._lag = _LagHistogram(tasks)
+        oldest_due = self._gauge("lapse_oldest_due_seconds", "How long the oldest deadline has been due.", sweeps)
+        self._lag = _LagHistogram(sweeps)
         self.registry.register(self._lag)
         Info("lapse_worker", "What runs here.", registry=self.registry).info(
             {"version": version, "schema_version": schema_version, "database": database}
         )
         ProcessCollector(registry=self.registry)
-        self._due_at: dict[str, float | None] = dict.fromkeys(tasks)
+        self._due_at: dict[str, float | None] = dict.fromkeys(sweeps)
         for task in tasks:
             self._duration.labels(task)
+        for task in sweeps:
             oldest_due.labels(task).set_function(partial(self._seconds_overdue, task))
 
     def count_batch(self, task: str, batch: SweepResult) -> None:
@@ -92,14 +102,19 @@ class PrometheusMetrics(NullMetrics):
 
     def count_run(self, result: TaskResult, quarantined: int) -> None:
         """Count a run, and observe its duration if it made a query."""
-        self._refused.labels(result.task).inc(result.refused)
-        self._quarantined.labels(result.task).set(quarantined)
+        if result.task in self._due_at:
+            self._refused.labels(result.task).inc(result.refused)
+            self._quarantined.labels(result.task).set(quarantined)
         if result.error is None:
             self._last_success.labels(result.task).set_to_current_time()
         else:
             self._failures.labels(result.task).inc()
         if result.batches or result.error is not None:
             self._duration.labels(result.task).observe(result.seconds)
+
+    def count_receipts(self, deleted: int) -> None:
+        """Count receipts that were deleted."""
+        self._receipts.inc(deleted)
 
     def count_failure(self, task: str) -> None:
         """Count a run that could not begin."""

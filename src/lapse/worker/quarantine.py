@@ -1,14 +1,12 @@
-"""Conversations that the database refuses to end: found in a batch, left out, and tried again later, alone."""
+"""Conversations that the database refuses to end: left out, and tried again later, alone."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable
 
-from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
-from lapse.models import AnyId, SweepResult
+from lapse.models import AnyId
 from lapse.worker.backoff import Backoff
 
 FIRST_BACKOFF_SECONDS = 60.0
@@ -54,41 +52,3 @@ class Quarantine:
     def release(self, conv_id: AnyId) -> None:
         """Take a conversation back: it has ended, or is not due any more."""
         self._backoffs.pop(conv_id, None)
-
-
-class BatchBisector:
-    """Halves a batch that the database refused, until each conversation to blame is alone; the rest is swept."""
-
-    def __init__(self, sweep_ids: Callable[[Sequence[AnyId]], SweepResult]) -> None:
-        """Prepare it; `sweep_ids` sweeps those of some conversations that are due."""
-        self._sweep_ids = sweep_ids
-        self.last_deadline: datetime | None = None
-        """The latest deadline of what was swept."""
-
-    def run(self, ids: Sequence[AnyId], problem: Exception) -> Iterator[tuple[AnyId, Exception] | None]:
-        """Go through a batch that met this problem as a whole, in the order of its deadlines.
-
-        Yields:
-            After each part: a conversation that was refused, and why; None where the part was swept.
-        """
-        if len(ids) == 1:
-            remaining: Exception | None = problem
-            if isinstance(problem, ConversationUnchangedError):
-                remaining = self.sweep(ids)  # it may have got a message at that very moment
-            yield None if remaining is None else (ids[0], remaining)
-            return
-        middle = len(ids) // 2
-        for half in filter(None, (ids[:middle], ids[middle:])):
-            if (remaining := self.sweep(half)) is None:
-                yield None
-            else:
-                yield from self.run(half, remaining)
-
-    def sweep(self, ids: Sequence[AnyId]) -> Exception | None:
-        """Sweep some conversations in one batch; return why they were refused, or None."""
-        try:
-            batch = self._sweep_ids(ids)
-        except (ConversationRefusedError, StatementTimeoutError) as error:
-            return error
-        self.last_deadline = batch.last_deadline or self.last_deadline
-        return ConversationUnchangedError() if batch.changed_nothing else None

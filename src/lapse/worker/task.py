@@ -39,6 +39,8 @@ class TaskResult:
     rearmed: int = 0
     refused: int = 0
     """Conversations that the database refused to end; they are quarantined, and tried again later."""
+    deleted: int = 0
+    """Receipts whose time was over."""
     batches: int = 0
     seconds: float = 0.0
     completed: bool = True
@@ -69,6 +71,9 @@ class NullMetrics:
     def count_failure(self, task: str) -> None:
         """Count that a task could not run, since the database did not say what is due."""
 
+    def count_receipts(self, deleted: int) -> None:
+        """Count receipts that were deleted."""
+
     def record_deadlines(self, deadlines: NextDeadlines) -> None:
         """Record what is due next."""
 
@@ -91,6 +96,8 @@ class Task(Protocol):
     name: str
     log_fields: Mapping[str, Any]
     """Additional fields of its log lines."""
+    slice_seconds: float
+    """How long it may keep the others waiting, while a worker goes on; what is left it does in the next cycles."""
 
     @property
     def quarantined_ids(self) -> Sequence[AnyId]:
@@ -192,8 +199,11 @@ class TaskRunner:
                     with stop_event.interruptible(STOP_GRACE_SECONDS):
                         for pause in self.task.work(result):
                             heartbeat.wait(pause, stop_event)
-                            if stop_event.is_set() or time.monotonic() - begin >= max_seconds:
+                            elapsed = time.monotonic() - begin
+                            if stop_event.is_set() or elapsed >= max_seconds:
                                 result.completed = False
+                                break
+                            if deadlines is not None and elapsed >= self.task.slice_seconds:
                                 break
                 except Interrupted:
                     # Neither a success nor a failure: what was done is in the database, and nobody runs on.
@@ -221,18 +231,18 @@ class TaskRunner:
         fields = {
             "task": result.task,
             "cycle": cycle,
-            "count": result.ended,
+            "count": result.ended + result.deleted,
             "execution_time_seconds": round(result.seconds, 3),
             **self.task.log_fields,
         }
         if result.error is None:
-            self.metrics.record_success(result.ended, result.seconds)
+            self.metrics.record_success(result.ended + result.deleted, result.seconds)
             self._backoff.reset()
-            if result.ended or not result.completed:
+            if result.ended or result.deleted or not result.completed:
                 # What is left waits for the next cycle, or the next `--once`.
                 log.info("task processed", **fields, **({} if result.completed else {"completed": False}))
             return
-        self.metrics.record_failure(mask_addresses(str(result.error)), result.seconds, result.ended)
+        self.metrics.record_failure(mask_addresses(str(result.error)), result.seconds, result.ended + result.deleted)
         log.error(
             "task failed",
             error=str(result.error),

@@ -1,4 +1,4 @@
-"""The worker's tasks: pausing what is idle, and ending what has expired."""
+"""The worker's tasks: pausing what is idle, ending what has expired, deleting receipts whose time is over."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from lapse.errors import ConversationRefusedError, ConversationUnchangedError, StatementTimeoutError
+from lapse.errors import ConversationUnchangedError, StatementTimeoutError
 from lapse.lifecycle import whole_seconds
 from lapse.logs import EventLogger
 from lapse.models import MIN_DATETIME, AnyId, NextDeadlines, SweepResult
 from lapse.service import ConversationService
 from lapse.store import Database
 from lapse.store.limits import ended_by
-from lapse.store.operations import sweeps
+from lapse.store.operations import Steps, receipts, sweeps
+from lapse.store.operations.batch_bisector import REFUSALS, BatchBisector
+from lapse.store.operations.receipts import RECEIPTS
 from lapse.store.operations.schema import head_version
 from lapse.store.operations.sweeps import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, TASKS, Scope, SweepKind
 from lapse.tracing import span
 from lapse.worker.poller import BacklogGuard
-from lapse.worker.quarantine import BatchBisector, Quarantine
+from lapse.worker.quarantine import Quarantine
 from lapse.worker.task import NullMetrics, Task, TaskResult, WorkerContext
 from lapse.worker.throttle import AdaptiveBatchSize, RateLimit
 
 MAX_REFUSED_IN_A_ROW = 100
 """A run that ends nothing fails after so many refusals: they are hardly the conversations' own fault."""
+SECONDS_TO_FIRST_WALK = 60
+SECONDS_BETWEEN_WALKS = 60 * 60
+"""Receipts may stay so much longer than the setting says."""
 RETRIES_PER_RUN = 50
 """Quarantined conversations that one run retries: the others come first."""
 
@@ -74,7 +79,7 @@ class SweepTask:
             log_fields: what its log lines say besides.
             clock: of the pauses of what was refused, in seconds.
         """
-        self.name = name
+        self.name, self.slice_seconds = name, math.inf
         self.log_fields = log_fields or {}
         self._database = service.database
         self._sweeps = [_Sweep(kind, Quarantine(clock)) for kind in kinds]
@@ -115,7 +120,7 @@ class SweepTask:
             problem: Exception | None = None
             try:
                 batch = self._sweep(sweep, scope)
-            except (StatementTimeoutError, ConversationRefusedError) as error:
+            except REFUSALS as error:
                 problem = error
             else:
                 self._batch_size.record(batch.claimed, time.monotonic() - begin)
@@ -143,30 +148,33 @@ class SweepTask:
         with self._context.heartbeat.asking_database():
             select = partial(self._database.run, sweeps.select_due_ids, sweep.kind, scope, reads_only=True, retry=False)
             ids = ended_by(self._context.stop_event.is_set).run(select)
-        bisector = BatchBisector(lambda part: self._sweep_ids(sweep, part, result))
-        for refused in bisector.run(ids, problem):
-            if refused is not None:
-                conv_id, reason = refused
+        bisector = BatchBisector(ids)
+        outcome: SweepResult | Exception = problem
+        for number, part in enumerate(bisector):
+            if number > 0:
+                outcome = self._try_ids(sweep, part, result)
+            if (reason := bisector.record(part, outcome)) is not None:
                 self._refused_in_a_row += 1
                 is_hopeless = self._refused_in_a_row > MAX_REFUSED_IN_A_ROW and not result.ended
                 if sweep.quarantine.is_full or is_hopeless:
                     result.refused += 1
                     raise reason
-                self._quarantine(sweep, conv_id, reason, result)
+                self._quarantine(sweep, part[0], reason, result)
             yield 0.0
         return SweepResult(claimed=len(ids), last_deadline=bisector.last_deadline)
 
     def _retry_quarantined(self, sweep: _Sweep, result: TaskResult) -> Iterator[float]:
         """Sweep what was quarantined and has waited long enough, each conversation alone."""
-        bisector = BatchBisector(lambda part: self._sweep_ids(sweep, part, result))
         for conv_id in sweep.quarantine.ready[:RETRIES_PER_RUN]:
             yield 0.0
-            problem = bisector.sweep([conv_id])
-            if problem is None:
+            outcome = self._try_ids(sweep, [conv_id], result)
+            if isinstance(outcome, SweepResult) and outcome.changed_nothing:
+                outcome = ConversationUnchangedError()
+            if isinstance(outcome, Exception):
+                self._quarantine(sweep, conv_id, outcome, result)
+            else:
                 # Ended; or not due any more; or locked, and then a later batch finds it.
                 sweep.quarantine.release(conv_id)
-            else:
-                self._quarantine(sweep, conv_id, problem, result)
 
     def _quarantine(self, sweep: _Sweep, conv_id: AnyId, problem: Exception, result: TaskResult) -> None:
         result.refused += 1
@@ -182,9 +190,13 @@ class SweepTask:
         silent_before = self._guard.silent_before if self._guard else None
         return Scope(limit, sweep.cursor, sweep.quarantine.ids, silent_before=silent_before)
 
-    def _sweep_ids(self, sweep: _Sweep, ids: Sequence[AnyId], result: TaskResult) -> SweepResult:
+    def _try_ids(self, sweep: _Sweep, ids: Sequence[AnyId], result: TaskResult) -> SweepResult | Exception:
+        """Sweep those of some conversations that are due, in one batch, or return why they are refused."""
         scope = self._scope(sweep, len(ids))._replace(cursor=MIN_DATETIME, ids=ids, is_among=True)
-        batch = self._sweep(sweep, scope)
+        try:
+            batch = self._sweep(sweep, scope)
+        except REFUSALS as error:
+            return error
         result.add(batch)
         return batch
 
@@ -203,6 +215,57 @@ class SweepTask:
             self.name, replace(batch, claimed=batch.ended + batch.rearmed) if is_refused else batch
         )
         return batch
+
+
+class ReceiptsTask:
+    """Deletes receipts that are old enough, on a walk through their whole table every so often: it has no index."""
+
+    name = RECEIPTS
+    quarantined_ids: Sequence[AnyId] = ()
+    slice_seconds = 0.05
+
+    def __init__(
+        self, service: ConversationService, context: WorkerContext, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Prepare the task; the first walk begins a little later: what is due comes first.
+
+        Args:
+            service: whose receipts, and whose settings.
+            context: of the worker.
+            clock: in seconds.
+        """
+        self.log_fields: Mapping[str, Any] = {"receipt_days": service.settings.receipt_days}
+        self._seconds = round(service.settings.receipt_days * 24 * 60 * 60)
+        self._database, self._context, self._clock = service.database, context, clock
+        self._place = 0
+        """Where the walk goes on."""
+        self._next_walk_at = clock() + SECONDS_TO_FIRST_WALK
+
+    def seconds_to_work(self, _deadlines: NextDeadlines) -> float:
+        """Return when it next has work: a walk is not over, or the next one begins."""
+        return -1.0 if self._place else (self._next_walk_at - self._clock()) or -1.0
+
+    def work(self, result: TaskResult) -> Iterator[float]:
+        """Go on with the walk, piece by piece, to the end of the table; as `Task.work`.
+
+        Raises:
+            DatabaseError: the database refused, or cannot be reached.
+        """
+        extent = self._run(receipts.extent)
+        while self._place < extent:
+            deleted = self._run(receipts.delete_piece, self._place, self._seconds)
+            self._place += receipts.PIECE[self._database.dialect]
+            result.deleted += deleted
+            result.batches += 1
+            self._context.metrics.count_receipts(deleted)
+            if self._place < extent:
+                yield 0.0
+        self._place, self._next_walk_at = 0, self._clock() + SECONDS_BETWEEN_WALKS
+
+    def _run(self, operation: Callable[..., Steps[int]], *arguments: int) -> int:
+        with self._context.heartbeat.asking_database():
+            run = partial(self._database.run, operation, *arguments, retry=False)
+            return ended_by(self._context.stop_event.is_set).run(run)
 
 
 def sweep_tasks(service: ConversationService, **options: Any) -> dict[str, Task]:
@@ -227,4 +290,5 @@ def make_metrics(database: Database, *, is_enabled: bool) -> NullMetrics:
     from lapse.worker.prometheus import PrometheusMetrics
 
     schema_version = head_version()
-    return PrometheusMetrics(TASKS, version=__version__, schema_version=schema_version, database=database.dialect)
+    known = {"version": __version__, "schema_version": schema_version, "database": database.dialect}
+    return PrometheusMetrics(TASKS, [RECEIPTS], **known)

@@ -14,11 +14,13 @@ from lapse.models import NextDeadlines
 from lapse.service import ConversationService
 from lapse.settings import Settings, load_settings
 from lapse.shutdown import Interrupted, StopEvent
+from lapse.store.operations.receipts import RECEIPTS
+from lapse.store.operations.sweeps import TASKS
 from lapse.worker.backoff import Backoff
 from lapse.worker.options import WorkerOptions, check_parts
 from lapse.worker.poller import BacklogGuard, DeadlinePoller
 from lapse.worker.task import BACKOFF_SECONDS, DEFAULT_TASK_CONFIG, TaskResult, TaskRunner, WorkerContext, is_in_turn
-from lapse.worker.tasks import make_metrics, sweep_tasks
+from lapse.worker.tasks import ReceiptsTask, make_metrics, sweep_tasks
 from lapse.worker.throttle import RateLimit
 
 METRICS_EVERY_CYCLES = 10
@@ -27,7 +29,7 @@ log = EventLogger(__name__)
 
 
 class BackgroundWorker:
-    """Ends idle and expired conversations. Any number of workers may run on one database."""
+    """Ends idle and expired conversations, and deletes old receipts. Any number of workers may run on one database."""
 
     def __init__(
         self,
@@ -209,6 +211,7 @@ class BackgroundWorker:
     def _make_runners(self, guard: BacklogGuard, context: WorkerContext) -> dict[str, TaskRunner]:
         limits: dict[str, Any] = {"batch_size": self.batch_size, "rate_limit": RateLimit(self.options.max_rate)}
         tasks = sweep_tasks(self.conversation_service, guard=guard, context=context, **limits)
+        tasks[RECEIPTS] = ReceiptsTask(self.conversation_service, context)
         return {name: TaskRunner(task, context) for name, task in tasks.items()}
 
     def _health(self) -> str:
@@ -275,7 +278,7 @@ class BackgroundWorker:
         return seconds
 
     def _report_status(self) -> None:
-        ended = sum(metrics.total_items_processed for metrics in self.metrics.values())
+        ended = sum(self.metrics[name].total_items_processed for name in TASKS)
         self._report(f"{self._health()}, cycle {self.cycle_count}, {ended} ended")
 
     def _seconds_to_wait(self, results: list[TaskResult], deadlines: NextDeadlines | None, began: float) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import sqlalchemy as sa
+
 from lapse.adoption.catalog import Column, Table
 from lapse.adoption.findings import Finding, error, name_of, warning
 from lapse.adoption.inspection import Inspection, Kind
@@ -16,7 +18,7 @@ from lapse.adoption.required_columns import (
     obstacles,
     wrong_columns,
 )
-from lapse.store.table_mapping import LAPSE_COLUMNS
+from lapse.store.table_mapping import LAPSE_COLUMNS, IdKind
 from lapse.store.tables import OWN_TABLES
 
 _IDLE_SECONDS = 1_800
@@ -29,14 +31,19 @@ def check_columns(inspection: Inspection) -> Iterator[Finding]:
     if not (inspection.is_current and inspection.table):
         return
     if inspection.kind is Kind.OWN:
-        yield from wrong_columns(inspection.table, declared_types(OWN_TABLES.conversations))
+        yield from wrong_columns(inspection.table, _own_types(inspection.table))
         if inspection.events:
-            yield from wrong_columns(inspection.events, declared_types(OWN_TABLES.events))
+            yield from wrong_columns(inspection.events, _types_beside(inspection, inspection.table, OWN_TABLES.events))
+        if inspection.receipts:
+            types = _types_beside(inspection, inspection.table, OWN_TABLES.receipts)
+            yield from wrong_columns(inspection.receipts, types)
         return
     yield from obstacles(inspection.table)
     yield from _columns_of_adoption(inspection, inspection.table)
     if inspection.events:
-        yield from wrong_columns(inspection.events, _types_of_events(inspection, inspection.table))
+        yield from wrong_columns(inspection.events, _types_beside(inspection, inspection.table, OWN_TABLES.events))
+    if inspection.receipts:
+        yield from wrong_columns(inspection.receipts, _types_beside(inspection, inspection.table, OWN_TABLES.receipts))
 
 
 def check_fillable(inspection: Inspection) -> Iterator[Finding]:
@@ -97,11 +104,16 @@ def _types_of_lapse(inspection: Inspection) -> Types:
     return {inspection.column_names[name]: declared[name] for name in LAPSE_COLUMNS}
 
 
-def _types_of_events(inspection: Inspection, table: Table) -> Types:
-    """Return the types of `conversation_events`, whose ids have the types of the application's table."""
+def _own_types(table: Table) -> Types:
+    """Return the types of lapse's own table, whose owners are whole numbers, UUIDs or text."""
+    return declared_types(OWN_TABLES.conversations) | {"owner_id": tuple(IdKind)}
+
+
+def _types_beside(inspection: Inspection, table: Table, own: sa.Table) -> Types:
+    """Return the types of a table of lapse's own, whose ids have the types of the conversations."""
     types: dict[str, tuple[str]] = {
         inspection.column_names["version"] if name == "version" else name: wanted
-        for name, wanted in declared_types(OWN_TABLES.events).items()
+        for name, wanted in declared_types(own).items()
     }
     ids = {name: (bare_type(table.columns[name].type),) for name in ("owner_id", "conv_id") if name in table.columns}
     return types | ids
@@ -114,6 +126,7 @@ def _default(inspection: Inspection, name: str) -> str:
     seconds = re.search(r"\d+", (column and column.default) or str(_IDLE_SECONDS))
     defaults = {
         "version": "0",
+        "reminders_sent": "0",
         "idle_check_at": f"now() + interval '{seconds and seconds[0]} seconds'",
         "idle_timeout_seconds": seconds[0] if seconds else "",
     }

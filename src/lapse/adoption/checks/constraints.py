@@ -17,7 +17,10 @@ def check_primary_keys(inspection: Inspection) -> Iterator[Finding]:
     """Yield missing or different primary keys: that of the events guarantees one event per transition."""
     if not inspection.is_current:
         return
-    wanted = [(inspection.events, ["owner_id", "conv_id", inspection.column_names["version"]])]
+    wanted = [
+        (inspection.events, ["owner_id", "conv_id", inspection.column_names["version"]]),
+        (inspection.receipts, ["owner_id", "channel", "message_id"]),
+    ]
     if inspection.kind is Kind.OWN:
         wanted.append((inspection.table, ["owner_id", "conv_id"]))
     for table, columns in wanted:

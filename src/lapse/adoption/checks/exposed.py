@@ -22,7 +22,7 @@ def check_exposed(inspection: Inspection, connection: Connection[Any]) -> Iterat
     """Yield tables that PUBLIC, or a role with default privileges only, can read or write."""
     if inspection.kind not in (Kind.OWN, Kind.ADOPTED, Kind.ADOPTING):
         return
-    tables = [name_of(table) for table in (inspection.table, inspection.events, inspection.version_table) if table]
+    tables = [name_of(table) for table in (inspection.table, *inspection.tables_beside) if table]
     if inspection.kind is not Kind.OWN and inspection.table:
         tables.append(f"{quoted(inspection.table.schema)}.{ADOPTION_TABLE}")
     exposed = []

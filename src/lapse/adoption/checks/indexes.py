@@ -37,7 +37,7 @@ def check_indexes(inspection: Inspection) -> Iterator[Finding]:
 
 def check_valid_indexes(inspection: Inspection) -> Iterator[Finding]:
     """Yield invalid indexes, lapse's and the application's."""
-    for table in (inspection.table, inspection.events):
+    for table in (inspection.table, inspection.events, inspection.receipts):
         for index in table.indexes.values() if table else ():
             if table and not index.is_valid:
                 yield error(

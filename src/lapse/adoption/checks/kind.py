@@ -60,6 +60,8 @@ def check_version(inspection: Inspection) -> Iterator[Finding]:
         )
     if inspection.kind in (Kind.OWN, Kind.ADOPTED):
         tables = {"conversations": inspection.table, "conversation_events": inspection.events}
+        if inspection.is_current:
+            tables["message_receipts"] = inspection.receipts
         for name in (name for name, table in tables.items() if table is None):
             yield error(
                 "missing-table",

@@ -17,6 +17,7 @@ from lapse.adoption.names import (
     KEY_CONSTRAINT,
     KEY_FUNCTION,
     LAPSE_TRIGGERS,
+    RECEIPTS,
     TRIGGER_FUNCTIONS,
     quoted,
 )
@@ -58,7 +59,7 @@ def _conflicts(table: Table, connection: Connection[Any]) -> Iterator[Finding]:
     indexes = [str(index.name) for index in OWN_TABLES.conversations.indexes]
     parameters = {
         "schema": quoted(table.schema),
-        "relations": [EVENTS, ADOPTION_TABLE, VERSION_TABLE, HELPER_INDEX, *indexes],
+        "relations": [EVENTS, RECEIPTS, ADOPTION_TABLE, VERSION_TABLE, HELPER_INDEX, *indexes],
         "functions": [KEY_FUNCTION, *TRIGGER_FUNCTIONS],
     }
     for row in fetch_rows(connection, _SAME_NAME, parameters):

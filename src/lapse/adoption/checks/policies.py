@@ -23,7 +23,11 @@ _POLICIES = """
         WHERE of_role = 0 OR pg_has_role(%(role)s::name, of_role, 'USAGE'))"""
 _IS_EXEMPT = "SELECT rolsuper OR rolbypassrls AS is_exempt FROM pg_roles WHERE rolname = %(role)s"
 _COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE"}
-_NEEDED = {"conversations": ("SELECT", "INSERT", "UPDATE"), "conversation_events": ("SELECT", "INSERT")}
+_NEEDED = {
+    "conversations": ("SELECT", "INSERT", "UPDATE"),
+    "conversation_events": ("SELECT", "INSERT"),
+    "message_receipts": ("SELECT", "INSERT", "DELETE"),
+}
 
 
 def check_policies(inspection: Inspection, connection: Connection[Any]) -> Iterator[Finding]:
@@ -31,7 +35,7 @@ def check_policies(inspection: Inspection, connection: Connection[Any]) -> Itera
     if inspection.kind in (Kind.OTHER, Kind.HIDDEN):
         return
     role = inspection.server.role
-    for table in filter(None, (inspection.table, inspection.events, inspection.version_table)):
+    for table in filter(None, (inspection.table, *inspection.tables_beside)):
         if not table.is_row_security_active:
             continue
         # A missing privilege is reported by `check_privileges`.
@@ -60,8 +64,8 @@ def check_unprotected(inspection: Inspection) -> Iterator[Finding]:
     """Yield lapse's own tables without row level security: an API may publish them."""
     if not inspection.is_current:
         return
-    own = (inspection.table if inspection.kind is Kind.OWN else None, inspection.events, inspection.version_table)
-    for table in filter(None, own):
+    own = [inspection.table] if inspection.kind is Kind.OWN else []
+    for table in filter(None, [*own, *inspection.tables_beside]):
         if not table.has_row_security:
             yield warning(
                 "row-security-missing",

@@ -47,8 +47,23 @@ def check_privileges(inspection: Inspection, connection: Connection[Any]) -> Ite
         known = [*OWN_TABLES.events.columns.keys(), *of_lapse]
         for privilege in ("SELECT", "INSERT"):
             yield from _missing(connection, inspection, inspection.events, privilege, known)
+    if inspection.receipts and inspection.is_current:
+        yield from _missing_on_receipts(connection, inspection, inspection.receipts)
     if inspection.version_table:
         yield from _missing(connection, inspection, inspection.version_table, "SELECT", ["version_num"])
+
+
+def _missing_on_receipts(connection: Connection[Any], inspection: Inspection, table: Table) -> Iterator[Finding]:
+    """An application inserts them and a worker deletes them: a role that can do neither is none of both."""
+    yield from _missing(connection, inspection, table, "SELECT", list(table.columns))
+    without = [name for name in ("INSERT", "DELETE") if columns_without_privilege(connection, table, name)]
+    if len(without) == 2:
+        yield error(
+            "missing-privilege",
+            f"Role {inspection.server.role} lacks INSERT and DELETE on {table.name}: an application needs the first, "
+            "a worker the second.",
+            f"GRANT INSERT, DELETE ON {name_of(table)} TO {quoted(inspection.server.role)};",
+        )
 
 
 def check_sequence_privilege(inspection: Inspection, connection: Connection[Any]) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def check_settings(inspection: Inspection) -> Iterator[Finding]:
             "fire, including those that protect an adopted table from stale writes.",
             _change(inspection, "session_replication_role", "origin"),
         )
-    tables = (inspection.table, inspection.events, inspection.version_table)
+    tables = (inspection.table, *inspection.tables_beside)
     filtered = [table.name for table in tables if table and table.is_row_security_active]
     if settings["row_security"] == "off" and filtered:
         yield error(

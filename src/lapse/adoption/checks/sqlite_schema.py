@@ -123,7 +123,7 @@ def check_schema(file: File) -> Iterator[Finding]:
         )
     if not file.is_current:
         return
-    for table in (OWN_TABLES.conversations, OWN_TABLES.events):
+    for table in OWN_TABLES.metadata.sorted_tables:
         if file.has(table.name):
             yield from _columns(file, table)
         else:

@@ -97,7 +97,7 @@ def check_vacuum_is_free(inspection: Inspection, connection: Connection[Any]) ->
 
 def _tables(inspection: Inspection) -> Iterator[Table]:
     if inspection.kind not in (Kind.OTHER, Kind.HIDDEN, Kind.EMPTY):
-        yield from filter(None, (inspection.table, inspection.events))
+        yield from filter(None, (inspection.table, inspection.events, inspection.receipts))
 
 
 def _literal(name: str) -> str:

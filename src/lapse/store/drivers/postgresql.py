@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import psycopg
 from psycopg.abc import Buffer, PQGen, PQGenConn
-from psycopg.adapt import Loader
+from psycopg.adapt import Loader, Transformer
 from psycopg.errors import OperationalError, QueryCanceled, ReadOnlySqlTransaction
 from psycopg.pq import Format, TransactionStatus
 from psycopg.types.json import set_json_dumps
@@ -88,6 +88,34 @@ class NamedTypeLoader(Loader):
         return bytes(data).decode()
 
 
+class LazyCells:
+    """The rows of a result as the server sent them, each read when it is asked for."""
+
+    def __init__(self, connection: psycopg.BaseConnection[Any], result: Any) -> None:
+        """Take a result, of a session whose adapters read it."""
+        self._result = result
+        self._transformer = Transformer(connection)
+        self._transformer.set_pgresult(result)
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return int(self._result.ntuples)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """Return all rows, one by one."""
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, place: int) -> tuple[Any, ...]:
+        """Return the values of one row."""
+        row: tuple[Any, ...] = self._transformer.load_row(place, tuple)
+        return row
+
+    def numbers(self) -> list[int]:
+        """Return the first column, which holds small whole numbers."""
+        value_of = self._result.get_value
+        return [int.from_bytes(value_of(place, 0), "big") for place in range(self._result.ntuples)]
+
+
 class Session(psycopg.BaseConnection[tuple[Any, ...]]):
     """The state of one session, in autocommit mode; its waits end at the call's time limit."""
 
@@ -122,14 +150,16 @@ class Session(psycopg.BaseConnection[tuple[Any, ...]]):
 class PostgresqlConnection(Session, psycopg.Connection[tuple[Any, ...]]):
     """One session, in autocommit mode; its waits end when the time of the call is up."""
 
-    def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows.
+    def run(self, sql: str, values: Mapping[str, Any], is_lazy: bool = False) -> Any:
+        """Run a statement and return its rows; lazily, as `LazyCells`.
 
         Raises:
             OverdueError: the time of the call was up.
             psycopg.Error: anything else.
         """
         cursor = self.execute(sql, values, binary=True)
+        if is_lazy:
+            return LazyCells(self, cursor.pgresult)
         # Not the cursor's `description`, which describes each column anew: as long as the rest of a message.
         return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 

@@ -28,8 +28,8 @@ class SqliteConnection(sqlite3.Connection):
     _is_running = False
     _runner: sqlite3.Cursor | None = None
 
-    def run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows.
+    def run(self, sql: str, values: Mapping[str, Any], _is_lazy: bool = False) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows; there is nothing to be lazy about, and a result cannot wait.
 
         Raises:
             sqlite3.Error: it cannot be done.

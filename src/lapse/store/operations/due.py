@@ -9,8 +9,8 @@ from typing import Any
 from lapse.lifecycle import ConversationStatus
 from lapse.models import AnyId, Conversation, NextDeadlines
 from lapse.store.operations.conversations import find
-from lapse.store.operations.steps import Query, Steps
-from lapse.store.operations.sweeps import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS
+from lapse.store.operations.steps import CLOCK, Query, Steps
+from lapse.store.operations.sweeps import EXPIRED_CONVERSATIONS, IDLE_CONVERSATIONS, TASKS
 from lapse.store.statements import Statements, counts, due
 from lapse.store.types import deadline_of
 
@@ -49,7 +49,9 @@ def next_deadlines(
         "exclude_idle": list(exclude.get(IDLE_CONVERSATIONS, ())),
         "exclude_expired": list(exclude.get(EXPIRED_CONVERSATIONS, ())),
     }
-    row = (yield Query(sql(due.next_deadlines), values)).one()
+    row = (yield Query(sql(due.next_deadlines), values)).one_or_none()
+    if row is None:  # there are no tables
+        return NextDeadlines(due_at=dict.fromkeys(TASKS), now=(yield CLOCK))
     idle = deadline_of(row.idle, row.now)
     if (row.armed_seconds or 0) > idle_timeout_seconds:
         # Armed with a longer timeout than today's: it may be idle already, whatever its idle check says.

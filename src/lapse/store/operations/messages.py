@@ -1,241 +1,239 @@
-"""Operations that record a message, which opens, continues, answers or reactivates a conversation."""
+"""Operations that record messages: each opens, continues, answers or reactivates a conversation, or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, cast
 
-from lapse.addresses import AddressPair
-from lapse.errors import ConversationRefusedError, DatabaseUnavailableError
-from lapse.json_objects import check_json_object
-from lapse.lifecycle import ConversationStatus, Sender, initial_status, parse_sender, status_after_message
-from lapse.messages import Message
+from lapse.addresses import masked
+from lapse.checked_message import CheckedMessage, PairKey, opening
+from lapse.errors import ConversationAlreadyOpenError, ConversationRefusedError, DatabaseUnavailableError, LapseError
+from lapse.lifecycle import Sender
+from lapse.messages import MessageResult, Outcome
 from lapse.models import AnyId, Conversation
+from lapse.store.operations.activities import OpenPairs, is_activity, is_plural, record_activities
 from lapse.store.operations.id_generation import new_conv_id
-from lapse.store.operations.steps import CLOCK, Query, Steps, Transaction
-from lapse.store.operations.transitions import has_expired, make_transition, primary_key
+from lapse.store.operations.message_group import OwnTraces
+from lapse.store.operations.recording import record_in_transaction
+from lapse.store.operations.steps import Query, Steps
 from lapse.store.rows import row_to_conversation
-from lapse.store.statements import Row, Statements
-from lapse.store.statements import conversations as statements
-from lapse.store.table_mapping import IdKind
-from lapse.validation import check_id
+from lapse.store.statements import Statements
+from lapse.store.statements import conversations as conversation_statements
+from lapse.store.statements import messages as statements
 
-MAX_ATTEMPTS = 20
-"""How many times a pair's conversation may change between two statements before the call gives up."""
-
-
-class NewConversation(NamedTuple):
-    """A conversation that a message (or a caller) would open; durations in seconds."""
-
-    owner_id: AnyId
-    pair: AddressPair
-    sender: Sender
-    expiration_seconds: int
-    idle_timeout_seconds: int
-    user_id: AnyId | None
-    context: dict[str, Any]
-    metadata: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        message: Message,
-        pair: AddressPair,
-        kinds: Mapping[str, IdKind],
-        expiration_seconds: int,
-        idle_timeout_seconds: int,
-    ) -> NewConversation:
-        """Return what a message between these addresses would open, in a database with ids of these kinds.
-
-        Raises:
-            InvalidInputError: a field of the message is not usable.
-        """
-        user_id = message.user_id
-        return cls(
-            check_id(kinds["owner_id"], "owner_id", message.owner_id),
-            pair,
-            parse_sender(message.sender),
-            expiration_seconds,
-            idle_timeout_seconds,
-            None if user_id is None else check_id(kinds["user_id"], "user_id", user_id),
-            check_json_object("context", message.context),
-            check_json_object("metadata", message.metadata),
-        )
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """Return the parameters that find the open conversation of this pair."""
-        return {
-            "of_owner_id": self.owner_id,
-            "of_channel": self.pair.channel,
-            "of_session_key": self.pair.session_key,
-        }
-
-    def values(self, conv_id: AnyId) -> dict[str, Any]:
-        """Return the parameters of the statements that insert it with this id."""
-        return {
-            "new_owner_id": self.owner_id,
-            "new_conv_id": conv_id,
-            "new_channel": self.pair.channel,
-            "new_session_key": self.pair.session_key,
-            "new_from_number": self.pair.from_number,
-            "new_to_number": self.pair.to_number,
-            "new_user_id": self.user_id,
-            "new_status": initial_status(self.sender).value,
-            "is_inbound": self.sender is Sender.USER,
-            "expiration": self.expiration_seconds,
-            "idle_timeout": self.idle_timeout_seconds,
-            "new_context": self.context,
-            "new_metadata": self.metadata,
-        }
+MAX_GROUP = 500
+"""Messages of one statement. More fill the pages of the table before the rows that they leave can be pruned: in groups
+of 5,000 one update in five was not HOT (docs/performance.md)."""
 
 
-class OpenPairs(set[tuple[AnyId, str, str]]):
-    """Pairs that had an open conversation when this process last saw them: decides which statement is tried first."""
-
-    MOST = 100_000
-    """Some 20 MB."""
-
-    def add(self, pair: tuple[AnyId, str, str]) -> None:
-        """Remember a pair; when there are too many, all others are forgotten."""
-        if len(self) >= self.MOST:
-            self.clear()
-        super().add(pair)
+# --- one message ----------------------------------------------------------------------------------------------------
 
 
-# --- messages -------------------------------------------------------------------------------------------------------
-
-
-def record_message(sql: Statements, new: NewConversation, is_known: bool) -> Steps[Conversation]:
+def record(sql: Statements, message: CheckedMessage, is_known: bool) -> Steps[MessageResult]:
     """Record a message: one statement where it means no transition, else a transaction with the transition.
 
     Args:
         sql: the statements.
-        new: what the message would open.
+        message: the message.
         is_known: the pair had an open conversation a moment ago: a guess at which statement to try first.
 
     Raises:
         ConversationRefusedError: the database refused.
         DatabaseUnavailableError: the pair's conversation kept beginning and ending.
     """
-    if is_known and not sql.shape.is_distributed:  # Citus takes `now()` in an INSERT only
-        rows = yield Query(sql(statements.record_activity, new.sender), new.key)
-        if rows:
-            return row_to_conversation(rows[0])
-    # The id is given before the row is inserted: the repeat of an attempt whose answer was lost must know its own.
-    conv_id = yield from new_conv_id(sql)
-    values = new.values(conv_id)
-
-    def attempt() -> Steps[Row]:
-        rows = yield Query(sql(statements.record_message, new.sender), values)
-        return rows[0] if rows else (yield from _record_transition(sql, new, values))
-
-    row = yield from _open_once(sql, new.owner_id, lambda: conv_id, attempt)
-    return row_to_conversation(row)
-
-
-def _record_transition(sql: Statements, new: NewConversation, values: dict[str, Any]) -> Steps[Row]:
-    def work() -> Steps[Row | None]:
-        live, now = yield from lock_open_conversation(sql, new)
-        if live is not None:
-            return (yield from _apply_message(sql, live, new, now))
-        # Another message may open one first: then this one is activity of that, or tries again.
-        rows = yield Query(sql(statements.record_message, new.sender, True), values | {"now": now})
-        return rows.one_or_none()
-
-    return (yield from retry_until_found(work))
-
-
-def open_conversation(sql: Statements, new: NewConversation) -> Steps[tuple[Conversation, bool]]:
-    """Return the pair's live conversation, and whether it is the new one; errors as `record_message`."""
-    conv_id: AnyId | None = None
-
-    def work() -> Steps[Row | None]:
-        nonlocal conv_id
-        live, now = yield from lock_open_conversation(sql, new)
-        if live is not None:
-            return live
-        if conv_id is None:
-            conv_id = yield from new_conv_id(sql)
-        rows = yield Query(sql(statements.insert_unless_open), new.values(conv_id) | {"now": now})
-        return rows.one_or_none()
-
-    row = yield from _open_once(sql, new.owner_id, lambda: conv_id, lambda: retry_until_found(work))
-    # By its id, so that a repeat after a lost COMMIT still knows its own.
-    return row_to_conversation(row), row.conv_id == conv_id
-
-
-def _open_once(
-    sql: Statements, owner_id: AnyId, own_id: Callable[[], AnyId | None], attempt: Callable[[], Steps[Row]]
-) -> Steps[Row]:
-    """Return what `attempt` finds or opens, or what it had opened before its answer was lost and has ended since.
-
-    Raises:
-        ConversationRefusedError: the database refused for another reason.
-    """
+    ids = OwnTraces()
     try:
-        return (yield from attempt())
+        return (yield from _record_alone(sql, message, is_known, ids))
     except ConversationRefusedError:
-        conv_id = own_id()
-        if conv_id is not None:
-            # The id is this call's own: whatever has it was opened by an earlier attempt.
-            rows = yield Query(sql(statements.by_owner_and_id), {"of_conv_id": conv_id, "of_owner_id": owner_id})
-            if rows:
-                return rows[0]
+        if (opened := (yield from _opened_before(sql, message, ids))) is not None:
+            return opened
         if not sql.shape.mapping.is_adopted:
             raise
     # Perhaps by a unique index of the application's, which ON CONFLICT does not go by: its row can be seen by now.
-    return (yield from attempt())
+    return (yield from _record_alone(sql, message, is_known, ids))
 
 
-def retry_until_found(work: Callable[[], Steps[Row | None]]) -> Steps[Row]:
-    """Return the first row that a transaction finds.
+def _opened_before(sql: Statements, message: CheckedMessage, ids: OwnTraces) -> Steps[MessageResult | None]:
+    """Return what an attempt had opened whose answer was lost, and that has ended since: the id is this call's own."""
+    conv_id = ids.get(message.key)
+    if conv_id is None:
+        return None
+    key = {"of_conv_id": conv_id, "of_owner_id": message.owner_id}
+    rows = yield Query(sql(conversation_statements.by_owner_and_id), key)
+    return MessageResult(Outcome.OPENED, row_to_conversation(rows[0])) if rows else None
 
-    It finds none only when the pair's conversation began or ended meanwhile, and then the next one does.
+
+def _record_alone(sql: Statements, message: CheckedMessage, is_known: bool, ids: OwnTraces) -> Steps[MessageResult]:
+    # Citus takes `now()` in an INSERT only.
+    if is_known and message.is_plain and not sql.shape.is_distributed:
+        rows = yield Query(sql(statements.record_activity, message.sender), _pair_values(message))
+        if rows:
+            return MessageResult(Outcome.CONTINUED, row_to_conversation(rows[0]))
+    elif is_known and is_plural(sql) and message.is_activity:
+        results: list[MessageResult | None] = [None]
+        yield from record_activities(sql, {message.key: [0]}, [message], results, ids)
+        if results[0] is not None:
+            return results[0]
+    if message.is_plain and message.sender is Sender.USER:
+        # The id is given before the row is inserted: the repeat of an attempt whose answer was lost must know its own.
+        conv_id = ids[message.key] = ids.get(message.key) or (yield from new_conv_id(sql))
+        rows = yield Query(sql(statements.open_or_continue), _new_values(message, conv_id))
+        if rows:
+            outcome = Outcome.OPENED if rows[0].conv_id == conv_id else Outcome.CONTINUED
+            return MessageResult(outcome, row_to_conversation(rows[0]))
+    return (yield from _record_waiting(sql, message, ids))
+
+
+def _record_waiting(sql: Statements, message: CheckedMessage, ids: OwnTraces) -> Steps[MessageResult]:
+    (result,) = yield from record_in_transaction(sql, [message], ids)
+    return cast(MessageResult, result)  # alone, it waits for whoever has the row locked
+
+
+def _pair_values(message: CheckedMessage) -> dict[str, Any]:
+    owner_id, channel, session_key = message.key
+    return {"of_owner_id": owner_id, "of_channel": channel, "of_session_key": session_key}
+
+
+def _new_values(message: CheckedMessage, conv_id: AnyId) -> dict[str, Any]:
+    return {
+        "new_owner_id": message.owner_id,
+        "new_conv_id": conv_id,
+        "new_channel": message.pair.channel,
+        "new_session_key": message.pair.session_key,
+        "new_from_number": message.pair.from_number,
+        "new_to_number": message.pair.to_number,
+        "new_user_id": message.user_id,
+        "new_context": message.context,
+        "new_metadata": message.metadata,
+        "expiration": message.expiration_seconds,
+        "idle_timeout": message.idle_timeout_seconds,
+    }
+
+
+def create_conversation(sql: Statements, message: CheckedMessage) -> Steps[Conversation]:
+    """Open the conversation that a message would open; errors as `record`, and one more.
 
     Raises:
-        DatabaseUnavailableError: that went on for too long.
+        ConversationAlreadyOpenError: the pair has an open one, which is left unchanged.
     """
-    for _ in range(MAX_ATTEMPTS):
-        row = yield Transaction(work)
-        if row is not None:
-            return row
-    raise DatabaseUnavailableError("the conversation of this pair kept changing; try again")
+    result = yield from _open(sql, message)
+    conversation = cast(Conversation, result.conversation)
+    if result.outcome is not Outcome.OPENED:
+        raise ConversationAlreadyOpenError(conversation.conv_id, masked(conversation.conv_id))
+    return conversation
 
 
-# --- inside a transaction that holds the conversation's row -----------------------------------------------------------
+def get_or_create_conversation(sql: Statements, message: CheckedMessage) -> Steps[Conversation]:
+    """Return the pair's live conversation, or open the one that a message would open; errors as `record`."""
+    return cast(Conversation, (yield from _open(sql, message)).conversation)
 
 
-def lock_open_conversation(sql: Statements, new: NewConversation) -> Steps[tuple[Row | None, datetime]]:
-    """Lock the pair's open conversation and return it with the present moment, read after the lock.
+def _open(sql: Statements, message: CheckedMessage) -> Steps[MessageResult]:
+    message, ids = opening(message), OwnTraces()
+    try:
+        return (yield from _record_waiting(sql, message, ids))
+    except ConversationRefusedError:
+        opened = yield from _opened_before(sql, message, ids)
+        if opened is None and not sql.shape.mapping.is_adopted:
+            raise
+        return opened or (yield from _record_waiting(sql, message, ids))
 
-    One that is past its expiry, and not yet swept, is ended as expired: it is not live, and None is returned.
+
+# --- messages together ----------------------------------------------------------------------------------------------
+
+
+def record_group(
+    sql: Statements, messages: Sequence[CheckedMessage], known: Collection[PairKey]
+) -> Steps[list[MessageResult | LapseError | None]]:
+    """Record messages together: those that mean no transition in one statement, all others in one transaction.
+
+    Args:
+        sql: the statements.
+        messages: at most `MAX_GROUP`; those of one pair count in this order.
+        known: pairs that had an open conversation a moment ago: a guess.
+
+    Returns:
+        A result for each message, in order; the error where the database refused it; None where another session has
+        the pair's conversation locked: then nothing was done, and whoever records it alone waits for that session.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be reached; what was recorded by then stays recorded.
     """
-    row = (yield Query(sql(statements.lock_open_of_pair), new.key)).one_or_none()
-    now = yield CLOCK
-    if row is None or not has_expired(row, now):
-        return row, now
-    yield from make_transition(
-        sql,
-        row,
-        ConversationStatus.EXPIRED,
-        at=now,
-        reason=ConversationStatus.EXPIRED.value,
-        actor=new.sender.value,
-        deadline=row.expires_at,
-    )
-    return None, now
+    results: list[MessageResult | LapseError | None] = [None] * len(messages)
+    ids = OwnTraces()
+    pairs: dict[PairKey, list[int]] = {}
+    for place, message in enumerate(messages):
+        pairs.setdefault(message.key, []).append(place)
+    if is_plural(sql):
+        candidates = {key: places for key, places in pairs.items() if key in known and is_activity(messages, places)}
+        if candidates:
+            try:
+                done = yield from record_activities(sql, candidates, messages, results, ids)
+            except ConversationRefusedError:
+                done = []  # one of them, and the transaction below finds out which
+            for key in done:
+                del pairs[key]
+    rest = sorted(place for places in pairs.values() for place in places)
+    yield from _record_rest(sql, messages, rest, ids, results)
+    return results
 
 
-def _apply_message(sql: Statements, row: Row, new: NewConversation, now: datetime) -> Steps[Row]:
-    """Record the message as activity of the locked row, and make the transition that it means, if any."""
-    status = ConversationStatus(row.status)
-    after = status_after_message(status, new.sender)
-    if after is not status:
-        yield from make_transition(sql, row, after, at=now, reason="message", actor=new.sender.value)
-    if status in ConversationStatus.paused_statuses():
-        values = {"now": now, "idle_timeout": new.idle_timeout_seconds}
-        yield Query(sql(statements.rearm), primary_key(row) | values)
-    activity = {"now": now, "is_inbound": new.sender is Sender.USER}
-    return (yield Query(sql(statements.record_activity_by_id), primary_key(row) | activity)).one()
+def record_list(
+    sql: Statements, messages: Sequence[CheckedMessage | LapseError], known: OpenPairs
+) -> Steps[list[MessageResult | LapseError]]:
+    """Record any number of messages, group after group, and return a result for each; errors among them stay.
+
+    Those whose conversation another session has locked are waited for when all others are done.
+    """
+    results: list[Any] = list(messages)
+    places = [place for place, message in enumerate(messages) if not isinstance(message, LapseError)]
+    locked: list[int] = []
+    done = 0
+    try:
+        for begin in range(0, len(places), MAX_GROUP):
+            part = places[begin : begin + MAX_GROUP]
+            group: list[Any] = [messages[place] for place in part]
+            for place, result in zip(part, (yield from record_group(sql, group, known)), strict=True):
+                results[place] = result
+                if result is None:
+                    locked.append(place)
+            for message in group:
+                known.add(message.key)
+            done += len(part)
+        for place in locked:
+            try:
+                results[place] = yield from record(sql, cast(CheckedMessage, messages[place]), is_known=True)
+            except ConversationRefusedError as error:
+                results[place] = error
+    except DatabaseUnavailableError as error:
+        for place in [*(place for place in locked if results[place] is None), *places[done:]]:
+            results[place] = error
+    return results
+
+
+def _record_rest(
+    sql: Statements,
+    messages: Sequence[CheckedMessage],
+    places: Sequence[int],
+    ids: OwnTraces,
+    results: list[MessageResult | LapseError | None],
+) -> Steps[None]:
+    """Record these messages in one transaction; in two halves where the database refuses one of them."""
+    if not places:
+        return
+    chosen = [messages[place] for place in places]
+    try:
+        if len(places) == 1:
+            recorded: Sequence[MessageResult | None] = [(yield from record(sql, chosen[0], is_known=False))]
+        else:
+            recorded = yield from record_in_transaction(sql, chosen, ids)
+    except ConversationRefusedError as error:
+        if len(places) == 1:
+            results[places[0]] = error
+            return
+        half = len(places) // 2
+        yield from _record_rest(sql, messages, places[:half], ids, results)
+        yield from _record_rest(sql, messages, places[half:], ids, results)
+        return
+    for place, result in zip(places, recorded, strict=True):
+        results[place] = result

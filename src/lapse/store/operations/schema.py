@@ -9,11 +9,14 @@ from importlib.resources import files
 from lapse.errors import SchemaMissingError, SchemaVersionError
 from lapse.store.operations.steps import Query, Steps
 from lapse.store.statements import Statements, citus, schema
-from lapse.store.table_mapping import VERSION_TABLE, Shape, mapping_of
+from lapse.store.table_mapping import VERSION_TABLE, Shape, mapping_of, mapping_of_file
 
 
 def read_shape(sql: Statements) -> Steps[Shape | None]:
-    """Return the shape of a PostgreSQL database, or None where there is no table `conversations` yet."""
+    """Return the shape of a database, or None where there is no table `conversations` yet."""
+    if sql.shape.dialect == "sqlite":
+        of_file = mapping_of_file((yield Query(sql(schema.mapping_of_file))))
+        return None if of_file is None else replace(sql.shape, mapping=of_file)
     rows = yield Query(sql(schema.mapping))
     mapping = mapping_of(rows)
     if mapping is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from lapse.store.statements import Statement
+from lapse.store.statements import Rows, Statement
 
 T = TypeVar("T")
 
@@ -16,6 +17,8 @@ class Query(NamedTuple):
     statement: Statement
     values: Mapping[str, Any] = {}
     """By the names of its parameters; others are ignored. The driver supplies `now` where it is left out."""
+    is_lazy: bool = False
+    """The result is `LazyRows`: most rows of a large result are never looked at."""
 
 
 class Transaction(NamedTuple):
@@ -36,3 +39,18 @@ class _Clock:
 CLOCK = _Clock()
 Step = Query | Transaction | _Clock
 Steps = Generator[Step, Any, T]
+
+
+def answer_of_nothing(steps: Steps[T], now: datetime) -> T:
+    """Return what an operation that only reads returns where there are no tables: no query finds a row.
+
+    Raises:
+        LapseError: what the operation raises, for an argument that is not usable, say.
+    """
+    try:
+        step = next(steps)
+        while True:
+            step = steps.send(now if step is CLOCK else Rows())
+    except StopIteration as done:
+        answer: T = done.value
+        return answer

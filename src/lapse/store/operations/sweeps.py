@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lapse.errors import ConversationUnchangedError
 from lapse.models import MIN_DATETIME, AnyId, SweepResult
+from lapse.store.operations.batch_bisector import REFUSALS, BatchBisector
 from lapse.store.operations.steps import CLOCK, Query, Steps, Transaction
 from lapse.store.statements import Rows, Statements
 from lapse.store.statements import sweeps as statements
@@ -17,6 +18,8 @@ IDLE_CONVERSATIONS = "idle_conversations"
 EXPIRED_CONVERSATIONS = "expired_conversations"
 """The specification's names of the tasks that sweep."""
 TASKS = (IDLE_CONVERSATIONS, EXPIRED_CONVERSATIONS)
+MAX_REFUSED = 1_000
+"""Conversations that one call goes past because the database refused to end them: some seconds."""
 
 
 class SweepKind(NamedTuple):
@@ -126,26 +129,95 @@ def select_due_ids(sql: Statements, kind: SweepKind, scope: Scope) -> Steps[list
     return [row.conv_id for row in rows]
 
 
-def pause_idle(sql: Statements, idle_timeout_seconds: int, limit: int) -> Steps[int]:
-    """Pause up to `limit` conversations by both sweeps of what is idle, and return how many were paused.
+# --- all of one call --------------------------------------------------------------------------------------------------
+
+
+class _Tally:
+    """What a call has done so far."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.ended = 0
+        self.refused: list[AnyId] = []
+        self.reason: Exception | None = None
+        """Why the latest one was refused."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended >= self.limit or len(self.refused) >= MAX_REFUSED
+
+
+def end_due(sql: Statements, kinds: Sequence[SweepKind], limit: int) -> Steps[int]:
+    """End up to `limit` conversations by these sweeps, one after the other, and return how many were ended.
+
+    What the database refuses to end is left out, up to `MAX_REFUSED` conversations.
 
     Raises:
-        ConversationRefusedError: a trigger or a constraint refused one of them.
+        ConversationRefusedError: nothing was ended, and a trigger or a constraint refused.
+        StatementTimeoutError: nothing was ended, and even one conversation took too long.
     """
-    ended = 0
-    for kind in idle_sweeps(idle_timeout_seconds):
-        after = MIN_DATETIME
-        while ended < limit:
-            result = yield from sweep_batch(sql, kind, Scope(limit - ended, after))
-            # Rows that were only re-armed must not use up the caller's limit.
-            is_last, ended = result.claimed < limit - ended, ended + result.ended
-            if is_last:
-                break
-            after = result.last_deadline or after
-    return ended
+    tally = _Tally(limit)
+    for kind in kinds:
+        yield from _drain(sql, kind, tally)
+    reason, tally.reason = tally.reason, None
+    try:
+        if reason is not None and not tally.ended:
+            raise reason
+    finally:
+        reason = None  # it knows this frame
+    return tally.ended
+
+
+def _drain(sql: Statements, kind: SweepKind, tally: _Tally) -> Steps[None]:
+    cursor = MIN_DATETIME
+    while not tally.is_over:
+        # Rows that were only re-armed must not use up the caller's limit.
+        scope = Scope(tally.limit - tally.ended, cursor, tuple(tally.refused))
+        outcome = yield from _try_batch(sql, kind, scope)
+        if isinstance(outcome, Exception) or outcome.changed_nothing:
+            outcome = yield from _bisect(sql, kind, scope, outcome, tally)
+        tally.ended += outcome.ended
+        if outcome.claimed < scope.limit:
+            return
+        cursor = outcome.last_deadline or cursor
+
+
+def _bisect(
+    sql: Statements, kind: SweepKind, scope: Scope, outcome: SweepResult | Exception | None, tally: _Tally
+) -> Steps[SweepResult]:
+    """Sweep what is not refused of a batch that came to this as a whole; one that claimed nothing is the last."""
+    ids = yield from select_due_ids(sql, kind, scope)
+    bisector, refused_before = BatchBisector(ids), len(tally.refused)
+    tally.reason = outcome if isinstance(outcome, Exception) else tally.reason
+    for part in bisector:
+        if tally.is_over:
+            break
+        if outcome is None:
+            among = Scope(len(part), MIN_DATETIME, part, is_among=True)
+            outcome = yield from _try_batch(sql, kind, among)
+        reason, outcome = bisector.record(part, outcome), None
+        if reason is not None:
+            tally.refused.append(part[0])
+            tally.reason = reason
+    # Somebody else may hold all that can be seen: then this would go on for as long.
+    has_progress = bisector.ended or bisector.rearmed or len(tally.refused) > refused_before
+    return SweepResult(
+        claimed=len(ids) if has_progress else 0, ended=bisector.ended, last_deadline=bisector.last_deadline
+    )
+
+
+def _try_batch(sql: Statements, kind: SweepKind, scope: Scope) -> Steps[SweepResult | Exception]:
+    try:
+        return (yield from sweep_batch(sql, kind, scope))
+    except REFUSALS as error:
+        return error
+
+
+def pause_idle(sql: Statements, idle_timeout_seconds: int, limit: int) -> Steps[int]:
+    """Pause up to `limit` conversations by both sweeps of what is idle; result and errors as `end_due`."""
+    return (yield from end_due(sql, idle_sweeps(idle_timeout_seconds), limit))
 
 
 def end_expired(sql: Statements, limit: int) -> Steps[int]:
-    """End one batch of what is past its expiry, and return how many were ended; errors as `pause_idle`."""
-    result = yield from sweep_batch(sql, EXPIRED, Scope(limit, MIN_DATETIME))
-    return result.ended
+    """End up to `limit` conversations that are past their expiry; result and errors as `end_due`."""
+    return (yield from end_due(sql, (EXPIRED,), limit))

@@ -1,15 +1,15 @@
-"""One conversation's transitions, inside a transaction that holds its row: row and event together, never one alone."""
+"""One conversation's transition, inside a transaction that holds its row: row and event together, never one alone."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from lapse.addresses import masked, shown
-from lapse.errors import InvalidTransitionError
-from lapse.lifecycle import ConversationStatus, check_transition, event_type, is_due
+from lapse import effects
+from lapse.lifecycle import ConversationStatus, is_due
 from lapse.store.operations.steps import Query, Steps
-from lapse.store.statements import Row, Statements
+from lapse.store.rows import row_to_conversation
+from lapse.store.statements import Row, Statements, batches, recording
 from lapse.store.statements import conversations as statements
 
 
@@ -24,53 +24,16 @@ def has_expired(row: Row, now: datetime) -> bool:
 
 
 def make_transition(
-    sql: Statements,
-    row: Row,
-    to_status: ConversationStatus,
-    *,
-    at: datetime,
-    reason: str | None,
-    actor: str | None,
-    deadline: datetime | None = None,
+    sql: Statements, row: Row, to_status: ConversationStatus, *, at: datetime, reason: str | None, actor: str | None
 ) -> Steps[Row]:
     """Move the locked row to `to_status`, insert the event, and return the new row.
 
     Raises:
         InvalidTransitionError: the table of transitions does not have it; nothing was changed.
     """
-    from_status = _known_status(row, to_status)
-    check_transition(from_status, to_status)
-    is_closed = to_status in ConversationStatus.closed_statuses()
-    values = {
-        "from_version": row.version,
-        "new_status": to_status.value,
-        "new_ended_at": at if is_closed else None,
-    }
-    moved = (yield Query(sql(statements.transition), primary_key(row) | values)).one()
-    event = {
-        "owner_id": row.owner_id,
-        "conv_id": row.conv_id,
-        "version": moved.version,
-        "type": event_type(from_status, to_status).value,
-        "from_status": from_status.value,
-        "to_status": to_status.value,
-        "reason": reason,
-        "actor": actor,
-        "deadline": deadline,
-        "occurred_at": at,
-        "data": {},
-    }
-    yield Query(sql(statements.insert_event), event)
-    return moved
-
-
-def _known_status(row: Row, to_status: ConversationStatus) -> ConversationStatus:
-    try:
-        return ConversationStatus(row.status)
-    except ValueError:
-        raise InvalidTransitionError(
-            str(row.status),
-            to_status,
-            f"conversation {masked(row.conv_id)} has the status {shown(row.status)}, which is the application's own: "
-            "lapse leaves it alone",
-        ) from None
+    moved, event = effects.make_transition(row_to_conversation(row), to_status, at=at, reason=reason, actor=actor)
+    values = {"from_version": row.version, "new_status": moved.status.value, "new_ended_at": moved.ended_at}
+    after = (yield Query(sql(statements.transition), primary_key(row) | values)).one()
+    batch = batches.batch(sql.tables, batches.EVENTS, is_single=True)
+    yield Query(sql(recording.insert_events, True), batch.values([batches.EVENTS.row_of(event)]))
+    return after

@@ -1,5 +1,5 @@
 """Every SQL statement, written once in SQLAlchemy Core: functions of the tables, compiled once per shape."""
 
-from lapse.store.statements.compiled import Row, Rows, Statement, Statements, statements_for
+from lapse.store.statements.compiled import LazyRows, Row, Rows, Statement, Statements, statements_for
 
-__all__ = ["Row", "Rows", "Statement", "Statements", "statements_for"]
+__all__ = ["LazyRows", "Row", "Rows", "Statement", "Statements", "statements_for"]

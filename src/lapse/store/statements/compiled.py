@@ -7,10 +7,10 @@ own processors of each type.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, TypeVarTuple
+from typing import Any, Protocol, TypeVarTuple
 
 import sqlalchemy as sa
 
@@ -38,6 +38,37 @@ class Rows(list[Row]):
     def one_or_none(self) -> Row | None:
         """Return the only row, or None where there is none."""
         return self.one() if self else None
+
+
+class Cells(Protocol):
+    """The driver's rows, not yet read."""
+
+    def __len__(self) -> int:
+        """Return their number."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """Return all rows, one by one."""
+        ...
+
+    def __getitem__(self, place: int, /) -> tuple[Any, ...]:
+        """Return the values of one row, as the driver makes them."""
+        ...
+
+    def numbers(self) -> list[int]:
+        """Return the first column, which holds small whole numbers."""
+        ...
+
+
+class LazyRows:
+    """Rows of a result, each read when it is asked for."""
+
+    def __init__(self, statement: Statement, cells: Cells) -> None:
+        self._statement, self.cells = statement, cells
+
+    def row(self, place: int) -> Row:
+        """Return one row; errors as `Statement.rows`."""
+        return self._statement.rows([self.cells[place]]).one()
 
 
 class Statement:
@@ -93,6 +124,10 @@ class Statement:
                 raise DatabaseError(f"the database holds something in column {column} that lapse cannot read") from None
             rows.append(self._make_row(cells))
         return rows
+
+    def lazy_rows(self, cells: Cells) -> LazyRows:
+        """Return the driver's rows, to be converted one by one."""
+        return LazyRows(self, cells)
 
 
 class Statements:

@@ -1,110 +1,21 @@
-"""Statements of one conversation or pair: messages, transitions, look-ups."""
+"""Statements of one conversation or pair: transitions, updates, look-ups."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 
-from lapse.lifecycle import Sender, statuses_unchanged_by
-from lapse.store.statements.parameters import IDLE_TIMEOUT, IS_INBOUND, LIMIT, of_id, of_owner, of_pair
-from lapse.store.tables import BOUND_NOW, Moment, Tables, constant, status_in
+from lapse.store.statements.parameters import LIMIT, of_id, of_owner, of_pair
+from lapse.store.tables import Tables, constant
 from lapse.store.types import UtcDateTime
-
-# --- messages -------------------------------------------------------------------------------------------------------
-
-
-def _insert(tables: Tables, now: Moment) -> Any:
-    insert = sqlite.insert if tables.shape.dialect == "sqlite" else postgresql.insert
-    names = ("owner_id", "conv_id", "channel", "session_key", "from_number", "to_number", "user_id", "status")
-    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}", type_=tables.c[name].type) for name in names}
-    return insert(tables.conversations).values(
-        **values,
-        version=0,
-        started_at=now,
-        updated_at=now,
-        last_inbound_at=sa.case((IS_INBOUND, now), else_=sa.null()),
-        expires_at=tables.plus_seconds(now, sa.bindparam("expiration", type_=sa.Integer)),
-        idle_check_at=tables.plus_seconds(now, IDLE_TIMEOUT),
-        idle_timeout_seconds=IDLE_TIMEOUT,
-        context=sa.bindparam("new_context", type_=tables.c.context.type),
-        metadata=sa.bindparam("new_metadata", type_=tables.c.metadata.type),
-    )
-
-
-def _unique_among_open(tables: Tables) -> dict[str, Any]:
-    return {
-        "index_elements": [tables.c.owner_id, tables.normalized_channel, tables.c.session_key],
-        "index_where": tables.is_open,
-    }
-
-
-def insert_unless_open(tables: Tables) -> Any:
-    """Insert a conversation unless its pair has an open one; returns the new row or nothing."""
-    insert = _insert(tables, BOUND_NOW)
-    return insert.on_conflict_do_nothing(**_unique_among_open(tables)).returning(tables.conversations)
-
-
-def record_message(tables: Tables, sender: Sender, is_now_bound: bool = False) -> Any:
-    """Open a conversation or record activity on the open one, in one statement that touches no indexed column.
-
-    Returns nothing where the message means a transition (`operations.messages` takes the longer way then). Times come
-    from `excluded`, since a distributed table refuses `now()` in DO UPDATE SET.
-    """
-    insert = _insert(tables, BOUND_NOW if is_now_bound else tables.now)
-    new = insert.excluded
-    return insert.on_conflict_do_update(
-        **_unique_among_open(tables),
-        set_=_activity(tables, new.updated_at, new.last_inbound_at.is_not(None)),
-        where=status_in(tables.c.status, statuses_unchanged_by(sender))
-        & (tables.effective_expires_at >= new.updated_at),
-    ).returning(tables.conversations)
-
-
-def record_activity(tables: Tables, sender: Sender) -> Any:
-    """Record activity on the pair's open conversation, if the message means no transition; returns the row or nothing.
-
-    It does for an open conversation what `record_message` does, and writes a quarter less to PostgreSQL's log: INSERT …
-    ON CONFLICT locks the row before it updates it, and logs that, too (docs/performance.md).
-    """
-    moment = tables.greatest(tables.c.updated_at, tables.now)
-    inbound = {"last_inbound_at": moment} if sender is Sender.USER else {}
-    # `is_open` for SQLite, which uses a partial index only where its very condition stands.
-    return (
-        sa.update(tables.conversations)
-        .where(
-            of_pair(tables),
-            tables.is_open,
-            status_in(tables.c.status, statuses_unchanged_by(sender)),
-            tables.effective_expires_at >= tables.now,
-        )
-        .values(updated_at=moment, **inbound)
-        .returning(tables.conversations)
-    )
-
-
-def _activity(tables: Tables, at: Moment, is_inbound: sa.ColumnElement[bool]) -> dict[str, Any]:
-    """What every message writes; never backwards, since two clocks or two connections may disagree."""
-    moment = tables.greatest(tables.c.updated_at, at)
-    return {"updated_at": moment, "last_inbound_at": sa.case((is_inbound, moment), else_=tables.c.last_inbound_at)}
-
 
 # --- one conversation -----------------------------------------------------------------------------------------------
 
 
 def _update(tables: Tables) -> sa.Update:
     return sa.update(tables.conversations).where(of_owner(tables), of_id(tables))
-
-
-def record_activity_by_id(tables: Tables) -> Any:
-    """Record activity at `now` on one conversation; returns it."""
-    return _update(tables).values(_activity(tables, BOUND_NOW, IS_INBOUND)).returning(tables.conversations)
-
-
-def lock_open_of_pair(tables: Tables) -> Any:
-    """Lock and return the pair's open conversation."""
-    return open_of_pair(tables).with_for_update()
 
 
 def lock_by_id(tables: Tables) -> Any:
@@ -122,25 +33,47 @@ def transition(tables: Tables) -> Any:
             version=tables.c.version + 1,
             ended_at=sa.bindparam("new_ended_at", type_=UtcDateTime),
         )
-        .returning(tables.conversations)
+        .returning(*tables.conversation)
     )
 
 
-def rearm(tables: Tables) -> Any:
-    """Set when one conversation is checked for idleness next."""
-    next_check = tables.plus_seconds(BOUND_NOW, IDLE_TIMEOUT)
-    return _update(tables).values(idle_check_at=next_check, idle_timeout_seconds=IDLE_TIMEOUT)
+def _unnoticed(tables: Tables) -> dict[str, Any]:
+    """What a change that is no activity writes as well.
+
+    In an adopted table a trigger of the application's may set `updated_at`, but for updates of lapse's own columns
+    (`adoption.updated_at_triggers`): so one of them is changed, by next to nothing.
+    """
+    if not tables.shape.mapping.is_adopted:
+        return {}
+    return {"idle_check_at": tables.c.idle_check_at + constant("interval '1 microsecond'", sa.Interval)}
 
 
 def set_expiry(tables: Tables) -> Any:
     """Set when one conversation expires; returns it."""
     expires_at: sa.BindParameter[Any] = sa.bindparam("new_expires_at", type_=UtcDateTime)
-    return _update(tables).values(expires_at=expires_at).returning(tables.conversations)
+    return _update(tables).values(expires_at=expires_at, **_unnoticed(tables)).returning(*tables.conversation)
 
 
-def insert_event(tables: Tables) -> Any:
-    """Insert an event."""
-    return sa.insert(tables.events)
+def update(tables: Tables, fields: tuple[str, ...]) -> Any:
+    """Write these of `user_id`, `context` and `metadata` of one conversation; returns it.
+
+    PostgreSQL merges each JSON object with `new_…`, without the keys `without_…`, and finds nothing where it is none.
+    SQLite, which can only merge all levels of them, gets the whole object.
+    """
+    statement = _update(tables)
+    values = _unnoticed(tables)
+    for name in fields:
+        column = tables.c[name]
+        new: sa.BindParameter[Any] = sa.bindparam(f"new_{name}", type_=column.type)
+        values[name] = new
+        if name == "user_id" or tables.shape.dialect == "sqlite":
+            continue
+        empty = constant("'{}'::jsonb", column.type)
+        present = sa.func.coalesce(column, empty) if tables.shape.mapping.is_adopted else column
+        statement = statement.where(present.op("@>", is_comparison=True)(empty))
+        without: sa.BindParameter[Any] = sa.bindparam(f"without_{name}", type_=postgresql.ARRAY(sa.Text))
+        values[name] = sa.type_coerce(present.op("||", precedence=6)(new).op("-", precedence=7)(without), column.type)
+    return statement.values(values).returning(*tables.conversation)
 
 
 def new_id(tables: Tables) -> Any:
@@ -158,24 +91,24 @@ def clock(_tables: Tables) -> Any:
 
 def by_id(tables: Tables) -> Any:
     """Select a conversation by its id alone."""
-    return sa.select(tables.conversations).where(of_id(tables))
+    return sa.select(*tables.conversation).where(of_id(tables))
 
 
 def by_owner_and_id(tables: Tables) -> Any:
     """Select a conversation by its whole key."""
-    return sa.select(tables.conversations).where(of_owner(tables), of_id(tables))
+    return sa.select(*tables.conversation).where(of_owner(tables), of_id(tables))
 
 
 def open_of_pair(tables: Tables) -> Any:
     """Select the pair's open conversation."""
-    return sa.select(tables.conversations).where(of_pair(tables), tables.is_open)
+    return sa.select(*tables.conversation).where(of_pair(tables), tables.is_open)
 
 
 def history_of_pair(tables: Tables) -> Any:
     """Select all conversations of a pair, the latest first: each part goes by an index of its own."""
     c = tables.c
     not_open = (
-        sa.select(tables.conversations)
+        sa.select(*tables.conversation)
         .where(of_pair(tables), ~tables.is_open)
         .order_by(c.started_at.desc(), c.conv_id.desc())
         .limit(LIMIT)
@@ -188,8 +121,10 @@ def history_of_pair(tables: Tables) -> Any:
 
 
 def active_of_owner(tables: Tables) -> Any:
-    """Select an owner's active conversations, the latest activity first."""
-    active = sa.select(tables.conversations).where(of_owner(tables), tables.is_active)
+    """Select an owner's active conversations that are not past their expiry, the latest activity first."""
+    # What is no time (SQLite, written by others) never passes.
+    is_live = (tables.effective_expires_at >= tables.now) | ~tables.is_time(tables.c.expires_at)
+    active = sa.select(*tables.conversation).where(of_owner(tables), tables.is_active, is_live)
     return active.order_by(tables.c.updated_at.desc()).limit(LIMIT)
 
 

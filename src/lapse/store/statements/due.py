@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lapse.effects import WORKER
 from lapse.store.statements.parameters import LIMIT, MAX_INTEGER
 from lapse.store.statements.sweeps import (
     SILENT,
-    WORKER,
     is_armed_longer,
     is_expired,
     is_idle,
@@ -21,7 +21,7 @@ from lapse.store.types import UtcDateTime, UtcDateTimeOrText
 
 
 def _select_due(tables: Tables, due: sa.ColumnElement[bool], order_by: sa.ColumnElement[Any]) -> Any:
-    return sa.select(tables.conversations).where(due).order_by(order_by).limit(LIMIT)
+    return sa.select(*tables.conversation).where(due).order_by(order_by).limit(LIMIT)
 
 
 def find_expired(tables: Tables) -> Any:

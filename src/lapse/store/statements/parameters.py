@@ -14,7 +14,6 @@ from lapse.store.types import SweepCursor
 
 LIMIT: sa.BindParameter[int] = sa.bindparam("limit", type_=sa.Integer)
 IDLE_TIMEOUT: sa.BindParameter[int] = sa.bindparam("idle_timeout", type_=sa.Integer)
-IS_INBOUND: sa.BindParameter[bool] = sa.bindparam("is_inbound", type_=sa.Boolean)
 CURSOR: sa.BindParameter[datetime] = sa.bindparam("cursor", type_=SweepCursor)
 MAX_INTEGER = 2**63 - 1
 """Of either database."""

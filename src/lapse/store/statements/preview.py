@@ -135,7 +135,7 @@ def _due(tables: Tables, counted: Counted) -> sa.CTE:
                 "to_status"
             ),
             # A text that is no time, which SQLite takes, is as old.
-            tables.greatest(sa.func.coalesce(deadline, first_moment), first_moment).label("deadline"),
+            tables.latest(sa.func.coalesce(deadline, first_moment), first_moment).label("deadline"),
         )
         .where(is_expired | is_idle)
         .cte("due")

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lapse.store.table_mapping import MAPPING_QUERY, VERSION_TABLE
+from lapse.store.table_mapping import FILE_QUERY, MAPPING_QUERY, VERSION_TABLE
 from lapse.store.tables import Tables
 
 
@@ -14,6 +14,11 @@ def mapping(_tables: Tables) -> Any:
     """PostgreSQL: select what `table_mapping.mapping_of` reads."""
     names = ("attname", "typname", "attnotnull", "is_adopted", "new_id", "has_citus")
     return sa.text(MAPPING_QUERY).columns(*(sa.column(name) for name in names))
+
+
+def mapping_of_file(_tables: Tables) -> Any:
+    """SQLite: select what `table_mapping.mapping_of_file` reads."""
+    return sa.text(FILE_QUERY).columns(sa.column("name", sa.Text), sa.column("type", sa.Text))
 
 
 def version(_tables: Tables) -> Any:

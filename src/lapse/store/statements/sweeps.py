@@ -9,13 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lapse.effects import WORKER
 from lapse.lifecycle import ConversationStatus, EventType
 from lapse.store.statements.parameters import CURSOR, IDLE_TIMEOUT, LIMIT
 from lapse.store.tables import BOUND_NOW, Moment, Tables
 from lapse.store.types import UtcDateTime
 
-WORKER = "worker"
-"""The actor of every transition that a sweep makes."""
 SILENT = "silent"
 """Key in an event's data: true where nobody should be notified of the event."""
 SILENT_BEFORE: sa.BindParameter[datetime] = sa.bindparam("silent_before", type_=UtcDateTime)

@@ -3,10 +3,10 @@
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import op
+from alembic import context, op
 
 from lapse.store.table_mapping import IdKind
-from lapse.store.types import JsonObject, UtcDateTime, id_type
+from lapse.store.types import JsonObject, UtcDateTime, id_type, owner_type
 
 revision = "0001"
 down_revision = None
@@ -21,16 +21,18 @@ ANY_STATUS = (
 
 def upgrade() -> None:
     """Create both tables and their indexes."""
-    conversation_id = id_type(IdKind.UUID, op.get_context().dialect.name)
-    _create_conversations(conversation_id)
-    _create_conversation_events(conversation_id)
+    dialect = op.get_context().dialect.name
+    conversation_id = id_type(IdKind.UUID, dialect)
+    owner_id = owner_type(context.config.attributes.get("owner_type") or IdKind.BIGINT, dialect)
+    _create_conversations(owner_id, conversation_id)
+    _create_conversation_events(owner_id, conversation_id)
     _create_indexes()
 
 
-def _create_conversations(conversation_id: sa.types.TypeEngine[Any]) -> None:
+def _create_conversations(owner_id: sa.types.TypeEngine[Any], conversation_id: sa.types.TypeEngine[Any]) -> None:
     op.create_table(
         "conversations",
-        sa.Column("owner_id", sa.BigInteger(), nullable=False),
+        sa.Column("owner_id", owner_id, nullable=False),
         sa.Column("conv_id", conversation_id, nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("session_key", sa.Text(), nullable=False),
@@ -54,10 +56,10 @@ def _create_conversations(conversation_id: sa.types.TypeEngine[Any]) -> None:
     )
 
 
-def _create_conversation_events(conversation_id: sa.types.TypeEngine[Any]) -> None:
+def _create_conversation_events(owner_id: sa.types.TypeEngine[Any], conversation_id: sa.types.TypeEngine[Any]) -> None:
     op.create_table(
         "conversation_events",
-        sa.Column("owner_id", sa.BigInteger(), nullable=False),
+        sa.Column("owner_id", owner_id, nullable=False),
         sa.Column("conv_id", conversation_id, nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),

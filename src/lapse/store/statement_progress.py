@@ -62,7 +62,7 @@ def _poll(
         with psycopg.connect(
             info.dsn,
             password=info.password or None,
-            application_name="lapse adopt",
+            application_name=info.parameter_status("application_name") or "lapse",
             autocommit=True,
             connect_timeout=_CONNECT_SECONDS,
         ) as observer:

@@ -1,0 +1,135 @@
+"""The messages of one transaction, and what they do to the conversations of their pairs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from lapse.checked_message import CheckedMessage, PairKey
+from lapse.effects import Effect, PairState, act_on_deadlines, effect_of
+from lapse.lifecycle import is_due
+from lapse.messages import MessageResult, Outcome
+from lapse.models import AnyId, Conversation, ConversationEvent
+from lapse.store.operations.id_generation import new_conv_id
+from lapse.store.operations.steps import Steps
+from lapse.store.statements import Row, Statements
+
+RECENT = timedelta(minutes=5)
+"""No call lasts so long."""
+
+
+class OwnTraces(dict[PairKey, AnyId]):
+    """What a call leaves in the database, the same at each attempt: so it knows what one did whose answer was lost.
+
+    By pair, the id of the conversation that it may open; and the fraction of a second in the times of its receipts.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no conversation."""
+        super().__init__()
+        self.microsecond = secrets.randbelow(1_000_000)
+        self.results: list[MessageResult | None] = []
+        """Of the latest attempt that came as far as its COMMIT."""
+
+    def made(self, receipt: Row, now: datetime) -> bool:
+        """Return whether a receipt is one of an earlier attempt: of a million others, one may be taken for it."""
+        age = now - receipt.seen_at
+        return bool(receipt.seen_at.microsecond == self.microsecond and age < RECENT)
+
+
+@dataclass(slots=True)
+class MessageGroup:
+    """Messages in one transaction, and what is known of them so far."""
+
+    sql: Statements
+    messages: Sequence[CheckedMessage]
+    ids: OwnTraces
+    is_virtual: bool
+    results: list[MessageResult | None]
+    pairs: dict[PairKey, list[int]] = field(default_factory=dict)
+    """The places of each pair's messages, in order; pairs in the order of their keys, in which rows are locked."""
+    is_new: dict[int, bool] = field(default_factory=dict)
+    """Whether a message with an id was seen for the first time, by its place."""
+    first: set[int] = field(default_factory=set)
+    """Of the messages with the same id, the place of the first in this group."""
+    guessed: dict[int, AnyId | None] = field(default_factory=dict)
+    """The conversation that its receipt names."""
+
+    def __post_init__(self) -> None:
+        pairs: dict[PairKey, list[int]] = {}
+        for place, message in enumerate(self.messages):
+            pairs.setdefault(message.key, []).append(place)
+        self.pairs = {key: pairs[key] for key in sorted(pairs)}
+
+
+@dataclass(slots=True)
+class Changes:
+    """What the messages do, and what is to be written for it."""
+
+    now: datetime
+    before: dict[AnyId, Conversation] = field(default_factory=dict)
+    """Conversations as they were read."""
+    after: dict[AnyId, Conversation] = field(default_factory=dict)
+    """Those that messages belong to or end, as they will be."""
+    pair_of: dict[AnyId, PairKey] = field(default_factory=dict)
+    events: list[ConversationEvent] = field(default_factory=list)
+    effects: dict[int, Effect] = field(default_factory=dict)
+    """By the place of the message; copies have none."""
+
+    def note(self, key: PairKey, state: PairState) -> None:
+        """Note how a pair's conversations are after a step."""
+        for conversation in state:
+            if conversation is not None:
+                self.after[conversation.conv_id] = conversation
+                self.pair_of[conversation.conv_id] = key
+
+    @property
+    def opened(self) -> list[Conversation]:
+        """Return the new ones."""
+        return [conversation for conv_id, conversation in self.after.items() if conv_id not in self.before]
+
+    @property
+    def updated(self) -> list[Conversation]:
+        """Return those that were there and are changed."""
+        return [new for conv_id, new in self.after.items() if self.before.get(conv_id, new) is not new]
+
+
+def fold(group: MessageGroup, changes: Changes, key: PairKey, state: PairState) -> Steps[None]:
+    """Work out what the messages of one pair do, one after the other."""
+    changes.before |= {one.conv_id: one for one in state if one is not None}
+    own = state.get(group.ids.get(key))
+    for place in group.pairs[key]:
+        message = group.messages[place]
+        if not group.is_new.get(place, True):
+            continue
+        now = changes.now if message.sent_at is None or not group.is_virtual else message.sent_at
+        if group.is_virtual:
+            state, events = act_on_deadlines(state, now, message.idle_timeout_seconds)
+            changes.events += events
+            changes.note(key, state)
+        if own is not None:  # opened by an attempt at this very message whose answer was lost
+            effect, own = Effect(Outcome.OPENED, state, own), None
+        else:
+            may_open = message.opens and not is_live(state, now)
+            new_id = (yield from own_id(group, key)) if may_open else None
+            effect = effect_of(message, state, now, new_id)
+        if effect.outcome is Outcome.OPENED and group.is_virtual:
+            del group.ids[key]  # the pair may open another one in this transaction
+        state = effect.state
+        changes.events += effect.events
+        changes.effects[place] = effect
+        changes.note(key, state)
+
+
+def is_live(state: PairState, now: datetime) -> bool:
+    """Return whether a pair has an open conversation that is not past its expiry."""
+    return state.open is not None and not is_due(state.open.expires_at, now)
+
+
+def own_id(group: MessageGroup, key: PairKey) -> Steps[AnyId]:
+    """Return the id of the conversation that this call may open for a pair."""
+    if key not in group.ids:
+        group.ids[key] = yield from new_conv_id(group.sql)
+    return group.ids[key]
