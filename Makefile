@@ -51,7 +51,7 @@ format: $(VENV)/.dev ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## all benchmarks (half an hour, the machine to itself); some: make bench BENCH="lag pinned"
+bench: $(VENV)/.bench ## all benchmarks (two hours, the machine to itself); some: make bench BENCH="lag pinned"
 	$(BIN)/python -m benchmarks $(BENCH)
 
 pin: ## make requirements/ again from pyproject.toml; needs uv; newer versions: UVFLAGS=--upgrade

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 
-from lapse.store import Database, migrate
+from benchmarks.processes import NOW, running
 from tests.support.backlog import BUSINESS
 
 OWNERS = 100
@@ -78,13 +79,10 @@ _PLAIN_INDEXES = """
 """
 
 
-def fill(url: str, backlog: Backlog) -> None:
-    """Give an empty database lapse's schema and this backlog."""
-    database = Database(url)
-    try:
-        migrate(database)
-    finally:
-        database.close()
+def fill(url: str, backlog: Backlog, source: Path = NOW) -> None:
+    """Give an empty database the schema of this source, and this backlog."""
+    with running("benchmarks.helpers.migration", url=url, source=source) as process:
+        process.hear()
     parameters = {
         "rows": backlog.rows,
         "live": backlog.live,

@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.backlogs import Backlog
+from benchmarks.processes import NOW
 from benchmarks.results import Outcome
 from benchmarks.server import BenchServer, bench_server
 
@@ -92,11 +93,16 @@ class Bench:
         return self.backlog(due=200_000, between=700_000, live=100_000)
 
     @contextmanager
-    def filled(self, backlog: Backlog) -> Iterator[str]:
-        """Yield the URL of a fresh database with this backlog, in memory, after a checkpoint."""
-        if not self.server.has_template(backlog):
+    def filled(self, backlog: Backlog, source: Path = NOW) -> Iterator[str]:
+        """Yield the URL of a fresh database with this backlog, in memory, after a checkpoint.
+
+        Args:
+            backlog: what it holds.
+            source: of the version of lapse whose schema it has.
+        """
+        if not self.server.has_template(backlog, source):
             self.say(f"filling a database with {backlog.rows:,} conversations, {backlog.due:,} of them due …")
-        with self.server.backlog(backlog) as url:
+        with self.server.backlog(backlog, source) as url:
             yield url
 
 

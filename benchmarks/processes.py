@@ -17,6 +17,8 @@ from typing import IO, Any
 from benchmarks.machine import ROOT
 
 PATIENCE_SECONDS = 300
+NOW = ROOT / "src"
+"""The source of this version of lapse."""
 _SETTINGS = ("BACKGROUND_TASK_", "CONVERSATION_", "PG")
 
 
@@ -102,7 +104,7 @@ class Process:
 
 
 @contextmanager
-def running(*command: str, url: str, source: Path = ROOT / "src") -> Iterator[Process]:
+def running(*command: str, url: str, source: Path = NOW) -> Iterator[Process]:
     """Run a Python module with the lapse of this source and its default settings on this database, then stop it."""
     environment = {**os.environ, "DATABASE_URL": url, "PYTHONPATH": f"{source}{os.pathsep}{ROOT}"}
     with (
@@ -124,16 +126,16 @@ def running(*command: str, url: str, source: Path = ROOT / "src") -> Iterator[Pr
 
 
 @contextmanager
-def running_worker(*arguments: str, url: str, source: Path = ROOT / "src") -> Iterator[Process]:
+def running_worker(*arguments: str, url: str, source: Path = NOW) -> Iterator[Process]:
     """Run `lapse worker`."""
     with running("lapse", "worker", *arguments, url=url, source=source) as process:
         yield process
 
 
-def run_at_once(commands: Sequence[Sequence[str]], url: str) -> list[dict[str, Any]]:
+def run_at_once(commands: Sequence[Sequence[str]], url: str, source: Path = NOW) -> list[dict[str, Any]]:
     """Start helpers, let them begin together once all are ready, and return what each of them found."""
     with ExitStack() as stack:
-        processes = [stack.enter_context(running(*command, url=url)) for command in commands]
+        processes = [stack.enter_context(running(*command, url=url, source=source)) for command in commands]
         for process in processes:
             process.hear()
         for process in processes:

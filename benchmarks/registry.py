@@ -31,8 +31,16 @@ NAMES = (
     "threads",
     "deadlines",
     "before",
+    "messages_lists",
+    "messages_callers",
+    "messages_hot",
+    "messages_hour",
+    "messages_beside",
+    "receipts",
     "workers_before",
+    "ending_before",
     "replay",
+    "replay_before",
 )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 
 from benchmarks.backlogs import Backlog, fill
+from benchmarks.processes import NOW
 from tests.support.postgres import Server
 from tests.support.postgres_process import NoServerError, running_server, servers_found
 
@@ -46,7 +48,7 @@ class BenchServer:
     version: str
     admin: Server
     all_settings: Mapping[str, str]
-    _templates: dict[Backlog, str] = field(default_factory=dict)
+    _templates: dict[tuple[Backlog, Path], str] = field(default_factory=dict)
     _number: int = 0
 
     @property
@@ -54,21 +56,22 @@ class BenchServer:
         """Return the settings that a reader needs to know."""
         return {name: self.all_settings[name] for name in STATED}
 
-    def template(self, backlog: Backlog) -> str:
-        """Return the name of a database that holds this backlog; it is filled once."""
-        if backlog not in self._templates:
-            name = f"template_{len(self._templates)}"
-            fill(self.url_of(name, create=True), backlog)
-            self._templates[backlog] = name
-        return self._templates[backlog]
+    def template(self, backlog: Backlog, source: Path = NOW) -> str:
+        """Return the name of a database that holds this backlog, with the schema of this source; it is filled once."""
+        if (backlog, source) not in self._templates:
+            self._number += 1  # a name is not used again: another one may have been forgotten
+            name = f"template_{self._number}"
+            fill(self.url_of(name, create=True), backlog, source)
+            self._templates[backlog, source] = name
+        return self._templates[backlog, source]
 
-    def has_template(self, backlog: Backlog) -> bool:
+    def has_template(self, backlog: Backlog, source: Path = NOW) -> bool:
         """Tell whether a database with this backlog is there to copy."""
-        return backlog in self._templates
+        return (backlog, source) in self._templates
 
-    def forget(self, backlog: Backlog) -> None:
+    def forget(self, backlog: Backlog, source: Path = NOW) -> None:
         """Drop a template that takes much room."""
-        if name := self._templates.pop(backlog, None):
+        if name := self._templates.pop((backlog, source), None):
             self.admin.drop_database(name)
 
     @contextmanager
@@ -87,9 +90,9 @@ class BenchServer:
             self.admin.drop_database(name)
 
     @contextmanager
-    def backlog(self, backlog: Backlog) -> Iterator[str]:
-        """Yield the URL of a fresh database that holds this backlog."""
-        with self.copy_of(self.template(backlog)) as url:
+    def backlog(self, backlog: Backlog, source: Path = NOW) -> Iterator[str]:
+        """Yield the URL of a fresh database that holds this backlog, with the schema of this source."""
+        with self.copy_of(self.template(backlog, source)) as url:
             yield url
 
     def url_of(self, database: str, *, create: bool = False) -> str:

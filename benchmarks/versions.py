@@ -1,4 +1,4 @@
-"""The version of lapse that this one is measured against."""
+"""The versions of lapse that this one is measured against."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from io import BytesIO
 from pathlib import Path
 
 from benchmarks.machine import ROOT
+from benchmarks.processes import NOW
 
 BEFORE = "8160c0a"
+UNGROUPED = "52276e8"
+"""From before messages were recorded in groups; its schema is 0003."""
 LONGEST = 1.03
 """How many times a figure may be that of the version before."""
 
 
-def sources(folder: Path) -> dict[str, Path]:
+def sources(folder: Path, commit: str = BEFORE) -> dict[str, Path]:
     """Return the sources of both versions by their names, `before` and `now`; the former is put into this folder."""
-    archive = subprocess.run(["git", "archive", BEFORE, "src"], cwd=ROOT, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(folder / BEFORE, filter="data")
-    return {"before": folder / BEFORE / "src", "now": ROOT / "src"}
+    before = folder / commit
+    if not before.exists():
+        archive = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=BytesIO(archive)) as files:
+            files.extractall(before, filter="data")
+    return {"before": before / "src", "now": NOW}

@@ -13,8 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from benchmarks.background import Background, Work
-from benchmarks.machine import ROOT
-from benchmarks.processes import Process, ProcessError, running_worker
+from benchmarks.processes import NOW, Process, ProcessError, running_worker
 
 LISTEN = "127.0.0.1:0"
 PROMETHEUS = {"/metrics": 15.0}
@@ -24,7 +23,7 @@ PROBES = {"/livez": 10.0, "/readyz": 10.0}
 
 
 @contextmanager
-def watched_worker(*arguments: str, url: str, source: Path = ROOT / "src") -> Iterator[tuple[Process, int]]:
+def watched_worker(*arguments: str, url: str, source: Path = NOW) -> Iterator[tuple[Process, int]]:
     """Run `lapse worker` with its HTTP server, and yield it with its port once it has begun."""
     with running_worker(f"--http={LISTEN}", *arguments, url=url, source=source) as worker:
         port: int = worker.hear_event("http server listening")["port"]

@@ -20,13 +20,13 @@ import psycopg
 from benchmarks.bench import Bench
 from benchmarks.processes import Process, running
 from benchmarks.results import Figure, Goal, Outcome, median
+from benchmarks.turns import ONE_BY_ONE, take_turns
 from benchmarks.versions import BEFORE, LONGEST, sources
 
 TITLE = "Beside the version before"
 CONVERSATIONS = 5_000
 SLICE_SECONDS = 0.5
 LIVES, SLICES, SWEEPS = 6, 12, 6
-HELPER = "benchmarks.helpers.one_version"
 MAKE_DUE = {
     "postgresql": "UPDATE conversations SET expires_at = now() - interval '1 minute' WHERE status = 'pending'",
     "sqlite": "UPDATE conversations SET expires_at = datetime('now', '-1 minute') WHERE status = 'pending'",
@@ -45,7 +45,9 @@ def run(bench: Bench) -> Outcome:
         with ExitStack() as stack:
             urls = {name: stack.enter_context(database(bench, dialect, f"{name}-{life}")) for name in versions}
             processes = {
-                name: stack.enter_context(running(HELPER, str(number), url=urls[name], source=source))
+                name: stack.enter_context(
+                    running(ONE_BY_ONE, "--customers", "0", str(number), url=urls[name], source=source)
+                )
                 for name, source in versions.items()
             }
             for process in processes.values():
@@ -111,10 +113,3 @@ def make_due(url: str) -> None:
         with psycopg.connect(url, autocommit=True) as server:
             server.execute(MAKE_DUE["postgresql"].encode())
             server.execute("VACUUM conversations")
-
-
-def take_turns(rounds: range, turns: dict[str, Turn], found: dict[str, list[float]]) -> None:
-    """Let each have its turn in each round, and add what they find."""
-    for number in rounds:
-        for name in sorted(turns, reverse=number % 2 == 0):
-            found[name].append(turns[name]())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import fields
 from typing import Any
 
 import psycopg
@@ -21,20 +22,19 @@ from benchmarks.bench import Bench
 from benchmarks.messages import sent_for
 from benchmarks.results import Figure, Outcome, median
 from benchmarks.wal import WalMeter
-from lapse import ConversationService
-from lapse.store.tables import OWN_TABLES
+from lapse import Conversation, ConversationService
 
 TITLE = "Statements for a message"
 TURN = 2_000
-_COLUMNS = ", ".join(OWN_TABLES.c.keys())
+_NAMES = [field.name for field in fields(Conversation)]
+_COLUMNS = ", ".join(_NAMES)
 _READ_AS_LAPSE_DOES = ", ".join(
-    f"{name}::text AS {name}" if name in ("context", "metadata") else name
-    for name in OWN_TABLES.c.keys()  # noqa: SIM118
+    f"{name}::text AS {name}" if name in ("context", "metadata") else name for name in _NAMES
 )
 _UPDATE = f"""
     UPDATE conversations SET
         updated_at = greatest(updated_at, now()),
-        last_inbound_at = CASE WHEN %(is_inbound)s THEN greatest(updated_at, now()) ELSE last_inbound_at END
+        last_inbound_at = greatest(last_inbound_at, now())
     WHERE owner_id = %(new_owner_id)s AND channel = %(new_channel)s AND session_key = %(new_session_key)s
         AND status IN ('pending', 'progress', 'idle_timeout') AND status IN ('pending', 'progress')
         AND expires_at >= now()

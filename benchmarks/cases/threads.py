@@ -1,8 +1,8 @@
 """Fifty threads on one service: how much longer than the others the slowest of 130,000 messages takes.
 
 Each thread sends the messages of one customer, one after the other, through a service that all of them share: first on
-PostgreSQL, then on SQLite. A latency is that of the whole call, with its wait for a connection. The sessions are those
-that the server has counted.
+PostgreSQL, then on SQLite. A latency is that of the whole call, with its wait for messages that are at the database.
+The sessions are those that the server has counted.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def run(bench: Bench) -> Outcome:
     for turn in bench.rounds(ROUNDS):
         found: dict[str, dict[str, float]] = {}
         for name in sorted(versions, reverse=turn % 2 == 0):
-            with bench.filled(backlog) as url:
+            with bench.filled(backlog, versions[name]) as url:
                 found[name] = work(url, versions[name], backlog.due, seconds)
         rounds.append(found)
         bench.say(f"round {turn}: " + "; ".join(f"{name} {told(of)}" for name, of in found.items()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from typing import NamedTuple
 
 from benchmarks.helpers import answer, database_url
 from lapse import ConversationService
@@ -16,37 +19,60 @@ BATCH = 100
 BUSINESS = "+14155238886"
 
 
+class Customer(NamedTuple):
+    """The first arguments of `record_message`."""
+
+    owner_id: int
+    from_number: str
+    to_number: str
+    channel: str
+
+
 def main() -> None:
-    """Open conversations, then answer a line `messages SECONDS`, or `sweep` of what is due, with seconds for each."""
-    number = int(sys.argv[1])
-    customers = [f"+1212{place:07}" for place in range(number)]
-    order = itertools.cycle([place * 7919 % number for place in range(number)])
+    """Send a message of each customer, so that all have conversations, then answer each line with the seconds for each.
+
+    `messages SECONDS` on them, `open SECONDS` of pairs that nobody has seen, or `sweep` of what is due.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--customers", type=int, nargs=2, required=True)
+    parser.add_argument("--owners", type=int, default=1)
+    parser.add_argument("--channel", default="whatsapp")
+    arguments = parser.parse_args()
+
+    def customer(number: int) -> Customer:
+        return Customer(number % arguments.owners + 1, f"+1212{number:07}", BUSINESS, arguments.channel)
+
+    customers = [customer(number) for number in range(*arguments.customers)]
+    order = itertools.cycle([customers[place * 7919 % len(customers)] for place in range(len(customers))])
+    newest = (customer(number) for number in itertools.count(10_000_000))
     with closing(ConversationService(database_url())) as service:
         migrate(service.database)
-        open_all(service, customers)
+        send_all(service, customers)
         answer({"ready": True})
         for line in sys.stdin:
             match line.split():
                 case ["messages", seconds]:
-                    answer({"seconds": messages(service, customers, order, float(seconds))})
+                    answer({"seconds": messages(service, order, float(seconds))})
+                case ["open", seconds]:
+                    answer({"seconds": messages(service, newest, float(seconds))})
                 case _:
                     taken = sweep(service)
-                    open_all(service, customers)
+                    send_all(service, customers)
                     answer({"seconds": taken})
 
 
-def open_all(service: ConversationService, customers: list[str]) -> None:
+def send_all(service: ConversationService, customers: Iterable[Customer]) -> None:
     """Send a message of each customer."""
-    for address in customers:
-        service.record_message(1, address, BUSINESS)
+    for customer in customers:
+        service.record_message(*customer)
 
 
-def messages(service: ConversationService, customers: list[str], order: itertools.cycle[int], seconds: float) -> float:
+def messages(service: ConversationService, customers: Iterator[Customer], seconds: float) -> float:
     """Send messages for so long, and return the seconds for each."""
     sent, begin = 0, time.perf_counter()
     while (passed := time.perf_counter() - begin) < seconds:
         for _ in range(CLOCK_EVERY):
-            service.record_message(1, customers[next(order)], BUSINESS)
+            service.record_message(*next(customers))
         sent += CLOCK_EVERY
     return passed / sent
 

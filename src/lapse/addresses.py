@@ -27,6 +27,8 @@ _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 # Separators between digits: spaces, brackets, dots, hyphens and their typographic variants.
 _FILLER = re.compile(r"[\s().\-/\u00ad\u2010-\u2015\u2212]")
 _E164 = re.compile(r"\+[1-9][0-9]{0,14}")  # ITU-T E.164: at most 15 digits, no country code starts with 0
+_AFTER_COUNTRY_CODE = slice(2, 5)
+"""Where the digit behind a plus and a country code of one to three digits is."""
 # In texts of other programs: a run of digits, a number with a plus and separators, an e-mail address. Not the user
 # of a URL, which follows slashes.
 _UUID = r"(?P<not_address>\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"
@@ -263,6 +265,8 @@ def _without_trunk_prefix(number: str) -> str:
 
     It is the trunk prefix of domestic calls; in some numbering plans (Italy's) it belongs to the number and stays.
     """
+    if "0" not in number[_AFTER_COUNTRY_CODE]:
+        return number
     import phonenumbers  # takes a fifth of the time of a short command
 
     try:

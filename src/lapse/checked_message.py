@@ -21,6 +21,7 @@ PairKey = tuple[AnyId, str, str]
 class CheckedMessage(NamedTuple):
     """A message with usable fields, and the durations that a conversation has if it opens one."""
 
+    key: PairKey
     owner_id: AnyId
     pair: AddressPair
     sender: Sender
@@ -35,11 +36,6 @@ class CheckedMessage(NamedTuple):
     user_id: AnyId | None
     context: dict[str, Any]
     metadata: dict[str, Any]
-
-    @property
-    def key(self) -> PairKey:
-        """Return what is unique among open conversations."""
-        return self.owner_id, self.pair.channel, self.pair.session_key
 
     @property
     def is_plain(self) -> bool:
@@ -68,13 +64,15 @@ def check_message(
     rule = SENDER_RULES[sender]
     if opens is not None and not isinstance(opens, bool):
         raise InvalidInputError(f"opens must be True, False or None, not {shown(opens)}")
+    owner_id = check_id(kinds["owner_id"], "owner_id", message.owner_id)
     return CheckedMessage(
-        check_id(kinds["owner_id"], "owner_id", message.owner_id),
+        (owner_id, pair.channel, pair.session_key),
+        owner_id,
         pair,
         sender,
         rule.opens if opens is None else opens,
         rule.is_activity,
-        check_message_id(message.message_id),
+        None if message.message_id is None else check_message_id(message.message_id),
         None if message.sent_at is None else require_utc(message.sent_at),
         expiration_seconds,
         idle_timeout_seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import NamedTuple
 
 from lapse.addresses import shown
@@ -23,21 +24,25 @@ class ConversationStatus(StrEnum):
     FAILED = "failed"
 
     @classmethod
+    @cache
     def active_statuses(cls) -> tuple[ConversationStatus, ...]:
         """Return the statuses in which the idle timeout runs."""
         return (cls.PENDING, cls.PROGRESS)
 
     @classmethod
+    @cache
     def paused_statuses(cls) -> tuple[ConversationStatus, ...]:
         """Return the statuses from which activity reactivates the conversation."""
         return (cls.IDLE_TIMEOUT,)
 
     @classmethod
+    @cache
     def open_statuses(cls) -> tuple[ConversationStatus, ...]:
         """Return the active and paused statuses: a pair of addresses has at most one conversation in them."""
         return cls.active_statuses() + cls.paused_statuses()
 
     @classmethod
+    @cache
     def closed_statuses(cls) -> tuple[ConversationStatus, ...]:
         """Return the final statuses: a later message opens a new conversation."""
         return tuple(status for status in cls if status not in cls.open_statuses())

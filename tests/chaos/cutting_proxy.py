@@ -87,6 +87,19 @@ class CuttingProxy(Proxy):
         """Tell whether all cuts have been made."""
         return self.cuts.total() >= self._limit
 
+    def _accept(self, listener: socket.socket) -> None:
+        """Let clients through, also after a time without a server."""
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                try:
+                    server = socket.create_connection(self._target)
+                except OSError:
+                    client.close()
+                    continue
+                self._open_sockets += [client, server]
+                self._connect(client, server)
+
     def _connect(self, client: socket.socket, server: socket.socket) -> None:
         link = _Link(client, server)
         self._start(self._from_client, link)

@@ -19,9 +19,9 @@ from lapse.messages import OpeningSender
 from tests.chaos.holding import PATIENCE_SECONDS, Hold, HoldingDatabase
 from tests.chaos.ledger import History, moment
 from tests.chaos.outcome import Outcome
+from tests.chaos.rules import check_invariants
 from tests.chaos.scale import is_full, scaled
 from tests.support.backlog import BUSINESS, customer, insert_conversations
-from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql, transaction
 from tests.support.sweeps import sweep_expired, sweep_idle
 
@@ -232,7 +232,8 @@ def _winner_of_idle(meeting: Meeting, conv_id: str, answer: Conversation, steps:
         is_as_told = (answer.status, answer.version) == ("progress" if activated else meeting.status, len(activated))
         return "message" if is_as_told else None
     is_brought_back = steps == [("paused", "worker"), ("reactivated", meeting.sender)]
-    return "sweep" if is_brought_back and (answer.status, answer.version) == ("progress", 2) else None
+    status = "pending" if meeting.sender == "user" else "progress"  # nobody had answered before
+    return "sweep" if is_brought_back and (answer.status, answer.version) == (status, 2) else None
 
 
 def _winner_of_expired(meeting: Meeting, conv_id: str, answer: Conversation, steps: list[Any]) -> str | None:

@@ -19,6 +19,9 @@ QUICK_ONES = (
     "message_postgresql",
     "message_sqlite",
     "wal",
+    "messages_lists",
+    "messages_hot",
+    "receipts",
     "drain_latency",
     "memory",
     "idle",
@@ -27,9 +30,14 @@ QUICK_ONES = (
     "threads",
     "deadlines",
     "replay",
+    "replay_before",
 )
 """The others use the same parts, and take longer."""
-MAY_SINK = {"slope of the resident memory over 10,000 cycles", "lapse's own time for a message"}
+MAY_SINK = {
+    "slope of the resident memory over 10,000 cycles",
+    "growth of the resident memory over the last nine tenths of a dense log",
+    "lapse's own time for a message",
+}
 """Differences: of two short slices of a busy machine the bare driver's may be the slower one."""
 
 

@@ -47,7 +47,7 @@ def test_the_statements_of_all_builders_are_found() -> None:
 def test_what_a_builder_returns_is_a_statement_or_a_part_of_one() -> None:
     """Nothing is left out because it is of another kind."""
     kinds = {type(statement) for statement in STATEMENTS.values()}
-    assert kinds == {sa.Select, sa.CompoundSelect, postgresql.Insert, sa.Update, sa.TextualSelect}
+    assert kinds == {sa.Select, sa.CompoundSelect, postgresql.Insert, sa.Update, sa.Delete, sa.TextualSelect}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

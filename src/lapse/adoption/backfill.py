@@ -1,6 +1,6 @@
 """Backfill: sets what lapse needs to know of existing rows, in small batches, beside the application.
 
-Their session keys and idle deadlines; and that what is in progress was answered, at its start for want of a better word.
+Their session keys and idle deadlines; and that what is in progress was answered: at its start, as far as is known.
 """
 
 from __future__ import annotations

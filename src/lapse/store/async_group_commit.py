@@ -73,10 +73,11 @@ class AsyncGroupCommit:
         Where the caller is cancelled, a message that waits is not recorded. One that is at the database is waited for:
         it may have been recorded. Its statement is cancelled where no other caller wants it.
         """
-        async with self._room:
-            result = await self._join(message)
-        if isinstance(result, DatabaseUnavailableError) and limits.current().remaining:
-            return await self.record(message)  # another of its group had less time
+        while True:
+            async with self._room:
+                result = await self._join(message)
+            if not isinstance(result, DatabaseUnavailableError) or not limits.current().remaining:
+                break  # else another of its group had less time
         if isinstance(result, LapseError):
             raise copy(result)  # others raise it, too
         return result or await self._record_alone(message)

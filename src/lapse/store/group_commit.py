@@ -64,7 +64,7 @@ class GroupCommit:
         _all.add(self)
 
     def _clear(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may call the service
         self._waiting: deque[_Entry] = deque()
         self._leader: ref[_Leadership] | None = None
         self._led_since = 0.0
@@ -76,41 +76,48 @@ class GroupCommit:
             ConversationRefusedError: the database refused this message; others of its group are recorded.
             DatabaseUnavailableError: the database cannot be reached, or this call's time was up.
         """
-        leadership, entry = self._join(message)
-        if entry is None:
-            try:  # as `_record_alone`, in one frame less
-                result = self._database.run(record, message, message.key in self.known)
+        while True:
+            leadership, entry = self._join(message)
+            if entry is None:
+                try:  # as `_record_alone`, in one frame less
+                    result = self._database.run(record, message, message.key in self.known)
+                finally:
+                    self._hand_over(leadership)
+                self.known.add(message.key)
+                return result
+            was_led = True
+            try:
+                if self._wait(entry):
+                    was_led = False
+                    entry.result = self._lead([entry, *entry.followers])
             finally:
-                self._hand_over(leadership)
-            self.known.add(message.key)
-            return result
-        try:
-            self._wait(entry)
-            if entry.leadership is not None:
-                entry.result = self._lead([entry, *entry.followers])
-        finally:
-            entry.is_abandoned = True
-            self._hand_over(entry.leadership)
-            was_led, entry.leadership, entry.followers = entry.leadership is None, None, ()
-        if was_led and isinstance(entry.result, DatabaseUnavailableError) and limits.current().remaining:
-            return self.record(message)  # whoever led had less time
-        if isinstance(entry.result, LapseError):
-            raise copy(entry.result)  # others raise it, too
-        return entry.result or self._record_alone(message)
+                if entry.result is None or not was_led:
+                    self._leave(entry)
+            if was_led and isinstance(entry.result, DatabaseUnavailableError) and limits.current().remaining:
+                continue  # whoever led had less time
+            if isinstance(entry.result, LapseError):
+                raise copy(entry.result)  # others raise it, too
+            return entry.result or self._record_alone(message)
 
     def _join(self, message: CheckedMessage) -> tuple[_Leadership | None, _Entry | None]:
         """Lead, where nobody does; or wait."""
-        with self._lock:
-            if self._leader is None or self._leader() is None:
-                leadership = _Leadership()
-                self._leader, self._led_since = ref(leadership), time.monotonic()
-                return leadership, None
-            entry = _Entry(message)
-            self._waiting.append(entry)
+        entry: _Entry | None = None
+        try:
+            with self._lock:
+                if self._leader is None or self._leader() is None:
+                    leadership = _Leadership()
+                    self._leader, self._led_since = ref(leadership), time.monotonic()
+                    return leadership, None
+                entry = _Entry(message)
+                self._waiting.append(entry)
             return None, entry
+        except BaseException:
+            if entry is not None:
+                self._leave(entry)
+            raise
 
-    def _wait(self, entry: _Entry) -> None:
-        """Wait for the result, or for the lead.
+    def _wait(self, entry: _Entry) -> bool:
+        """Wait for the result, or for the lead; return whether it leads.
 
         Raises:
             CallTimeoutError: this call's time was up; its message may be recorded nevertheless.
@@ -118,14 +125,21 @@ class GroupCommit:
         while not entry.wake.acquire(timeout=_patience()):
             with self._lock:
                 if entry.leadership is not None:
-                    continue
+                    break
                 if entry.led_by is not None and entry.led_by() is None:
-                    return  # whoever led was interrupted
+                    break  # whoever led was interrupted
                 if limits.current().remaining == 0:
-                    entry.is_abandoned = True
                     raise overdue("messages of other threads take too long")
                 if self._is_stuck():
                     self._pass_on()
+        return entry.leadership is not None
+
+    def _leave(self, entry: _Entry) -> None:
+        """Nobody waits with this entry any more, and it leads no longer, though an exception may keep it."""
+        with self._lock:
+            entry.is_abandoned = True
+            leadership, entry.leadership, entry.followers = entry.leadership, None, ()
+        self._hand_over(leadership)
 
     def _is_stuck(self) -> bool:
         is_gone = self._leader is None or self._leader() is None
@@ -141,18 +155,23 @@ class GroupCommit:
 
     def _pass_on(self) -> None:
         """Make the first that waits the leader of a group; under the lock."""
+        leadership = _Leadership()
+        led_by = ref(leadership)
         group: list[_Entry] = []
-        while self._waiting and len(group) < MAX_GROUP:
-            entry = self._waiting.popleft()
-            if not entry.is_abandoned:
-                group.append(entry)
-        if group:
-            leadership = _Leadership()
-            self._leader, self._led_since = ref(leadership), time.monotonic()
-            for follower in group[1:]:
-                follower.led_by = self._leader
-            group[0].leadership, group[0].followers = leadership, group[1:]
-            group[0].wake.release()
+        try:
+            while self._waiting and len(group) < MAX_GROUP:
+                entry = self._waiting[0]
+                if not entry.is_abandoned:
+                    entry.led_by = led_by  # before it is taken: where this is interrupted, it knows that nobody leads
+                    group.append(entry)
+                self._waiting.popleft()
+            if group:
+                self._leader, self._led_since = led_by, time.monotonic()
+                group[0].followers = group[1:]
+                group[0].leadership = leadership
+                group[0].wake.release()
+        finally:
+            del leadership  # or an exception would keep it
 
     def _record_alone(self, message: CheckedMessage) -> MessageResult:
         result = self._database.run(record, message, message.key in self.known)

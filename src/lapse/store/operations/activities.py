@@ -61,7 +61,9 @@ def record_activities(
         times = _summed_up(of_pair) if has_times else ()
         rows.append((n, *key, _sides(of_pair), *times, *((of_pair[0].message_id,) if has_ids else ())))
     kind = batches.activities(has_times=has_times, has_ids=has_ids)
-    values = batches.batch(sql.tables, kind, is_single=False).values(rows) | {"microsecond": ids.microsecond}
+    values = batches.batch(sql.tables, kind, is_single=False).values(rows)
+    if has_ids:
+        values["microsecond"] = ids.microsecond
     updated: LazyRows = yield Query(sql(statements.record_activities, kind), values, is_lazy=True)
     if sql.shape.dialect == "sqlite":  # which returns columns of the updated table only
         by_pair = {tuple(json_value(value) for value in key): key for key in keys}

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from lapse.checked_message import CheckedMessage, PairKey
 from lapse.effects import Effect, PairState, act_on_deadlines, effect_of
@@ -26,12 +27,13 @@ class OwnTraces(dict[PairKey, AnyId]):
     By pair, the id of the conversation that it may open; and the fraction of a second in the times of its receipts.
     """
 
-    def __init__(self) -> None:
-        """Begin with no conversation."""
-        super().__init__()
-        self.microsecond = secrets.randbelow(1_000_000)
-        self.results: list[MessageResult | None] = []
-        """Of the latest attempt that came as far as its COMMIT."""
+    results: Sequence[MessageResult | None] = ()
+    """Of the latest attempt that came as far as its COMMIT."""
+
+    @cached_property
+    def microsecond(self) -> int:
+        """Return the fraction of a second, in microseconds."""
+        return secrets.randbelow(1_000_000)
 
     def made(self, receipt: Row, now: datetime) -> bool:
         """Return whether a receipt is one of an earlier attempt: of a million others, one may be taken for it."""
@@ -47,6 +49,8 @@ class MessageGroup:
     messages: Sequence[CheckedMessage]
     ids: OwnTraces
     is_virtual: bool
+    skips_locked: bool
+    """A conversation that another session has locked is left out, and not waited for."""
     results: list[MessageResult | None]
     pairs: dict[PairKey, list[int]] = field(default_factory=dict)
     """The places of each pair's messages, in order; pairs in the order of their keys, in which rows are locked."""

@@ -153,8 +153,8 @@ def record_group(
         known: pairs that had an open conversation a moment ago: a guess.
 
     Returns:
-        A result for each message, in order; the error where the database refused it; None where another session has
-        the pair's conversation locked: then nothing was done, and whoever records it alone waits for that session.
+        A result for each message, in order; the error where the database refused it; None where it has to be recorded
+        alone, and nothing was done: another session has the pair's conversation locked, and who is alone waits for it.
 
     Raises:
         DatabaseUnavailableError: the database cannot be reached; what was recorded by then stays recorded.
@@ -223,13 +223,15 @@ def _record_rest(
         return
     chosen = [messages[place] for place in places]
     try:
-        if len(places) == 1:
+        if len(messages) == 1:
             recorded: Sequence[MessageResult | None] = [(yield from record(sql, chosen[0], is_known=False))]
-        else:
-            recorded = yield from record_in_transaction(sql, chosen, ids)
+        else:  # even one: in a group it waits for nobody, since the others would wait with it
+            recorded = yield from record_in_transaction(sql, chosen, ids, is_group=True)
     except ConversationRefusedError as error:
         if len(places) == 1:
-            results[places[0]] = error
+            opened = yield from _opened_before(sql, chosen[0], ids)
+            is_final = len(messages) == 1 or not sql.shape.mapping.is_adopted  # else `record` tries once more
+            results[places[0]] = opened or (error if is_final else None)
             return
         half = len(places) // 2
         yield from _record_rest(sql, messages, places[:half], ids, results)

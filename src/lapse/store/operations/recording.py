@@ -22,7 +22,12 @@ MAX_ATTEMPTS = 20
 
 
 def record_in_transaction(
-    sql: Statements, messages: Sequence[CheckedMessage], ids: OwnTraces, *, is_virtual: bool = False
+    sql: Statements,
+    messages: Sequence[CheckedMessage],
+    ids: OwnTraces,
+    *,
+    is_virtual: bool = False,
+    is_group: bool | None = None,
 ) -> Steps[list[MessageResult | None]]:
     """Record messages in one transaction, whatever they mean.
 
@@ -31,6 +36,7 @@ def record_in_transaction(
         messages: those of one pair count in this order. One alone waits for whoever has its conversation locked.
         ids: of what it may open.
         is_virtual: each message is recorded at the time at which it was sent, after what was due by then.
+        is_group: others wait for the result: not even one message waits; default is that several are a group.
 
     Returns:
         A result for each message; None where another session has its conversation locked, and nothing was done.
@@ -41,7 +47,8 @@ def record_in_transaction(
     """
 
     def work() -> Steps[list[MessageResult | None]]:
-        group = MessageGroup(sql, messages, ids, is_virtual, [None] * len(messages))
+        skips = (len(messages) > 1 if is_group is None else is_group) and sql.shape.dialect != "sqlite"
+        group = MessageGroup(sql, messages, ids, is_virtual, skips, [None] * len(messages))
         keys = list(group.pairs)
         for _ in range(MAX_ATTEMPTS):
             # Another session may open a pair's conversation between two statements: that one is there next time.
@@ -58,6 +65,7 @@ def record_in_transaction(
 def _record_pairs(group: MessageGroup, keys: list[PairKey]) -> Steps[list[PairKey]]:
     """Record the messages of these pairs, and return the pairs that somebody else has opened meanwhile."""
     states, now = yield from _read(group, keys)
+    yield from _forget_ids(group, [key for key in keys if key not in states])
     yield from _note_ids(group, states, now)
     changes = Changes(now)
     for key, state in states.items():
@@ -73,10 +81,10 @@ def _record_pairs(group: MessageGroup, keys: list[PairKey]) -> Steps[list[PairKe
 def _read(group: MessageGroup, keys: Sequence[PairKey]) -> Steps[tuple[dict[PairKey, PairState], datetime]]:
     """Lock and read the pairs' conversations, but for those that another session has locked; the present, read last."""
     sql = group.sql
-    skips = len(group.messages) > 1 and sql.shape.dialect != "sqlite"
-    opened = yield from _conversations(sql, statements.open_of_pairs, keys, "skip" if skips else "wait")
+    lock = "skip" if group.skips_locked else "wait"
+    opened = yield from _conversations(sql, statements.open_of_pairs, keys, lock)
     missing = [key for key in keys if key not in opened]
-    if skips and missing:
+    if group.skips_locked and missing:
         locked = yield from _conversations(sql, statements.open_of_pairs, missing, None)
         keys = [key for key in keys if key not in locked]
         missing = [key for key in missing if key not in locked]
@@ -140,9 +148,39 @@ def _note_ids(group: MessageGroup, states: dict[PairKey, PairState], now: dateti
         return
     group.first.update(first.values())
     receipts = [(*receipt, group.guessed[place]) for receipt, place in sorted(first.items(), key=lambda item: item[0])]
-    seen_at = now.replace(microsecond=group.ids.microsecond)
-    for row in (yield from _each(group.sql, statements.insert_receipts, batches.RECEIPTS, receipts, now=seen_at)):
+    for row in (yield from _insert_receipts(group, receipts, now)):
         group.is_new[first[tuple(row)]] = True
+
+
+def _insert_receipts(group: MessageGroup, receipts: Sequence[tuple[Any, ...]], now: datetime) -> Steps[list[Row]]:
+    seen_at = now.replace(microsecond=group.ids.microsecond)
+    return (yield from _each(group.sql, statements.insert_receipts, batches.RECEIPTS, receipts, now=seen_at))
+
+
+def _move_receipts(group: MessageGroup, receipts: Sequence[tuple[Any, ...]], now: datetime) -> Steps[None]:
+    """Say of receipts which conversation they belong to; a role may INSERT and DELETE them, and not UPDATE."""
+    if group.sql.shape.dialect == "sqlite":
+        yield from _each(group.sql, statements.move_receipts, batches.RECEIPTS, receipts)
+    else:
+        yield from _each(group.sql, statements.delete_receipts, batches.RECEIPTS, receipts)
+        yield from _insert_receipts(group, receipts, now)
+
+
+def _forget_ids(group: MessageGroup, keys: Sequence[PairKey]) -> Steps[None]:
+    """Take back what was noted of messages of these pairs, which will be recorded alone.
+
+    Somebody else had opened a pair's conversation meanwhile, and by now another session has it locked.
+    """
+    noted = []
+    for key in keys:
+        for place in group.pairs[key]:
+            message = group.messages[place]
+            if group.is_new.pop(place, False):
+                noted.append((message.owner_id, message.pair.channel, message.message_id, None))
+            group.guessed.pop(place, None)
+            group.first.discard(place)
+            group.results[place] = None
+    yield from _each(group.sql, statements.delete_receipts, batches.RECEIPTS, sorted(noted))
 
 
 def _guess(group: MessageGroup, message: CheckedMessage, state: PairState, now: datetime) -> Steps[AnyId | None]:
@@ -186,7 +224,7 @@ def _answer(group: MessageGroup, changes: Changes, conflicts: set[PairKey]) -> S
         group.results[place] = MessageResult(effect.outcome, conversation, expired_id)
         if place in group.guessed and group.guessed[place] != conv_id:
             moved.append((message.owner_id, message.pair.channel, message.message_id, conv_id))
-    yield from _each(group.sql, statements.move_receipts, batches.RECEIPTS, moved)
+    yield from _move_receipts(group, moved, changes.now)
     copies = [place for place, is_new in group.is_new.items() if not is_new]
     yield from _answer_copies(group, copies, changes.now)
 

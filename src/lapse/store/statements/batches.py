@@ -131,9 +131,9 @@ class Batch:
             for name, type_ in self._types.items()
         ]
         rows = sa.func.unnest(*arrays).table_valued(
-            *(sa.column(name, _listed(type_)) for name, type_ in self._types.items()), name=self._prefix
+            *(sa.column(name, _listed(type_)) for name, type_ in self._types.items())
         )
-        return rows.render_derived()
+        return rows.render_derived(name=self._prefix)
 
     def _rows_of_json(self) -> Any:
         each = sa.func.json_each(sa.bindparam(self._prefix, type_=sa.Text)).table_valued("key", "value")

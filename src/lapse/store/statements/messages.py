@@ -114,10 +114,12 @@ def _not_noted_before(tables: Tables, locked: sa.CTE) -> sa.CTE:
         .cte("noted")
     )
     is_noted = sa.and_(*(noted.c[name] == locked.c[name] for name in names[:3]))
-    return sa.union_all(
+    counted = sa.union_all(
         sa.select(*locked.c).where(locked.c.message_id.is_(None)),
         sa.select(*locked.c).select_from(locked.join(noted, is_noted)),
-    ).cte("counted")
+    )
+    # Of its own: PostgreSQL looks at a row again that another session has changed, and then at nothing but this.
+    return counted.cte("counted").prefix_with("MATERIALIZED")
 
 
 def _seen_at(tables: Tables) -> Moment:

@@ -87,7 +87,7 @@ def receipts_of(tables: Tables, is_single: bool) -> Any:
 
 
 def move_receipts(tables: Tables, is_single: bool) -> Any:
-    """Say of messages' receipts which conversation they belong to."""
+    """Say of messages' receipts which conversation they belong to; for SQLite, where no role lacks the right to."""
     r, receipts = batch(tables, RECEIPTS, is_single=is_single), tables.receipts
     return (
         sa.update(receipts)
@@ -97,6 +97,19 @@ def move_receipts(tables: Tables, is_single: bool) -> Any:
             receipts.c.message_id == r.c.message_id,
         )
         .values(conv_id=r.c.conv_id)
+    )
+
+
+def delete_receipts(tables: Tables, is_single: bool) -> Any:
+    """Delete receipts that were noted in this transaction; not for SQLite.
+
+    Of messages that it does not record, or that belong to another conversation.
+    """
+    r, receipts = batch(tables, RECEIPTS, is_single=is_single), tables.receipts
+    return sa.delete(receipts).where(
+        receipts.c.owner_id == r.c.owner_id,
+        receipts.c.channel == r.c.channel,
+        receipts.c.message_id == r.c.message_id,
     )
 
 

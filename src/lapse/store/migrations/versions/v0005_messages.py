@@ -199,7 +199,7 @@ def _change_key(connection: sa.Connection) -> None:
 
 
 def _create_receipts(connection: sa.Connection) -> None:
-    types = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns("conversations")}
+    types = _types(connection)
     op.create_table(
         RECEIPTS,
         sa.Column("owner_id", types["owner_id"], nullable=False),
@@ -209,6 +209,18 @@ def _create_receipts(connection: sa.Connection) -> None:
         sa.Column("seen_at", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("owner_id", "channel", "message_id", name=f"pk_{RECEIPTS}"),
     )
+
+
+def _types(connection: sa.Connection) -> dict[str, sa.types.TypeEngine[Any]]:
+    """Return the types of the columns of conversations; SQLAlchemy knows none whose name the server quotes."""
+    quotes = None
+    if connection.dialect.name == "postgresql":
+        quotes = connection.exec_driver_sql("SHOW quote_all_identifiers").scalar_one()
+        connection.exec_driver_sql("SET LOCAL quote_all_identifiers = off")
+    types = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns("conversations")}
+    if quotes is not None:
+        connection.exec_driver_sql(f"SET LOCAL quote_all_identifiers = {quotes}")
+    return types
 
 
 def _distribute_receipts(connection: sa.Connection) -> None:

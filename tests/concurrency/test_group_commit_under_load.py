@@ -1,0 +1,172 @@
+"""Group commit: an outage ends every wait in time, nobody is left out, and groups really form."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
+
+from lapse import CallTimeoutError, Database, DatabaseUnavailableError
+from lapse.store import async_group_commit
+from lapse.store.drivers.asyncio import AsyncPostgresqlConnection
+from lapse.store.drivers.postgresql import PostgresqlConnection
+from tests.chaos.conftest import migrated, own_server, wait_for_server
+from tests.chaos.rules import check_invariants
+from tests.concurrency.callers import KINDS, Callers, calling, locked, message_of, outcomes_of, plain
+from tests.support.postgres_process import ServerProcess
+from tests.support.sql import run_sql
+
+LIMIT_SECONDS = 3.0
+GRACE_SECONDS = 1.0
+CALLERS = 200
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+# --- (f) an outage ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stopped(process: ServerProcess) -> Iterator[None]:
+    """Leave the server away."""
+    process.stop("immediate")
+    yield
+    process.start()
+    wait_for_server(process, 10)
+
+
+@contextmanager
+def silent(process: ServerProcess) -> Iterator[None]:
+    """Leave the server's sessions, and what would make new ones, standing still."""
+    with psycopg.connect(plain(process.admin_url), autocommit=True) as other:
+        found = other.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'lapse'").fetchall()
+    pids = [pid for (pid,) in found]
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+OUTAGES = {"stopped": stopped, "silent": silent}
+
+
+@kinds
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_an_outage_ends_every_call_in_time_and_then_it_works_again(kind: str, outage: str) -> None:
+    with own_server() as process:
+        url = migrated(process)
+        with calling(kind, url, LIMIT_SECONDS) as callers:
+            wait(callers.start_all([message_of(n) for n in range(CALLERS)]))
+            with OUTAGES[outage](process):
+                errors = errors_of_calls(callers)
+            if outage == "stopped":
+                assert set(errors) <= {CallTimeoutError, DatabaseUnavailableError}
+            else:  # sessions that are made meanwhile do answer
+                assert set(errors) <= {CallTimeoutError, DatabaseUnavailableError, None}
+            again = callers.start_all([message_of(n) for n in range(CALLERS)])
+            assert set(outcomes_of(again)) == {"continued"}
+        with closing(Database(url)) as database:
+            check_invariants(database)
+
+
+def errors_of_calls(callers: Callers) -> list[type[BaseException] | None]:
+    """Return the error of each of many calls that begin one after the other; fail where one is later than its limit."""
+    begun = []
+    for number in range(CALLERS):
+        call = callers.start(message_of(number))
+        ended = list[float]()
+        call.add_done_callback(partial(_note_end, ended))
+        begun.append((call, time.monotonic(), ended))
+        time.sleep(0.002)
+    errors = []
+    for call, begin, ended in begun:
+        error = call.exception(LIMIT_SECONDS + 5)
+        errors.append(None if error is None else type(error))
+        assert ended[0] - begin < LIMIT_SECONDS + GRACE_SECONDS
+    return errors
+
+
+def _note_end(ended: list[float], _call: object) -> None:
+    ended.append(time.monotonic())
+
+
+@kinds
+def test_callers_with_less_time_end_no_other_call(postgres_url: str, kind: str) -> None:
+    """All conversations are locked for longer than the hasty ones have, and their groups end with them."""
+    with calling(kind, postgres_url) as patient, calling(kind, postgres_url, LIMIT_SECONDS) as hasty:
+        wait(patient.start_all([message_of(n) for n in range(40)]))
+        with locked(postgres_url, *range(40)):
+            waiting = patient.start_all([message_of(n) for n in range(0, 40, 2)])
+            given_up = hasty.start_all([message_of(n) for n in range(1, 40, 2)])
+            assert set(outcomes_of(given_up)) == {"CallTimeoutError"}
+            assert not any(call.done() for call in waiting)
+        assert set(outcomes_of(waiting)) == {"continued"}
+
+
+# --- (g) more callers than may wait -----------------------------------------------------------------------------------
+
+
+def test_more_tasks_than_may_wait_are_all_answered(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_group_commit, "MAX_WAITING", 5)
+    with calling("asyncio", postgres_url) as callers:
+        for _ in range(3):
+            calls = callers.start_all([message_of(n, message_id=None) for n in range(300)])
+            assert set(outcomes_of(calls)) <= {"opened", "continued"}
+        with locked(postgres_url, *range(50)):
+            calls = callers.start_all([message_of(n) for n in range(50)])
+            time.sleep(0.2)
+            calls[0].cancel()
+            assert not any(call.done() for call in calls[1:])
+        assert set(outcomes_of(calls[1:])) == {"continued"}
+
+
+# --- (h) groups form --------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Counts the statements that are sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.statements = 0
+        run, run_async = PostgresqlConnection.run, AsyncPostgresqlConnection.run
+
+        def counted(connection: Any, *arguments: Any) -> Any:
+            self.statements += 1
+            return run(connection, *arguments)
+
+        async def counted_async(connection: Any, *arguments: Any) -> Any:
+            self.statements += 1
+            return await run_async(connection, *arguments)
+
+        monkeypatch.setattr(PostgresqlConnection, "run", counted)
+        monkeypatch.setattr(AsyncPostgresqlConnection, "run", counted_async)
+
+
+@kinds
+@pytest.mark.parametrize("has_ids", [False, True], ids=["without ids", "with ids"])
+def test_far_fewer_statements_than_messages_are_sent(
+    postgres_url: str, kind: str, has_ids: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, rounds = 64, 30
+    with calling(kind, postgres_url) as callers:
+        wait(callers.start_all([message_of(n) for n in range(together)]))
+        sent = Counted(monkeypatch)
+        for turn in range(rounds):
+            ids = [f"{turn}-{n}" if has_ids else None for n in range(together)]
+            calls = [message_of(n, message_id=ids[n]) for n in range(together)]
+            assert set(outcomes_of(callers.start_all(calls))) == {"continued"}
+        messages = together * rounds
+        assert 0 < sent.statements < messages / 5, f"{sent.statements} statements for {messages} messages"
+    if has_ids:
+        with closing(Database(postgres_url)) as database:
+            assert run_sql(database, "SELECT count(*) FROM message_receipts") == [(messages,)]
