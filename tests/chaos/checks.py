@@ -10,10 +10,9 @@ from typing import Any
 from lapse import Database
 from tests.chaos.fleet import RECOVERY_SECONDS, Fleet
 from tests.chaos.ledger import History, check_calls
-from tests.chaos.rules import check_invariants
 from tests.chaos.writers import Call
 from tests.support.backlog import present
-from tests.support.invariants import ACTIVE
+from tests.support.invariants import ACTIVE, check_invariants
 from tests.support.sql import run_sql
 
 

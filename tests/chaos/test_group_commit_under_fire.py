@@ -17,10 +17,10 @@ from tests.chaos.group_sender import Orders, message_of
 from tests.chaos.group_senders import Senders, Sent, running_senders
 from tests.chaos.ledger import ALLOWED_ERRORS, SHOWN, moment
 from tests.chaos.outcome import Outcome
-from tests.chaos.rules import check_invariants
 from tests.chaos.scale import scaled
 from tests.chaos.test_lost_backends import Faults
 from tests.conftest import NewDatabase
+from tests.support.invariants import check_invariants
 from tests.support.postgres_process import ServerProcess
 from tests.support.sql import run_sql
 

@@ -19,9 +19,9 @@ from lapse.messages import OpeningSender
 from tests.chaos.holding import PATIENCE_SECONDS, Hold, HoldingDatabase
 from tests.chaos.ledger import History, moment
 from tests.chaos.outcome import Outcome
-from tests.chaos.rules import check_invariants
 from tests.chaos.scale import is_full, scaled
 from tests.support.backlog import BUSINESS, customer, insert_conversations
+from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql, transaction
 from tests.support.sweeps import sweep_expired, sweep_idle
 

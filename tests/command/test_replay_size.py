@@ -150,6 +150,7 @@ def test_as_many_deadlines_take_as_many_statements_however_far_apart(
 def test_a_replay_holds_no_messages_and_no_transitions(
     replayed: Callable[[Path], tuple[int, int]], tmp_path: Path
 ) -> None:
-    few, many = (write_log(tmp_path / f"{n}.csv", n, timedelta(minutes=2), customers=20) for n in (1_500, 3_500))
+    """The peak of groups of 500 varies by some 300 kB with when Python collects; 8,500 messages would be 4 MB."""
+    few, many = (write_log(tmp_path / f"{n}.csv", n, timedelta(minutes=2), customers=20) for n in (1_500, 10_000))
     replayed(few)
-    assert replayed(many)[1] < replayed(few)[1] + GROWTH_BYTES / 2
+    assert replayed(many)[1] < replayed(few)[1] + 3 * GROWTH_BYTES

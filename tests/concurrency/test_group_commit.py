@@ -15,9 +15,9 @@ import pytest
 
 from lapse import ConversationService, Database, Message, MessageResult
 from lapse.errors import ConversationRefusedError
-from tests.chaos.rules import check_invariants
 from tests.concurrency.callers import KINDS, calling, locked, message_of, outcomes_of
 from tests.concurrency.test_forks import wait_for
+from tests.support.invariants import check_invariants
 from tests.support.sql import count as count_rows
 from tests.support.sql import run_sql
 

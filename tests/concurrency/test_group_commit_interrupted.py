@@ -20,9 +20,9 @@ import pytest
 from lapse import AsyncConversationService, ConversationService, Database, LapseError
 from lapse.store import group_commit
 from tests.chaos.interrupted import HardLimitError
-from tests.chaos.rules import check_invariants
 from tests.concurrency.callers import message_of
 from tests.support.cancelling import CancelledAt
+from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql
 
 VICTIMS, OTHERS = 4, 12

@@ -19,10 +19,11 @@ from lapse.store import async_group_commit
 from lapse.store.drivers.asyncio import AsyncPostgresqlConnection
 from lapse.store.drivers.postgresql import PostgresqlConnection
 from tests.chaos.conftest import migrated, own_server, wait_for_server
-from tests.chaos.rules import check_invariants
 from tests.concurrency.callers import KINDS, Callers, calling, locked, message_of, outcomes_of, plain
+from tests.support.invariants import check_invariants
 from tests.support.postgres_process import ServerProcess
 from tests.support.sql import run_sql
+from tests.support.waiting import until
 
 LIMIT_SECONDS = 3.0
 GRACE_SECONDS = 1.0
@@ -92,6 +93,7 @@ def errors_of_calls(callers: Callers) -> list[type[BaseException] | None]:
     for call, begin, ended in begun:
         error = call.exception(LIMIT_SECONDS + 5)
         errors.append(None if error is None else type(error))
+        until(partial(bool, ended))  # noted after whoever waits is told
         assert ended[0] - begin < LIMIT_SECONDS + GRACE_SECONDS
     return errors
 

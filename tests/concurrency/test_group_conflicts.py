@@ -13,10 +13,10 @@ import psycopg
 from sqlalchemy import make_url
 
 from lapse import ConversationService, Database, MessageResult
-from tests.chaos.rules import check_invariants
 from tests.concurrency.callers import message_of, plain
 from tests.concurrency.test_waiting_calls import wait_for_waiters
 from tests.support.backlog import BUSINESS, customer
+from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql
 
 SLOW_EVENTS = (

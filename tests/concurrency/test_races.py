@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from lapse import BackgroundWorker, Conversation, ConversationAlreadyOpenError, ConversationService, Database
 from lapse.messages import OpeningSender
 from lapse.models import AnyId
-from tests.chaos.rules import check_invariants
 from tests.support.backlog import BUSINESS, IDLE_TIMEOUT, customer, insert_conversations, present
 from tests.support.concurrency import at_once, rounds, services, through_one_door
+from tests.support.invariants import check_invariants
 from tests.support.sql import count, run_sql, transaction
 from tests.support.sweeps import sweep_idle
 from tests.support.workers import IDLE

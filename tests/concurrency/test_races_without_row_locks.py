@@ -16,9 +16,9 @@ import pytest
 from lapse import ConversationService, Database, DatabaseUnavailableError
 from lapse.store.statements import Statement, Statements
 from lapse.store.table_mapping import Shape
-from tests.chaos.rules import check_invariants
 from tests.support.backlog import BUSINESS, customer, insert_conversations
 from tests.support.concurrency import at_once, rounds, services
+from tests.support.invariants import check_invariants
 from tests.support.sql import run_sql
 from tests.support.sweeps import sweep_expired, sweep_idle
 

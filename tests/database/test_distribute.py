@@ -71,8 +71,8 @@ def test_migrate_distribute_makes_the_schema_and_spreads_it_by_owner_once(stand_
         assert [tuple(row)[:3] for row in placed] == [
             ("conversation_events", "h", "owner_id"),
             ("conversations", "h", "owner_id"),
-            ("message_receipts", "h", "owner_id"),
             (VERSION_TABLE, "n", None),
+            ("message_receipts", "h", "owner_id"),
         ]
         assert len({row.colocationid for row in placed if row.partmethod == "h"}) == 1
         second = run_here("migrate", "--distribute", "--database-url", stand_in_url)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from functools import cache, lru_cache
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,8 +32,15 @@ class Kind:
 
     def row_of(self, value: object, **others: Any) -> tuple[Any, ...]:
         """Return a row with the fields of a value by the names of the columns, unless they are among the others."""
-        cells = (others[name] if name in others else getattr(value, name) for name in self.columns)
-        return tuple(cell.value if isinstance(cell, Enum) else cell for cell in cells)
+        if others:
+            return tuple(others[name] if name in others else getattr(value, name) for name in self.columns)
+        row: tuple[Any, ...] = _fields_of(self)(value)
+        return row
+
+
+@cache
+def _fields_of(kind: Kind) -> Callable[[object], Any]:
+    return attrgetter(*kind.columns)
 
 
 _PAIR = ("n", "owner_id", "channel", "session_key")
