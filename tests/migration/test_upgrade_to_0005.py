@@ -27,6 +27,8 @@ from tests.support.concurrency import at_once
 from tests.support.sql import count, run_sql
 from tests.support.waiting import until
 
+PATIENCE_SECONDS = 30
+"""On a machine that does much else."""
 NEW_KEY = "pk_conversations_0005"
 STATE = f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{NEW_KEY}')"
 KEY = """
@@ -217,16 +219,15 @@ def test_an_index_that_a_killed_run_still_builds_is_waited_for_and_taken(
 
 def test_ctrl_c_ends_it_at_once_and_says_so(older_postgres: Database) -> None:
     with old_snapshot(older_postgres):
-        running = subprocess.Popen(
-            [sys.executable, "-m", "lapse", "migrate", "--database-url", url_of(older_postgres)],
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        assert running.stderr
-        assert "waiting for the transaction of pid" in running.stderr.readline()
-        running.send_signal(signal.SIGINT)
-        assert running.wait(10) == 130
-        running.stderr.close()
+        command = [sys.executable, "-m", "lapse", "migrate", "--database-url", url_of(older_postgres)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as running:
+            try:
+                assert running.stderr
+                assert "waiting for the transaction of pid" in running.stderr.readline()
+                running.send_signal(signal.SIGINT)
+                assert running.wait(PATIENCE_SECONDS) == 130
+            finally:
+                running.kill()
         until(lambda: run_sql(older_postgres, "SELECT FROM pg_stat_progress_create_index") == [])
     assert schema_version(older_postgres) == "0004"
     assert migrate(older_postgres).changed

@@ -18,6 +18,7 @@ from lapse.errors import DatabaseError
 from lapse.store.engines import dialect_of
 from lapse.store.table_mapping import Shape
 from lapse.store.tables import BOUND_NOW, Tables
+from lapse.store.types import UtcDateTime
 
 Ts = TypeVarTuple("Ts")
 MAX_SHAPES = 64
@@ -88,7 +89,7 @@ class Statement:
         self._make_row: Callable[[Any], Row] | None = None
         if len(columns):
             self._make_row = getattr(namedtuple("Row", self._columns, rename=True), "_make")  # noqa: B009 - mypy
-        readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+        readers = [_reader(column.type, dialect) for column in columns]
         self._readers: list[tuple[int, Processor]] = [(place, read) for place, read in enumerate(readers) if read]
 
     def bind(self, values: Mapping[str, Any], now: Callable[[], datetime] | None = None) -> dict[str, Any]:
@@ -128,6 +129,14 @@ class Statement:
     def lazy_rows(self, cells: Cells) -> LazyRows:
         """Return the driver's rows, to be converted one by one."""
         return LazyRows(self, cells)
+
+
+def _reader(type_: Any, dialect: sa.Dialect) -> Processor | None:
+    """Return what converts a value of the driver's; None: it is as it should be."""
+    if isinstance(type_, UtcDateTime) and dialect.name == "postgresql":
+        return None  # the driver has read it as UTC
+    reader: Processor | None = type_.dialect_impl(dialect).result_processor(dialect, None)
+    return reader
 
 
 class Statements:
