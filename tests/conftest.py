@@ -62,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
+    # Ignored by what runs in the background of a shell, and so by each of its children, whom tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput") or _only_unit_tests(config):
         return
     # A CI that runs out of patience ends the servers too, like Ctrl-C.
