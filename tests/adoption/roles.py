@@ -80,6 +80,11 @@ def own_roles(url: str) -> Iterator[Roles]:
         yield roles
     finally:
         with connect(url) as connection:
+            # A session whose program was ended may still be at work, and be in the way.
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
             made = connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [roles.prefix])
             for (name,) in made.fetchall():
                 connection.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}".encode())
