@@ -245,8 +245,8 @@ def test_of_processes_that_upgrade_at_once_one_does_it(older_postgres: Database)
     assert run_sql(older_postgres, KEY) == [("PRIMARY KEY (conv_id, owner_id)",)]
 
 
-def test_through_a_pooler_in_transaction_mode(new_database: Callable[..., str], postgres: str) -> None:
-    if not (url := pooled_url(new_database, postgres)):
+def test_through_a_pooler_in_transaction_mode(new_database: Callable[..., str], pytestconfig: pytest.Config) -> None:
+    if not (url := pooled_url(new_database, pytestconfig)):
         pytest.skip("there is no PgBouncer on this machine")
     with closing(migrated_to(url, "0004")) as database:
         open_conversations(database)
@@ -254,11 +254,13 @@ def test_through_a_pooler_in_transaction_mode(new_database: Callable[..., str], 
         assert run_sql(database, KEY) == [("PRIMARY KEY (conv_id, owner_id)",)]
 
 
-def pooled_url(new_database: Callable[..., str], postgres: str) -> str | None:
-    from tests.conftest import POOLED
+def pooled_url(new_database: Callable[..., str], config: pytest.Config) -> str | None:
+    """Return the URL of a database of the first server, in front of which the pooler is; None: there is no pooler."""
+    from tests.conftest import POOLED, SERVERS
     from tests.support.pgbouncer import PROGRAM
 
-    return new_database(f"{postgres}{POOLED}", migrated=False) if PROGRAM else None
+    first = next(iter(config.stash[SERVERS].by_name))
+    return new_database(f"{first}{POOLED}", migrated=False) if PROGRAM else None
 
 
 # --- what stands in the way ---------------------------------------------------------------------------------------
