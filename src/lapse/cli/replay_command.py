@@ -56,7 +56,7 @@ def replay(
         ),
     ] = None,
 ) -> None:
-    """Replay a message log in virtual time, through the real service, to see the effect of timeouts.
+    """Replay a message log in virtual time, by the rules of production, to see the effect of timeouts.
 
     FILE.csv has the columns at, owner_id, from_number, to_number, channel, sender and, optionally, message_id.
     """

@@ -1,4 +1,4 @@
-"""Replay of a message log in virtual time, through the real service, store and tasks."""
+"""Replay of a message log in virtual time: by the real rules, into a real database, without a worker."""
 
 from lapse.replay.chart import draw_open_conversations
 from lapse.replay.message_log import LoggedMessage, MessageLog, read_message_log

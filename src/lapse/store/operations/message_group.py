@@ -41,6 +41,14 @@ class OwnTraces(dict[PairKey, AnyId]):
         return bool(receipt.seen_at.microsecond == self.microsecond and age < RECENT)
 
 
+def places_by_pair(messages: Sequence[CheckedMessage]) -> dict[PairKey, list[int]]:
+    """Return the places of each pair's messages, in order."""
+    pairs: dict[PairKey, list[int]] = {}
+    for place, message in enumerate(messages):
+        pairs.setdefault(message.key, []).append(place)
+    return pairs
+
+
 @dataclass(slots=True)
 class MessageGroup:
     """Messages in one transaction, and what is known of them so far."""
@@ -62,10 +70,7 @@ class MessageGroup:
     """The conversation that its receipt names."""
 
     def __post_init__(self) -> None:
-        pairs: dict[PairKey, list[int]] = {}
-        for place, message in enumerate(self.messages):
-            pairs.setdefault(message.key, []).append(place)
-        self.pairs = {key: pairs[key] for key in sorted(pairs)}
+        self.pairs = dict(sorted(places_by_pair(self.messages).items()))
 
 
 @dataclass(slots=True)

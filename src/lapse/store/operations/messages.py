@@ -13,7 +13,7 @@ from lapse.messages import MessageResult, Outcome
 from lapse.models import AnyId, Conversation
 from lapse.store.operations.activities import OpenPairs, is_activity, is_plural, record_activities
 from lapse.store.operations.id_generation import new_conv_id
-from lapse.store.operations.message_group import OwnTraces
+from lapse.store.operations.message_group import OwnTraces, places_by_pair
 from lapse.store.operations.recording import record_in_transaction
 from lapse.store.operations.steps import Query, Steps
 from lapse.store.rows import row_to_conversation
@@ -22,8 +22,7 @@ from lapse.store.statements import conversations as conversation_statements
 from lapse.store.statements import messages as statements
 
 MAX_GROUP = 500
-"""Messages of one statement. More fill the pages of the table before the rows that they leave can be pruned: in groups
-of 5,000 one update in five was not HOT (docs/performance.md)."""
+"""Messages of one statement. More fill the pages of the table before the rows that they leave can be pruned."""
 
 
 # --- one message ----------------------------------------------------------------------------------------------------
@@ -161,9 +160,7 @@ def record_group(
     """
     results: list[MessageResult | LapseError | None] = [None] * len(messages)
     ids = OwnTraces()
-    pairs: dict[PairKey, list[int]] = {}
-    for place, message in enumerate(messages):
-        pairs.setdefault(message.key, []).append(place)
+    pairs = places_by_pair(messages)
     if is_plural(sql):
         candidates = {key: places for key, places in pairs.items() if key in known and is_activity(messages, places)}
         if candidates:
