@@ -3,15 +3,16 @@
 Four processes send 25 messages a second each, with a pause after each message, on 500 conversations of their own. A
 latency counts from the moment at which the message was due to be sent. Beside them, in turns: nothing; a process that
 sends one list after the other on 8,000 other conversations; and the same on all 10,000, those of the four among them.
-There a message may find its conversation locked by a list, and waits for that statement and its commit. The 99th
-percentile is that of all four in a turn, and a ratio is the median over rounds.
+There a message may find its conversation locked by a list, and waits for that statement and its commit. To compare, a
+process that only computes, and has nothing to do with the database. The 99th percentile is that of all four in a turn,
+and a ratio is the median over rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from time import sleep, time
+from time import monotonic, sleep, time
 from typing import Any
 
 from benchmarks.backlogs import CHANNEL, OWNERS, live_customers
@@ -25,6 +26,7 @@ CALLERS, RATE, SHARE = 4, 25, 0.05
 SECONDS, ROUNDS = 15.0, 5
 MOST = 2
 QUIET, OTHERS, SAME = "quiet", "lists on other conversations", "lists on all conversations"
+COMPUTING = "a process that only computes"
 Window = tuple[float, float]
 
 
@@ -33,7 +35,7 @@ def run(bench: Bench) -> Outcome:
     backlog = bench.backlog(between=90_000, live=10_000)
     customers, seconds = live_customers(backlog), bench.seconds(SECONDS, least=1)
     own = round(SHARE * len(customers))
-    windows: dict[str, list[Window]] = {QUIET: [], OTHERS: [], SAME: []}
+    windows: dict[str, list[Window]] = {QUIET: [], OTHERS: [], SAME: [], COMPUTING: []}
     sent: dict[str, list[int]] = {OTHERS: [], SAME: []}
     with bench.filled(backlog) as url, ExitStack() as stack:
         ranges = [customers[place * own : (place + 1) * own] for place in range(CALLERS)]
@@ -45,7 +47,7 @@ def run(bench: Bench) -> Outcome:
         for process in callers:
             process.tell("go")
         sleep(1)
-        works: dict[str, Callable[[], Any]] = {QUIET: lambda: sleep(seconds)}
+        works: dict[str, Callable[[], Any]] = {QUIET: lambda: sleep(seconds), COMPUTING: lambda: compute(seconds)}
         works |= {name: lambda name=name: sent[name].append(send(groups[name], seconds)) for name in groups}  # type: ignore[misc]
         for number in bench.rounds(ROUNDS):
             for name in sorted(works, reverse=number % 2 == 0):
@@ -82,6 +84,13 @@ def send(process: Process, seconds: float) -> int:
     return int(process.hear()["sent"])
 
 
+def compute(seconds: float) -> None:
+    """Keep a processor busy for so long."""
+    over = monotonic() + seconds
+    while monotonic() < over:
+        pass
+
+
 def within(heard: list[dict[str, Any]], window: Window) -> list[float]:
     """Return the latencies of all callers in a window, in order."""
     begin, end = window
@@ -104,6 +113,7 @@ def figures(latencies: dict[str, list[list[float]]], sent: dict[str, list[int]],
     return [
         Figure("99th percentile of a lone caller beside lists, against quiet", ratio(OTHERS), "times", most),
         Figure("the same where the lists are of the same conversations", ratio(SAME), "times"),
+        Figure("the same beside a process that only computes", ratio(COMPUTING), "times"),
         *(
             Figure(f"{what}, {name}", median(quantile(one, share) for one in of), "ms")
             for name, of in latencies.items()

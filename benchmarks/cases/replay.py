@@ -1,6 +1,6 @@
 """A made-up log is replayed into a SQLite database in a temporary file, as `lapse replay` does it.
 
-Messages are recorded in groups of 500, and before each what was due of its pair. Reading the file and Python's start
+Messages are recorded in groups of 2,000, and before each what was due of its pair. Reading the file and Python's start
 are not in the time. The log has 30,000 messages of 3,000 customers over 30 days, in dialogues of a few minutes; one in
 three is an answer.
 """

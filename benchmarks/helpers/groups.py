@@ -67,7 +67,9 @@ class Sender:
         self._threads = ThreadPoolExecutor(AT_ONCE)
         self._newest = 10_000_000
         for _ in self._numbers:
-            self._service.record_messages(next(self._lists))
+            messages = next(self._lists)
+            self._service.record_messages(messages)
+            self._runner.run(self.aio.record_messages(messages))
         self._runner.run(self._at_once(0.05))
 
     def lists(self, seconds: float) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class Sender:
             begin = time.perf_counter()
             if begin >= over:
                 return taken
-            self._service.record_message(*self._arguments(number))
+            _ = self._service.record_message(*self._arguments(number)).conv_id
             taken.append(time.perf_counter() - begin)
         return taken
 
@@ -147,7 +149,7 @@ class Sender:
                 begin = time.perf_counter()
                 if begin >= over:
                     return
-                await self.aio.record_message(*self._arguments(number))
+                _ = (await self.aio.record_message(*self._arguments(number))).conv_id
                 taken.append(time.perf_counter() - begin)
 
         start = time.perf_counter()

@@ -95,7 +95,7 @@ def normalise_address(address: str, channel: str = WHATSAPP) -> str:
         InvalidAddressError: it is not text, is empty or longer than 320 characters, or has control characters.
         InvalidInputError: `channel` is not the name of a channel.
     """
-    return _spellings(address, channel)[0]
+    return _spellings(address, normalise_channel(channel))[0]
 
 
 def canonical_address(address: str, channel: str = WHATSAPP) -> str:
@@ -106,7 +106,7 @@ def canonical_address(address: str, channel: str = WHATSAPP) -> str:
     Raises:
         InvalidAddressError: as `normalise_address`.
     """
-    return _spellings(address, channel)[1]
+    return _spellings(address, normalise_channel(channel))[1]
 
 
 def session_key(from_address: str, to_address: str, channel: str = WHATSAPP) -> str:
@@ -157,7 +157,7 @@ def _cached_pair(from_address: str, to_address: str, channel: str | None) -> Add
         raise SameAddressError(
             f"both addresses are {mask_address(from_canonical)}: a conversation needs two different addresses"
         )
-    key = SEPARATOR.join(_escape_colons(address) for address in sorted((from_canonical, to_canonical)))
+    key = SEPARATOR.join(map(_escape_colons, sorted((from_canonical, to_canonical))))
     return AddressPair(channel, from_number, to_number, key)
 
 
@@ -204,8 +204,7 @@ def _masked(addresses: re.Pattern[str], text: str) -> str:
 
 
 def _spellings(address: str, channel: str) -> tuple[str, str]:
-    """Return the normalised and the canonical address."""
-    channel = normalise_channel(channel)
+    """Return the normalised and the canonical address on a channel, whose name is normalised."""
     if not isinstance(address, str):
         raise InvalidAddressError(f"an address is text, not {type(address).__name__}")
     handle = _checked(address)
@@ -232,7 +231,7 @@ def _checked(address: str) -> str:
         raise InvalidAddressError(
             f"an address has {len(handle)} characters; the longest allowed has {MAX_ADDRESS_LENGTH}"
         )
-    for position, character in enumerate(handle):
+    for position, character in enumerate("" if handle.isprintable() else handle):
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
             raise InvalidAddressError(
                 f"an address has the control character U+{ord(character):04X} at position {position + 1}"
@@ -279,4 +278,6 @@ def _without_trunk_prefix(number: str) -> str:
 
 
 def _escape_colons(address: str) -> str:
+    if ":" not in address and "%" not in address:
+        return address
     return re.sub(r"^:|:$|:(?=:)|(?<=:):", "%3A", address.replace("%", "%25"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -13,13 +13,12 @@ from lapse.lifecycle import (
     SENDER_RULES,
     ConversationStatus,
     Sender,
-    check_transition,
     event_type,
     is_due,
     status_after_message,
 )
 from lapse.messages import Outcome
-from lapse.models import AnyId, Conversation, ConversationEvent, add_clamped
+from lapse.models import AnyId, Conversation, ConversationEvent, add_clamped, changed
 
 MESSAGE = "message"
 """The reason of a transition that a message makes."""
@@ -81,18 +80,22 @@ def _effect_on_live(
         if is_before_open and at <= end_of(latest):  # on time it would have been a message of that one
             latest = with_activity(latest, message.sender, at)
             return Effect(Outcome.LATE, PairState(open_, latest), latest)
-    would_expire_at = add_clamped(at, timedelta(seconds=message.expiration_seconds))
-    if open_ is not None and at < open_.started_at and is_due(would_expire_at, now):
-        return Effect(Outcome.LATE, state)  # on time it would have been of one that has ended by now
     if open_ is not None:
+        if at < open_.started_at and _would_have_ended(message, at, now):
+            return Effect(Outcome.LATE, state)  # on time it would have been of one that has ended by now
         outcome, open_, events = _continue(message, open_, at, now)
         return Effect(outcome, PairState(open_, latest), open_, events)
     if not message.opens or new_id is None:
         return Effect(Outcome.NOT_OPENED, state)
-    if is_due(would_expire_at, now):
+    if _would_have_ended(message, at, now):
         return Effect(Outcome.LATE, state)
     opened = new_conversation(message, latest, at, new_id)
     return Effect(Outcome.OPENED, PairState(opened, latest), opened)
+
+
+def _would_have_ended(message: CheckedMessage, at: datetime, now: datetime) -> bool:
+    """Return whether what the message would open at `at` would have expired by now."""
+    return is_due(add_clamped(at, timedelta(seconds=message.expiration_seconds)), now)
 
 
 TICK = timedelta(microseconds=1)
@@ -131,17 +134,18 @@ def _continue(
 ) -> tuple[Outcome, Conversation, tuple[ConversationEvent, ...]]:
     if not message.is_activity:
         return Outcome.CONTINUED, open_, ()
-    sender, active = message.sender, with_activity(open_, message.sender, at)
+    sender, activity = message.sender, _activity(open_, message.sender, at)
     is_paused = open_.status in ConversationStatus.paused_statuses()
-    next_check = add_clamped(at, timedelta(seconds=message.idle_timeout_seconds))
-    if is_paused and is_due(next_check, now):
-        return Outcome.LATE, active, ()
+    if is_paused:
+        next_check = add_clamped(at, timedelta(seconds=message.idle_timeout_seconds))
+        if is_due(next_check, now):
+            return Outcome.LATE, changed(open_, **activity), ()
     status = status_after_message(open_.status, sender, was_answered=open_.first_answered_at is not None)
     if status is open_.status:
-        return Outcome.CONTINUED, active, ()
+        return Outcome.CONTINUED, changed(open_, **activity), ()
     if is_paused:
-        active = replace(active, idle_check_at=next_check, idle_timeout_seconds=message.idle_timeout_seconds)
-    moved, event = make_transition(active, status, at=now, reason=MESSAGE, actor=sender.value)
+        activity |= {"idle_check_at": next_check, "idle_timeout_seconds": message.idle_timeout_seconds}
+    moved, event = make_transition(open_, status, at=now, reason=MESSAGE, actor=sender.value, others=activity)
     return Outcome.REACTIVATED if is_paused else Outcome.ANSWERED, moved, (event,)
 
 
@@ -180,19 +184,22 @@ def new_conversation(
 
 def with_activity(conversation: Conversation, sender: Sender, at: datetime) -> Conversation:
     """Return the conversation with the times of a message sent at `at`: nothing moves backwards."""
+    return changed(conversation, **_activity(conversation, sender, at))
+
+
+def _activity(conversation: Conversation, sender: Sender, at: datetime) -> dict[str, Any]:
     rule = SENDER_RULES[sender]
     inbound, outbound, answered = (
         conversation.last_inbound_at,
         conversation.last_outbound_at,
         conversation.first_answered_at,
     )
-    return replace(
-        conversation,
-        updated_at=max(conversation.updated_at, at),
-        last_inbound_at=max(inbound or at, at) if rule.is_inbound else inbound,
-        last_outbound_at=outbound if rule.is_inbound else max(outbound or at, at),
-        first_answered_at=min(answered or at, at) if rule.answers else answered,
-    )
+    return {
+        "updated_at": max(conversation.updated_at, at),
+        "last_inbound_at": max(inbound or at, at) if rule.is_inbound else inbound,
+        "last_outbound_at": outbound if rule.is_inbound else max(outbound or at, at),
+        "first_answered_at": min(answered or at, at) if rule.answers else answered,
+    }
 
 
 def end_of(closed: Conversation) -> datetime:
@@ -217,8 +224,9 @@ def make_transition(
     actor: str | None,
     deadline: datetime | None = None,
     data: dict[str, Any] | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> tuple[Conversation, ConversationEvent]:
-    """Return the conversation after a transition, and the transition's event.
+    """Return the conversation after a transition, with these others of its values; and the transition's event.
 
     Raises:
         InvalidTransitionError: the table of transitions does not have it.
@@ -231,14 +239,15 @@ def make_transition(
             f"conversation {masked(conversation.conv_id)} has the status {shown(from_status)}, which is the "
             "application's own: lapse leaves it alone",
         )
-    check_transition(from_status, to_status)
+    type_ = event_type(from_status, to_status)
     ended_at = at if to_status in ConversationStatus.closed_statuses() else None
-    moved = replace(conversation, status=to_status, version=conversation.version + 1, ended_at=ended_at)
+    version = conversation.version + 1
+    moved = changed(conversation, status=to_status, version=version, ended_at=ended_at, **(others or {}))
     event = ConversationEvent(
         owner_id=moved.owner_id,
         conv_id=moved.conv_id,
         version=moved.version,
-        type=event_type(from_status, to_status),
+        type=type_,
         from_status=from_status,
         to_status=to_status,
         reason=reason,

@@ -131,14 +131,15 @@ def parse_closed_status(status: str) -> ConversationStatus:
     raise InvalidInputError(f"{shown(status)} does not close a conversation: use one of {', '.join(closed)}")
 
 
-def check_transition(from_status: ConversationStatus, to_status: ConversationStatus) -> None:
-    """Raise `InvalidTransitionError` unless a transition is one of `TRANSITIONS`."""
+@cache
+def event_type(from_status: ConversationStatus, to_status: ConversationStatus) -> EventType:
+    """Return the event type of a transition; what is active after a pause was reactivated, otherwise activated.
+
+    Raises:
+        InvalidTransitionError: it is none of `TRANSITIONS`.
+    """
     if to_status not in TRANSITIONS[from_status]:
         raise InvalidTransitionError(from_status, to_status)
-
-
-def event_type(from_status: ConversationStatus, to_status: ConversationStatus) -> EventType:
-    """Return the event type of a transition; what is active after a pause was reactivated, otherwise activated."""
     if from_status in ConversationStatus.paused_statuses() and to_status in ConversationStatus.active_statuses():
         return EventType.REACTIVATED
     return EVENT_TYPES[to_status]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -96,6 +97,20 @@ class Conversation:
     def business_address(self) -> str:
         """Return your side's address."""
         return self.to_number if self.opened_by in (None, Sender.USER) else self.from_number
+
+
+_WRITERS = {one.name: getattr(Conversation, one.name).__set__ for one in fields(Conversation)}
+_WRITES, _values_of = tuple(_WRITERS.values()), attrgetter(*_WRITERS)
+
+
+def changed(conversation: Conversation, **values: Any) -> Conversation:
+    """Return the conversation with other values: `dataclasses.replace` takes twice as long, a tenth of a replay."""
+    new = object.__new__(Conversation)
+    for write, value in zip(_WRITES, _values_of(conversation), strict=True):
+        write(new, value)
+    for name, value in values.items():
+        _WRITERS[name](new, value)
+    return new
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

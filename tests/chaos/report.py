@@ -52,10 +52,29 @@ ROWS = (
     Row(
         "interrupted_calls",
         "Interrupted calls",
-        "{calls sqlite} calls on SQLite and {calls postgresql} on PostgreSQL, of 16 operations: at a random moment a "
+        "{calls sqlite} calls on SQLite and {calls postgresql} on PostgreSQL, of 19 operations: at a random moment a "
         "signal handler raises an `Exception` or a `BaseException`, or another thread injects one",
         "{interrupted sqlite} and {interrupted postgresql} of them interrupted; each time the next message's answer "
         "was there for another connection, and no transaction, statement or lock was left",
+    ),
+    Row(
+        "group_commit_under_fire",
+        "Messages in groups, under fire",
+        "4 processes of threads or tasks, two of them behind a proxy that cuts commits: {kills} ended with `kill -9`, "
+        "{terminations} backends terminated, {restarts} immediate restarts, {cuts} connections cut; then all messages "
+        "sent once more, with their ids",
+        "{messages} messages, {unanswered} of them unanswered, of which {of_them_recorded} had been recorded; no "
+        "acknowledged one lost, none doubled; the second sending: copies, and nothing changed",
+        "postgresql",
+    ),
+    Row(
+        "group_commit_under_fire",
+        "Messages in groups on SQLite",
+        "2 processes of threads or tasks on one file, {kills} ended with `kill -9`; then all messages sent once more",
+        "{messages} messages, {unanswered} of them unanswered, of which {of_them_recorded} had been recorded; no "
+        "acknowledged one lost, none doubled; the second sending: copies, and nothing changed; `PRAGMA "
+        "integrity_check` is ok",
+        "sqlite",
     ),
     Row(
         "waiting_calls",

@@ -127,6 +127,7 @@ def strike(chance: random.Random, senders: Senders, plan: list[Callable[[], None
 def test_groups_on_a_server_under_fire_count_each_message_once(
     durable_server: ServerProcess, chance: random.Random, outcome: Outcome
 ) -> None:
+    outcome.case = "postgresql"
     url = migrated(durable_server)
     faults = Faults(durable_server, chance)
     proxy = CuttingProxy(url, chance, CUTS, of_transactions=0.2, of_statements=0.05)
@@ -144,6 +145,7 @@ def test_groups_on_a_server_under_fire_count_each_message_once(
 def test_groups_on_one_file_whose_processes_are_killed_count_each_message_once(
     new_database: NewDatabase, chance: random.Random, outcome: Outcome
 ) -> None:
+    outcome.case = "sqlite"
     url = new_database("sqlite")
     with running_senders(orders_of(chance, url)) as senders:
         strike(chance, senders, [lambda: senders.kill_one(chance)] * SQLITE_KILLS, 1)

@@ -19,7 +19,7 @@ from tests.support.commands import environment
 from tests.support.invariants import check_invariants
 
 TIMES = scaled(small=15, full=300)
-"""How often each of sixteen operations is interrupted."""
+"""How often each of nineteen operations is interrupted."""
 PATIENCE_SECONDS = scaled(small=120, full=1_800)
 
 

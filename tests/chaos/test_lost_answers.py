@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from lapse import Conversation, ConversationService, Database
+from lapse import Conversation, ConversationService, Database, Message, MessageResult
 from tests.chaos.cutting_proxy import CuttingProxy
 from tests.support.backlog import BUSINESS, customer
 from tests.support.invariants import check_invariants
@@ -48,3 +48,14 @@ def test_what_ended_before_its_opener_heard_of_it_is_the_answer(
         assert found.status == "agent_closed"
         assert count(database, "conversations") == 1
         check_invariants(database)
+
+
+def test_of_one_pair_only_the_message_that_opened_says_so(postgres_url: str, chance: random.Random) -> None:
+    """The receipt of the first tells that it was recorded: the one behind it, without an id, is not the opener."""
+    messages = [Message(1, customer(1), BUSINESS, message_id="a"), Message(1, customer(1), BUSINESS)]
+    proxy = CuttingProxy(postgres_url, chance, limit=1, of_transactions=1, of_statements=0, places=["unanswered"])
+    with closing(proxy), closing(ConversationService(proxy.url)) as service:
+        proxy.open()
+        results = service.record_messages(messages)
+        assert proxy.cuts.total() == 1
+    assert [result.outcome for result in results if isinstance(result, MessageResult)] == ["opened", "continued"]

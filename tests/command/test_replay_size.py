@@ -23,6 +23,7 @@ from lapse.replay import (
     write_events,
 )
 from lapse.store.chronicle import Chronicle
+from lapse.store.operations.virtual_time import GROUP
 from lapse.store.statements import Statement
 from tests.support.sql import run_sql
 
@@ -150,7 +151,8 @@ def test_as_many_deadlines_take_as_many_statements_however_far_apart(
 def test_a_replay_holds_no_messages_and_no_transitions(
     replayed: Callable[[Path], tuple[int, int]], tmp_path: Path
 ) -> None:
-    """The peak of groups of 500 varies by some 300 kB with when Python collects; 8,500 messages would be 4 MB."""
-    few, many = (write_log(tmp_path / f"{n}.csv", n, timedelta(minutes=2), customers=20) for n in (1_500, 10_000))
+    """The peak of a group varies by some 300 kB; 8,000 messages would be 4 MB."""
+    sizes = (2 * GROUP, 2 * GROUP + 8_000)
+    few, many = (write_log(tmp_path / f"{n}.csv", n, timedelta(minutes=2), customers=20) for n in sizes)
     replayed(few)
     assert replayed(many)[1] < replayed(few)[1] + 3 * GROWTH_BYTES

@@ -124,6 +124,28 @@ def refuse(database: Database, numbers: set[int]) -> None:
     )
 
 
+def test_the_parts_that_a_refusal_divides_a_list_into_know_of_each_other(postgres_url: str) -> None:
+    """What one part has recorded is no lost attempt of the next one's: an answer counts, and a copy is one."""
+    messages = [
+        message_of(1, message_id="a"),
+        message_of(2, message_id="b"),
+        message_of(3),
+        message_of(1, sender="agent"),
+        message_of(1, message_id="a"),
+        message_of(2, message_id="b"),
+    ]
+    with closing(ConversationService(postgres_url)) as service:
+        service.record(message_of(0))
+        refuse(service.database, {3})
+        results = service.record_messages(messages)
+        outcomes = [result.outcome if isinstance(result, MessageResult) else type(result) for result in results]
+        assert outcomes == ["opened", "opened", ConversationRefusedError, "answered", "copy", "copy"]
+        assert isinstance(results[3], MessageResult)
+        assert results[3].conversation is not None
+        assert service.get_conversation_by_id(results[3].conversation.conv_id).first_answered_at is not None
+        check_invariants(service.database)
+
+
 # --- (d) order --------------------------------------------------------------------------------------------------------
 
 

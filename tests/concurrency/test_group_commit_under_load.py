@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
+from asyncio.base_events import BaseEventLoop
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import closing, contextmanager
@@ -14,12 +16,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from lapse import CallTimeoutError, Database, DatabaseUnavailableError
+from lapse import AsyncConversationService, CallTimeoutError, Database, DatabaseUnavailableError, MessageResult
 from lapse.store import async_group_commit
 from lapse.store.drivers.asyncio import AsyncPostgresqlConnection
 from lapse.store.drivers.postgresql import PostgresqlConnection
 from tests.chaos.conftest import migrated, own_server, wait_for_server
-from tests.concurrency.callers import KINDS, Callers, calling, locked, message_of, outcomes_of, plain
+from tests.concurrency.callers import KINDS, PATIENCE_SECONDS, Callers, calling, locked, message_of, outcomes_of, plain
 from tests.support.invariants import check_invariants
 from tests.support.postgres_process import ServerProcess
 from tests.support.sql import run_sql
@@ -132,6 +134,60 @@ def test_more_tasks_than_may_wait_are_all_answered(postgres_url: str, monkeypatc
         assert set(outcomes_of(calls[1:])) == {"continued"}
 
 
+def test_a_task_that_waits_for_room_is_woken_when_there_is_some(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not for every group: with 60,000 tasks their callers' time was up."""
+    most, together, turns = 30, 1_000, 0
+    call_soon = BaseEventLoop.call_soon
+
+    def counted(loop: BaseEventLoop, *arguments: Any, **options: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return call_soon(loop, *arguments, **options)
+
+    monkeypatch.setattr(async_group_commit, "MAX_WAITING", 5)
+    with calling("asyncio", postgres_url) as callers:
+        wait(callers.start_all([message_of(n) for n in range(5)]))
+        monkeypatch.setattr(BaseEventLoop, "call_soon", counted)
+        calls = callers.start_all([message_of(n % 5) for n in range(together)])
+        assert set(outcomes_of(calls)) == {"continued"}
+    assert turns < most * together
+
+
+def test_a_loop_whose_tasks_were_all_cancelled_records_the_next_message(database_url: str) -> None:
+    """As a program does when it ends: even a task of lapse's own that has not begun."""
+
+    async def main() -> MessageResult:
+        async with AsyncConversationService(database_url) as service:
+            await service.record(message_of(0))
+            calls = [asyncio.create_task(service.record(message_of(n))) for n in range(1, 4)]
+            await asyncio.sleep(0)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            assert others > set(calls)
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+            return await asyncio.wait_for(service.record(message_of(4)), PATIENCE_SECONDS)
+
+    assert asyncio.run(main()).outcome == "opened"
+
+
+def test_who_waits_is_answered_though_a_program_cancels_what_is_lapses_own(database_url: str) -> None:
+    async def main() -> list[MessageResult]:
+        async with AsyncConversationService(database_url) as service:
+            await service.record(message_of(0))
+            callers = [asyncio.create_task(service.record(message_of(n % 3))) for n in range(30)]
+            await asyncio.sleep(0.001)
+            own = [task for task in asyncio.all_tasks() if task.get_name() == "lapse group commit"]
+            assert own
+            for task in own:
+                task.cancel()
+            return await asyncio.wait_for(asyncio.gather(*callers), PATIENCE_SECONDS)
+
+    assert {result.outcome for result in asyncio.run(main())} == {"opened", "continued"}
+
+
 # --- (h) groups form --------------------------------------------------------------------------------------------------
 
 
@@ -172,3 +228,59 @@ def test_far_fewer_statements_than_messages_are_sent(
     if has_ids:
         with closing(Database(postgres_url)) as database:
             assert run_sql(database, "SELECT count(*) FROM message_receipts") == [(messages,)]
+
+
+@kinds
+def test_messages_of_one_pair_at_once_are_no_obstacle_to_each_other(
+    postgres_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where two statements are at the database at once, never are messages of one pair in both."""
+    together = 64
+    with calling(kind, postgres_url) as callers:
+        wait([callers.start(message_of(1))])
+        sent = Counted(monkeypatch)
+        for _ in range(5):
+            calls = callers.start_all([message_of(n % 2) for n in range(together)])
+            assert set(outcomes_of(calls)) <= {"opened", "continued"}
+        assert 0 < sent.statements < 5 * together / 4
+
+
+@kinds
+def test_a_process_that_has_just_begun_takes_what_is_open_together_too(
+    postgres_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = 64
+    with calling("threads", postgres_url) as before:
+        wait(before.start_all([message_of(n) for n in range(4 * together)]))
+    with calling(kind, postgres_url) as callers:
+        wait([callers.start(message_of(0))])
+        sent = Counted(monkeypatch)
+        for turn in range(1, 4):
+            calls = [message_of(n) for n in range(turn * together, (turn + 1) * together)]
+            assert set(outcomes_of(callers.start_all(calls))) == {"continued"}
+        assert 0 < sent.statements < together
+
+
+def test_two_statements_of_an_event_loop_are_at_the_database_at_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more, however many callers there are."""
+    running, most = 0, 0
+    run = AsyncPostgresqlConnection.run
+
+    async def watched(connection: Any, *arguments: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return await run(connection, *arguments)
+        finally:
+            running -= 1
+
+    with calling("asyncio", postgres_url) as callers:
+        wait(callers.start_all([message_of(n) for n in range(CALLERS)]))
+        monkeypatch.setattr(AsyncPostgresqlConnection, "run", watched)
+        for _ in range(10):
+            calls = callers.start_all([message_of(n) for n in range(CALLERS)])
+            assert set(outcomes_of(calls)) == {"continued"}
+    assert most == async_group_commit.LANES

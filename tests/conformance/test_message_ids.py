@@ -86,8 +86,57 @@ def test_copies_in_one_list(service: ConversationService) -> None:
     assert conversations[2] == conversations[4]
 
 
+def test_an_id_of_two_open_conversations_in_one_list_counts_once(
+    service: ConversationService, clock: ManualClock
+) -> None:
+    service.record_messages([sent(None), sent(None, OTHER)])
+    clock.advance(minutes=1)
+    results = service.record_messages([sent("a", OTHER), sent("a")])
+    assert sorted(outcomes(results)) == ["continued", "copy"]
+    first, copy = (result.conversation for result in results if isinstance(result, MessageResult))
+    assert first == copy
+    latest = [service.get_conversation_history(1, customer, BUSINESS)[0].updated_at for customer in (CUSTOMER, OTHER)]
+    assert sorted(latest) == [clock.now - timedelta(minutes=1), clock.now]
+
+
+def test_ids_of_one_list_are_noted_whatever_their_messages_mean(
+    service: ConversationService, clock: ManualClock
+) -> None:
+    customers = [f"+551199000001{number}" for number in range(5)]
+    opened = service.record_messages([sent(f"{place}", customer) for place, customer in enumerate(customers[:4])])
+    service.record(sent("4", customers[0], sender="agent"))
+    clock.advance(minutes=1)
+    messages = [
+        sent("a", customers[0]),
+        sent("b", customers[1], sender="agent"),
+        sent("2", customers[2]),
+        sent(None, customers[3]),
+        sent("e", customers[4]),
+    ]
+    results = service.record_messages(messages)
+    assert outcomes(results) == ["continued", "answered", "copy", "continued", "opened"]
+    assert outcomes(service.record_messages(messages)) == ["copy", "copy", "copy", "continued", "copy"]
+    rows = run_sql(
+        service.database, "SELECT message_id, conv_id FROM message_receipts WHERE message_id IN ('a', 'b', 'e')"
+    )
+    assert {row.message_id: str(row.conv_id) for row in rows} == {
+        message_id: str(result.conversation.conv_id)  # type: ignore[union-attr]
+        for message_id, result in (("a", opened[0]), ("b", opened[1]), ("e", results[4]))
+    }
+
+
 @pytest.mark.parametrize("is_alone", [True, False])
-def test_everything_once_more_changes_nothing(service: ConversationService, clock: ManualClock, is_alone: bool) -> None:
+@pytest.mark.parametrize("draws_the_same", [False, True])
+def test_everything_once_more_changes_nothing(
+    service: ConversationService,
+    clock: ManualClock,
+    is_alone: bool,
+    draws_the_same: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even where two calls draw the same fraction of a second for their receipts: neither was repeated."""
+    if draws_the_same:
+        monkeypatch.setattr("lapse.store.operations.message_group.secrets.randbelow", lambda _most: 7)
     messages = [
         sent("1"),
         sent("2", sender="agent"),

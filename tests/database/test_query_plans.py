@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import sqlalchemy as sa
 
-from lapse import ConversationService, PurgeResult
+from lapse import ConversationService, Message, PurgeResult
 from lapse.models import MIN_DATETIME
 from lapse.store.operations import due
 from lapse.store.statements import Statement
@@ -140,6 +140,33 @@ def test_every_statement_goes_by_its_index(filled: ConversationService) -> None:
             assert_no_whole_table_is_read(plan)
         used = set[str]().union(*(indexes(plan) for plan in plans))
         assert used >= set(wanted), f"{name}: {sorted(used)}"
+
+
+@pytest.mark.parametrize("together", [2, 64, 500])
+@pytest.mark.parametrize("has_ids", [False, True], ids=["without ids", "with ids"])
+def test_messages_together_go_by_the_index_of_open_pairs(
+    filled: ConversationService, together: int, has_ids: bool
+) -> None:
+    """Those that continue conversations, those that find none, and answers, which are transitions."""
+
+    def of(first: int, sender: str = "user") -> list[Message]:
+        pairs = [(f"+5511{n}", BUSINESS) for n in range(first, first + 100 * together, 100)]
+        return [
+            Message(
+                int(customer[5:]) % 50,
+                *((customer, other) if sender == "user" else (other, customer)),
+                sender=sender,
+                message_id=f"{sender} {customer}" if has_ids else None,
+            )
+            for customer, other in pairs
+        ]
+
+    explainer = Explainer(filled)
+    for messages in (of(2), of(2, "agent"), of(50), of(50, "agent")):
+        plans = explainer.plans(lambda messages=messages: filled.record_messages(messages))  # type: ignore[misc]
+        for plan in plans:
+            assert_no_whole_table_is_read(plan)
+        assert "uq_conversations_open_session" in set[str]().union(*map(indexes, plans))
 
 
 def test_one_conversation_is_found_by_its_id(filled: ConversationService) -> None:

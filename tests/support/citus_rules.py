@@ -18,7 +18,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from lapse.lifecycle import Sender
 from lapse.store import statements
-from lapse.store.statements import batches, messages, preview, purge, schema, sweeps
+from lapse.store.statements import batches, messages, preview, purge, recording, schema, sweeps
 from lapse.store.table_mapping import Shape
 from lapse.store.tables import BOUND_NOW, OWN_TABLES, Tables
 
@@ -144,6 +144,7 @@ def broken_by_tables(of: sa.MetaData = OWN_TABLES.metadata) -> list[str]:
 # --- every statement of the store -----------------------------------------------------------------------------------
 
 OF_SQLITE = {
+    recording.add_receipts,
     sweeps.record_batch,
     sweeps.update_batch,
     purge.count_claimed,
@@ -213,6 +214,7 @@ _ARGUMENTS: dict[str, list[tuple[str, Any]]] = {
         for has_times, has_ids in itertools.product([False, True], repeat=2)
     ],
     "is_among": _named(False, True),
+    "is_read_back": _named(False, True),
     "fields": _named(("user_id",), ("context", "metadata")),
     "specify": _named(*(builder for builder in _builders() if builder.__annotations__["return"] == "SweepSpec")),
     "counted": _named(*itertools.starmap(preview.Counted, itertools.product([False, True], repeat=3))),

@@ -28,7 +28,7 @@ def test_the_statements_of_all_builders_are_found() -> None:
         "messages.open_or_continue(False)",
         "recording.open_of_pairs(one, wait)",
         "recording.insert_receipts(one)",
-        "recording.update_conversations(one)",
+        "recording.update_conversations(one, True)",
         "counts.transitions()",
         "due.next_deadlines()",
         "purge.delete_batch()",

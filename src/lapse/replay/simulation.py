@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -13,7 +15,7 @@ from lapse.replay.message_log import FIRST_YEAR, LoggedMessage
 from lapse.service import ConversationService
 from lapse.settings import idle_timeout_seconds
 from lapse.store.operations.messages import MAX_GROUP
-from lapse.store.operations.virtual_time import finish_virtual_time, record_in_virtual_time
+from lapse.store.operations.virtual_time import GROUP, finish_virtual_time, record_in_virtual_time
 
 
 class VirtualClock:
@@ -51,18 +53,31 @@ def replay(
     idle_seconds = idle_timeout_seconds(settings.idle_timeout_minutes)
     expiration_seconds, kinds = whole_seconds(settings.expiration), database.shape().mapping.kinds
     counted = 0
-    for group in _groups(messages):
-        checked = [check_message(message.as_message(), kinds, expiration_seconds, idle_seconds) for message in group]
-        clock.now = group[-1].at
-        results = database.run(record_in_virtual_time, checked)
-        counted += sum(result is not None and result.outcome is not Outcome.COPY for result in results)
-        on_messages(len(group))
-    while database.run(finish_virtual_time, idle_seconds, MAX_GROUP):
-        pass
+    with _no_collector():
+        for group in _groups(messages):
+            checked = [check_message(one.as_message(), kinds, expiration_seconds, idle_seconds) for one in group]
+            clock.now = group[-1].at
+            results = database.run(record_in_virtual_time, checked)
+            counted += sum(result is not None and result.outcome is not Outcome.COPY for result in results)
+            on_messages(len(group))
+        while database.run(finish_virtual_time, idle_seconds, MAX_GROUP):
+            pass
     return counted
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep Python from looking for cycles: a quarter of the time, and what is made of messages has none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _groups(messages: Iterable[LoggedMessage]) -> Iterator[list[LoggedMessage]]:
     remaining = iter(messages)
-    while group := list(islice(remaining, MAX_GROUP)):
+    while group := list(islice(remaining, GROUP)):
         yield group

@@ -83,7 +83,11 @@ def json_text(value: Any) -> str:
     """Return the JSON text of a value."""
     # Nearly every one is empty, and the general way costs as much as half of what SQLite needs for a message.
     # No escapes: a database whose encoding is not UTF8 takes few of them, or none.
-    return json.dumps(value, ensure_ascii=False) if value else "{}"
+    return _encode(value) if value else "{}"
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+"""`json.dumps` makes an encoder of its own for each value."""
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

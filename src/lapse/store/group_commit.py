@@ -83,7 +83,7 @@ class GroupCommit:
                     result = self._database.run(record, message, message.key in self.known)
                 finally:
                     self._hand_over(leadership)
-                self.known.add(message.key)
+                self.known.note([message])
                 return result
             was_led = True
             try:
@@ -175,7 +175,7 @@ class GroupCommit:
 
     def _record_alone(self, message: CheckedMessage) -> MessageResult:
         result = self._database.run(record, message, message.key in self.known)
-        self.known.add(message.key)
+        self.known.note([message])
         return result
 
     def _lead(self, group: Sequence[_Entry]) -> MessageResult | LapseError | None:
@@ -186,14 +186,16 @@ class GroupCommit:
                 results = [self._record_alone(group[0].message)]
             else:
                 results = self._database.run(record_group, [entry.message for entry in group], self.known)
-                for entry in group:
-                    self.known.add(entry.message.key)
+                self.known.note([entry.message for entry in group])
         except LapseError as error:
             results = [error] * len(group)
         finally:
-            for place, entry in enumerate(group[1:], 1):
-                entry.result = results[place] if results else None  # interrupted: each records its own
-                entry.wake.release()
+            try:  # first: who leads next would get the interpreter after all who are answered, and the database wait
+                self._hand_over(group[0].leadership)
+            finally:
+                for place, entry in enumerate(group[1:], 1):
+                    entry.result = results[place] if results else None  # interrupted: each records its own
+                    entry.wake.release()
         return results[0]
 
 

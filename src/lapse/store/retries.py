@@ -12,6 +12,7 @@ from lapse.errors import CallTimeoutError, DatabaseUnavailableError, LapseError
 from lapse.store import limits
 from lapse.store.driver_errors import SqliteBusyError, translate
 from lapse.store.drivers.sqlite import BUSY_LOOK_SECONDS
+from lapse.store.operations import REPEATS
 from lapse.store.pool import PoolTimeoutError
 
 T = TypeVar("T")
@@ -56,9 +57,13 @@ class Retries:
             LapseError: what the last attempt came to, where the operation does not handle it.
         """
         problem: Exception | None = None
+        repeats = 0
         try:
             step = next(steps)
             while True:
+                if step is REPEATS:
+                    step = steps.send(repeats)
+                    continue
                 try:
                     result = yield step
                 except LapseError as error:
@@ -69,6 +74,7 @@ class Retries:
                     step = steps.send(result)
                     continue
                 if not isinstance(problem, LapseError):
+                    repeats += 1
                     try:
                         result, problem = (yield from self._repeat(step, problem, retry=retry)), None
                     except LapseError as error:

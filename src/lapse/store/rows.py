@@ -16,9 +16,9 @@ from lapse.store.tables import OWN_TABLES
 # How to write each column's field. The frozen class's own way takes four times as long, a tenth of a message on SQLite.
 _COLUMNS = tuple(field.name for field in fields(Conversation))
 _WRITERS = tuple(getattr(Conversation, column).__set__ for column in _COLUMNS)
+_STATUS, _OPENED_BY = _COLUMNS.index("status"), _COLUMNS.index("opened_by")
 _STATUSES = {status.value: status for status in ConversationStatus}
 _SENDERS = {sender.value: sender for sender in Sender}
-_STATUS, _OPENED_BY = _COLUMNS.index("status"), _COLUMNS.index("opened_by")
 LONG_AGO = datetime.fromtimestamp(0, UTC)
 _EVENT_COLUMNS = tuple(OWN_TABLES.events.c.keys())
 
@@ -26,28 +26,36 @@ _EVENT_COLUMNS = tuple(OWN_TABLES.events.c.keys())
 def row_to_conversation(row: Row) -> Conversation:
     """Return a row that ends with the columns of a conversation as a value."""
     conversation = object.__new__(Conversation)
-    for write, value in zip(_WRITERS, row[-len(_WRITERS) :], strict=True):
+    for write, value in zip(_WRITERS, _values_of(row), strict=True):
         write(conversation, value)
-    _WRITERS[_STATUS](conversation, _STATUSES.get(row.status, row.status))
-    _WRITERS[_OPENED_BY](conversation, _SENDERS.get(row.opened_by))
-    if None in (row.channel, row.context, row.metadata, row.started_at, row.updated_at, row.expires_at):
-        _fill_gaps(conversation, row)
     return conversation
 
 
-def _fill_gaps(conversation: Conversation, row: Row) -> None:
-    """Give what an application left NULL in its own table the value that the statements take it for."""
-    instead: dict[str, Any] = {
-        "channel": WHATSAPP,
-        "context": {},
-        "metadata": {},
-        "started_at": row.updated_at or LONG_AGO,
-        "updated_at": row.started_at or LONG_AGO,
-        "expires_at": NEVER,
-    }
-    for name, value in instead.items():
-        if getattr(row, name) is None:
-            _WRITERS[_COLUMNS.index(name)](conversation, value)
+def _values_of(row: Row) -> list[Any]:
+    """Return what the fields of a conversation hold, in their order."""
+    values: list[Any] = list(row[-len(_COLUMNS) :])
+    values[_STATUS] = _STATUSES.get(row.status, row.status)
+    values[_OPENED_BY] = _SENDERS.get(row.opened_by)
+    if (
+        row.channel is None
+        or row.context is None
+        or row.metadata is None
+        or row.started_at is None
+        or row.updated_at is None
+        or row.expires_at is None
+    ):
+        # What an application left NULL in its own table has the value that the statements take it for.
+        instead: dict[str, Any] = {
+            "channel": WHATSAPP,
+            "context": {},
+            "metadata": {},
+            "started_at": row.updated_at or LONG_AGO,
+            "updated_at": row.started_at or LONG_AGO,
+            "expires_at": NEVER,
+        }
+        pairs = zip(_COLUMNS, values, strict=True)
+        values = [instead.get(name) if value is None else value for name, value in pairs]
+    return values
 
 
 def row_to_event(row: Row) -> ConversationEvent:

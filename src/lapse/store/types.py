@@ -164,13 +164,14 @@ def json_value(value: Any) -> Any:
 
 def array_text(values: Sequence[Any]) -> str:
     """Return PostgreSQL's text of a one-dimensional array (its manual, 8.15.6); psycopg takes ten times as long."""
-    if any(isinstance(value, str) for value in values):
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, str):
         # Quoted, nearly nothing has to be escaped.
-        text = '","'.join("\0" if value is None else value for value in values)
+        text = '","'.join(["\0" if value is None else value for value in values])
         if "\\" in text or "\0" in text or text.count('"') > 2 * len(values) - 2:
             return "{" + ",".join(map(_element, values)) + "}"
         return f'{{"{text}"}}'
-    return "{" + ",".join("NULL" if value is None else f'"{value}"' for value in values) + "}"
+    return "{" + ",".join(["NULL" if value is None else f'"{value}"' for value in values]) + "}"
 
 
 def _element(value: str | None) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from struct import Struct
 from typing import Any, ClassVar, Self, TypeVar
 
 import psycopg
@@ -48,6 +49,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 # Whatever the URL, the role or the database says: in another one not every address can be written.
 _ALWAYS = {"client_encoding": "utf8"}
+_unpack_bigint = Struct(">q").unpack
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _FIRST_MOMENT, _LAST_MOMENT = ((moment - _EPOCH) // timedelta(microseconds=1) for moment in (MIN_DATETIME, NEVER))
 
@@ -70,12 +72,10 @@ class InfinityLoader(Loader):
 
     def load(self, data: Buffer) -> datetime:
         """Return the moment."""
-        microseconds = int.from_bytes(data, "big", signed=True)
-        if microseconds > _LAST_MOMENT:
-            return NEVER
-        if microseconds < _FIRST_MOMENT:
-            return MIN_DATETIME
-        return _EPOCH + timedelta(microseconds=microseconds)
+        (microseconds,) = _unpack_bigint(data)
+        if _FIRST_MOMENT <= microseconds <= _LAST_MOMENT:
+            return _EPOCH + timedelta(0, 0, microseconds)
+        return NEVER if microseconds > 0 else MIN_DATETIME
 
 
 class NamedTypeLoader(Loader):

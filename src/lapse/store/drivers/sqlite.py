@@ -15,6 +15,8 @@ BUSY_LOOK_SECONDS = 0.2
 """How long SQLite itself waits for another write at a time: nothing can interrupt that wait."""
 WRITE_AHEAD = "PRAGMA journal_mode = WAL"
 """Stays with the file."""
+_CHECKPOINT_PAGES = 4_000
+"""16 MB. Each checkpoint waits for the disk twice, and writes a page once that messages changed again and again."""
 _IS_LAPSES = f"SELECT 1 FROM sqlite_master WHERE name = '{VERSION_TABLE}'"  # noqa: S608 - of a constant
 
 
@@ -28,8 +30,14 @@ class SqliteConnection(sqlite3.Connection):
     _is_running = False
     _runner: sqlite3.Cursor | None = None
 
-    def run(self, sql: str, values: Mapping[str, Any], _is_lazy: bool = False) -> list[tuple[Any, ...]]:
+    def run(
+        self, sql: str, values: Mapping[str, Any] | list[tuple[Any, ...]], _is_lazy: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows; there is nothing to be lazy about, and a result cannot wait.
+
+        Args:
+            sql: the statement.
+            values: by the names of its parameters; several rows of them: it is run for each, and returns nothing.
 
         Raises:
             sqlite3.Error: it cannot be done.
@@ -41,7 +49,8 @@ class SqliteConnection(sqlite3.Connection):
             cursor = self._runner = self.cursor()
         self._is_running = True
         try:
-            rows: list[tuple[Any, ...]] = cursor.execute(sql, values).fetchall()
+            run = cursor.executemany if isinstance(values, list) else cursor.execute
+            rows: list[tuple[Any, ...]] = run(sql, values).fetchall()
         except sqlite3.Error:
             cursor.close()
             self._runner, self._is_running = None, False
@@ -94,6 +103,7 @@ def connect(path: Path | str) -> SqliteConnection:
         if connection.execute(_IS_LAPSES).fetchall():
             connection.execute(WRITE_AHEAD)  # a copy that somebody made may be without
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     except BaseException:
         connection.close()
         raise

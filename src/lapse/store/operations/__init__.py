@@ -4,6 +4,6 @@ An operation takes the database's `Statements`. It knows no connection, no retry
 `store.async_database` do the steps, and repeat a step from its start after a transient failure.
 """
 
-from lapse.store.operations.steps import CLOCK, Query, Step, Steps, Transaction, answer_of_nothing
+from lapse.store.operations.steps import CLOCK, REPEATS, Query, Step, Steps, Transaction, answer_of_nothing
 
-__all__ = ["CLOCK", "Query", "Step", "Steps", "Transaction", "answer_of_nothing"]
+__all__ = ["CLOCK", "REPEATS", "Query", "Step", "Steps", "Transaction", "answer_of_nothing"]

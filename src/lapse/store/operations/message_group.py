@@ -27,16 +27,37 @@ class OwnTraces(dict[PairKey, AnyId]):
     By pair, the id of the conversation that it may open; and the fraction of a second in the times of its receipts.
     """
 
+    may_be_there = False
+    """Something was attempted more than once."""
     results: Sequence[MessageResult | None] = ()
     """Of the latest attempt that came as far as its COMMIT."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        super().__init__()
+        self._answered: set[tuple[AnyId, str, str]] = set()
+
+    def note_answer(self, messages: Sequence[CheckedMessage]) -> None:
+        """Note that a transaction was answered: what it left is no lost attempt's for the next one of this call."""
+        for message in messages:
+            self.pop(message.key, None)
+            if message.message_id is not None:
+                self._answered.add((message.owner_id, message.pair.channel, message.message_id))
 
     @cached_property
     def microsecond(self) -> int:
         """Return the fraction of a second, in microseconds."""
         return secrets.randbelow(1_000_000)
 
+    def has_opened_by(self, place: int) -> bool:
+        """Return whether the message at this place opened a conversation in an earlier attempt."""
+        earlier = self.results[place] if self.results else None
+        return earlier is not None and earlier.outcome is Outcome.OPENED
+
     def made(self, receipt: Row, now: datetime) -> bool:
         """Return whether a receipt is one of an earlier attempt: of a million others, one may be taken for it."""
+        if not self.may_be_there or (receipt.owner_id, receipt.channel, receipt.message_id) in self._answered:
+            return False
         age = now - receipt.seen_at
         return bool(receipt.seen_at.microsecond == self.microsecond and age < RECENT)
 
@@ -82,17 +103,15 @@ class Changes:
     """Conversations as they were read."""
     after: dict[AnyId, Conversation] = field(default_factory=dict)
     """Those that messages belong to or end, as they will be."""
-    pair_of: dict[AnyId, PairKey] = field(default_factory=dict)
     events: list[ConversationEvent] = field(default_factory=list)
     effects: dict[int, Effect] = field(default_factory=dict)
     """By the place of the message; copies have none."""
 
-    def note(self, key: PairKey, state: PairState) -> None:
+    def note(self, state: PairState) -> None:
         """Note how a pair's conversations are after a step."""
         for conversation in state:
             if conversation is not None:
                 self.after[conversation.conv_id] = conversation
-                self.pair_of[conversation.conv_id] = key
 
     @property
     def opened(self) -> list[Conversation]:
@@ -112,12 +131,15 @@ def fold(group: MessageGroup, changes: Changes, key: PairKey, state: PairState) 
     for place in group.pairs[key]:
         message = group.messages[place]
         if not group.is_new.get(place, True):
+            if group.ids.has_opened_by(place):
+                own = None  # by this message, whose receipt tells: no later one is taken for it
             continue
         now = changes.now if message.sent_at is None or not group.is_virtual else message.sent_at
         if group.is_virtual:
             state, events = act_on_deadlines(state, now, message.idle_timeout_seconds)
             changes.events += events
-            changes.note(key, state)
+            if events:
+                changes.note(state)
         if own is not None:  # opened by an attempt at this very message whose answer was lost
             effect, own = Effect(Outcome.OPENED, state, own), None
         else:
@@ -126,10 +148,12 @@ def fold(group: MessageGroup, changes: Changes, key: PairKey, state: PairState) 
             effect = effect_of(message, state, now, new_id)
         if effect.outcome is Outcome.OPENED and group.is_virtual:
             del group.ids[key]  # the pair may open another one in this transaction
+        if effect.state.latest is not state.latest:
+            changes.note(effect.state)
         state = effect.state
         changes.events += effect.events
         changes.effects[place] = effect
-        changes.note(key, state)
+    changes.note(state)
 
 
 def is_live(state: PairState, now: datetime) -> bool:

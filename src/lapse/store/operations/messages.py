@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from lapse.addresses import masked
-from lapse.checked_message import CheckedMessage, PairKey, opening
+from lapse.checked_message import CheckedMessage, opening
 from lapse.errors import ConversationAlreadyOpenError, ConversationRefusedError, DatabaseUnavailableError, LapseError
 from lapse.lifecycle import Sender
 from lapse.messages import MessageResult, Outcome
 from lapse.models import AnyId, Conversation
-from lapse.store.operations.activities import OpenPairs, is_activity, is_plural, record_activities
+from lapse.store.operations.activities import OpenPairs, is_activity, is_plural, record_activities, with_repeated_ids
 from lapse.store.operations.id_generation import new_conv_id
 from lapse.store.operations.message_group import OwnTraces, places_by_pair
 from lapse.store.operations.recording import record_in_transaction
@@ -142,7 +142,7 @@ def _open(sql: Statements, message: CheckedMessage) -> Steps[MessageResult]:
 
 
 def record_group(
-    sql: Statements, messages: Sequence[CheckedMessage], known: Collection[PairKey]
+    sql: Statements, messages: Sequence[CheckedMessage], known: OpenPairs
 ) -> Steps[list[MessageResult | LapseError | None]]:
     """Record messages together: those that mean no transition in one statement, all others in one transaction.
 
@@ -161,8 +161,14 @@ def record_group(
     results: list[MessageResult | LapseError | None] = [None] * len(messages)
     ids = OwnTraces()
     pairs = places_by_pair(messages)
+    strangers = [places[0] for key, places in pairs.items() if key not in known]
     if is_plural(sql):
-        candidates = {key: places for key, places in pairs.items() if key in known and is_activity(messages, places)}
+        tries_all, repeated = known.strangers_are_open, with_repeated_ids(messages)
+        candidates = {
+            key: places
+            for key, places in pairs.items()
+            if (tries_all or key in known) and key not in repeated and is_activity(messages, places)
+        }
         if candidates:
             try:
                 done = yield from record_activities(sql, candidates, messages, results, ids)
@@ -172,6 +178,7 @@ def record_group(
                 del pairs[key]
     rest = sorted(place for places in pairs.values() for place in places)
     yield from _record_rest(sql, messages, rest, ids, results)
+    known.learn([results[place] for place in strangers])
     return results
 
 
@@ -194,8 +201,7 @@ def record_list(
                 results[place] = result
                 if result is None:
                     locked.append(place)
-            for message in group:
-                known.add(message.key)
+            known.note(group)
             done += len(part)
         for place in locked:
             try:
@@ -230,9 +236,11 @@ def _record_rest(
             is_final = len(messages) == 1 or not sql.shape.mapping.is_adopted  # else `record` tries once more
             results[places[0]] = opened or (error if is_final else None)
             return
-        half = len(places) // 2
-        yield from _record_rest(sql, messages, places[:half], ids, results)
-        yield from _record_rest(sql, messages, places[half:], ids, results)
+        half, earlier = len(places) // 2, ids.results
+        for part in slice(half), slice(half, None):
+            ids.results = earlier[part]
+            yield from _record_rest(sql, messages, places[part], ids, results)
         return
+    ids.note_answer(chosen)
     for place, result in zip(places, recorded, strict=True):
         results[place] = result

@@ -45,8 +45,12 @@ def record_in_transaction(
         ConversationRefusedError: the database refused one of them; nothing was changed.
         DatabaseUnavailableError: a pair's conversation kept beginning and ending.
     """
+    has_begun = False
 
     def work() -> Steps[list[MessageResult | None]]:
+        nonlocal has_begun
+        ids.may_be_there |= has_begun
+        has_begun = True
         skips = (len(messages) > 1 if is_group is None else is_group) and sql.shape.dialect != "sqlite"
         group = MessageGroup(sql, messages, ids, is_virtual, skips, [None] * len(messages))
         keys = list(group.pairs)
@@ -70,7 +74,7 @@ def _record_pairs(group: MessageGroup, keys: list[PairKey]) -> Steps[list[PairKe
     changes = Changes(now)
     for key, state in states.items():
         yield from fold(group, changes, key, state)
-    conflicts = yield from write(group.sql, changes)
+    conflicts = yield from write(group.sql, changes, is_read_back=not group.is_virtual)
     yield from _answer(group, changes, conflicts)
     return sorted(conflicts)
 
@@ -133,17 +137,16 @@ def _each(
 
 
 def _note_ids(group: MessageGroup, states: dict[PairKey, PairState], now: datetime) -> Steps[None]:
-    """Insert the receipts of messages with ids, of which the first counts."""
+    """Insert the receipts of messages with ids, of which the first counts, whichever pair it is of."""
     first: dict[tuple[AnyId, str, str], int] = {}
-    for key, state in states.items():
-        for place in group.pairs[key]:
-            message = group.messages[place]
-            if message.message_id is None or place in group.is_new:
-                continue
-            group.is_new[place] = False
-            receipt = (message.owner_id, message.pair.channel, message.message_id)
-            first.setdefault(receipt, place)
-            group.guessed[place] = yield from _guess(group, message, state, now)
+    for place in sorted(place for key in states for place in group.pairs[key]):
+        message = group.messages[place]
+        if message.message_id is None or place in group.is_new:
+            continue
+        group.is_new[place] = False
+        receipt = (message.owner_id, message.pair.channel, message.message_id)
+        first.setdefault(receipt, place)
+        group.guessed[place] = yield from _guess(group, message, states[message.key], now)
     if not first:
         return
     group.first.update(first.values())
@@ -193,19 +196,30 @@ def _guess(group: MessageGroup, message: CheckedMessage, state: PairState, now: 
 # --- write ----------------------------------------------------------------------------------------------------------
 
 
-def write(sql: Statements, changes: Changes) -> Steps[set[PairKey]]:
-    """Write what the messages do, and return the pairs whose conversation somebody else has opened meanwhile."""
+def write(sql: Statements, changes: Changes, *, is_read_back: bool) -> Steps[set[PairKey]]:
+    """Write what the messages do, and return the pairs whose conversation somebody else has opened meanwhile.
+
+    Args:
+        sql: the statements.
+        changes: to be written.
+        is_read_back: read how the conversations are then, beside what others have written to them; a replay is alone.
+    """
     updated = [batches.STATES.row_of(one, from_version=changes.before[one.conv_id].version) for one in changes.updated]
-    written = yield from _each(sql, statements.update_conversations, batches.STATES, updated)
+    written = yield from _each(sql, statements.update_conversations, batches.STATES, updated, is_read_back)
     opened = changes.opened
     new = [batches.NEW_CONVERSATIONS.row_of(one) for one in opened]
-    inserted = yield from _each(sql, statements.insert_conversations, batches.NEW_CONVERSATIONS, new)
-    changes.after |= {row.conv_id: row_to_conversation(row) for row in [*written, *inserted]}
+    inserted = yield from _each(sql, statements.insert_conversations, batches.NEW_CONVERSATIONS, new, is_read_back)
+    if is_read_back:
+        changes.after |= {row.conv_id: row_to_conversation(row) for row in [*written, *inserted]}
     there = {row.conv_id for row in inserted}
     lost = {one.conv_id for one in opened} - there
-    events = [batches.EVENTS.row_of(event) for event in changes.events if event.conv_id not in lost]
-    yield from _each(sql, statements.insert_events, batches.EVENTS, events)
-    return {changes.pair_of[conv_id] for conv_id in lost}
+    # UUIDs are hashed in Python: not for each event where nothing was lost, as nearly always.
+    events = [batches.EVENTS.row_of(event) for event in changes.events if not lost or event.conv_id not in lost]
+    if sql.shape.dialect == "sqlite" and len(events) > 1:
+        yield Query(sql.each(statements.insert_events), events)
+    else:
+        yield from _each(sql, statements.insert_events, batches.EVENTS, events)
+    return {(one.owner_id, one.channel, one.session_key) for one in opened if one.conv_id in lost}
 
 
 # --- answer ---------------------------------------------------------------------------------------------------------
@@ -216,7 +230,7 @@ def _answer(group: MessageGroup, changes: Changes, conflicts: set[PairKey]) -> S
     moved = []
     for place, effect in changes.effects.items():
         message = group.messages[place]
-        if message.key in conflicts:
+        if conflicts and message.key in conflicts:
             continue
         conv_id = None if effect.conversation is None else effect.conversation.conv_id
         conversation = None if conv_id is None else changes.after[conv_id]

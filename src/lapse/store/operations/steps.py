@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,8 +15,9 @@ class Query(NamedTuple):
     """Run a statement; the result is its `Rows`. Outside a transaction it is one by itself, in one round trip."""
 
     statement: Statement
-    values: Mapping[str, Any] = {}
-    """By the names of its parameters; others are ignored. The driver supplies `now` where it is left out."""
+    values: Mapping[str, Any] | Sequence[Sequence[Any]] = {}
+    """By the names of its parameters; others are ignored. The driver supplies `now` where it is left out. Several rows
+    of values for a statement that is run for each, in a transaction."""
     is_lazy: bool = False
     """The result is `LazyRows`: most rows of a large result are never looked at."""
 
@@ -36,8 +37,16 @@ class _Clock:
     """Read the clock of this database; the result is an aware datetime in UTC."""
 
 
+class _Repeats:
+    """Tell how many steps of this operation were repeated so far; not within a transaction.
+
+    What was repeated may have been done before: the answer to it was lost.
+    """
+
+
 CLOCK = _Clock()
-Step = Query | Transaction | _Clock
+REPEATS = _Repeats()
+Step = Query | Transaction | _Clock | _Repeats
 Steps = Generator[Step, Any, T]
 
 

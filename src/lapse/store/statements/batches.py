@@ -103,6 +103,7 @@ class Batch:
         self._types = {
             name: kind.others.get(name) if name in kind.others else table.c[name].type for name in self.names
         }
+        self._json_places = [place for place, type_ in enumerate(self._types.values()) if isinstance(type_, JsonColumn)]
         self._prefix, self._is_single, self._is_sqlite = kind.name, is_single, tables.shape.dialect == "sqlite"
         self.relation: Any = None
         """To select from; None: of a single row, whose values are parameters."""
@@ -122,13 +123,11 @@ class Batch:
         if self._is_single:
             (row,) = rows
             return dict(zip((f"{self._prefix}_{column}" for column in self._types), row, strict=True))
-        columns = list(map(list, zip(*rows, strict=True))) or [[] for _ in self._types]
-        for place, type_ in enumerate(self._types.values()):
-            if isinstance(type_, JsonColumn):
-                columns[place] = [json_text(value) for value in columns[place]]
         if self._is_sqlite:
-            text = json.dumps(list(zip(*columns, strict=True)), default=json_value, ensure_ascii=False)
-            return {self._prefix: text}
+            return {self._prefix: _json_of_rows(rows, self._json_places)}
+        columns = list(map(list, zip(*rows, strict=True))) or [[] for _ in self._types]
+        for place in self._json_places:
+            columns[place] = [json_text(value) for value in columns[place]]
         names = (f"{self._prefix}_{column}" for column in self._types)
         return {name: array_text(column) for name, column in zip(names, columns, strict=True)}
 
@@ -151,6 +150,20 @@ class Batch:
             for place, (name, type_) in enumerate(self._types.items())
         ]
         return sa.select(*columns).select_from(each).subquery(self._prefix)
+
+
+def _json_of_rows(rows: Sequence[Sequence[Any]], json_places: Sequence[int]) -> str:
+    if not json_places:
+        return _encode(rows)
+    lists = list(map(list, rows))
+    for row in lists:
+        for place in json_places:
+            row[place] = json_text(row[place])
+    return _encode(lists)
+
+
+# Nothing here holds itself, and a look for that is a fifth of the time.
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"), default=json_value).encode
 
 
 def _listed(type_: Any) -> Any:

@@ -7,15 +7,16 @@ own processors of each type.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol, TypeVarTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from lapse.errors import DatabaseError
-from lapse.store.engines import dialect_of
+from lapse.store.engines import dialect_of, json_text
 from lapse.store.table_mapping import Shape
 from lapse.store.tables import BOUND_NOW, Tables
 from lapse.store.types import UtcDateTime
@@ -92,7 +93,7 @@ class Statement:
         readers = [_reader(column.type, dialect) for column in columns]
         self._readers: list[tuple[int, Processor]] = [(place, read) for place, read in enumerate(readers) if read]
 
-    def bind(self, values: Mapping[str, Any], now: Callable[[], datetime] | None = None) -> dict[str, Any]:
+    def bind(self, values: Any, now: Callable[[], datetime] | None = None) -> dict[str, Any]:
         """Return the parameters for the driver; values without a parameter are passed on.
 
         Args:
@@ -131,6 +132,35 @@ class Statement:
         return LazyRows(self, cells)
 
 
+class EachRow(Statement):
+    """A statement of SQLite's that returns nothing, and is run once for each row of values: its driver's `executemany`.
+
+    Of many rows it takes half of the time of one statement that takes them as JSON.
+    """
+
+    def __init__(self, statement: Any) -> None:
+        """Compile it with parameters that have places instead of names."""
+        dialect = sqlite_dialect(json_serializer=json_text)
+        compiled = statement.compile(dialect=dialect)
+        super().__init__(statement, dialect)
+        types = [compiled.binds[name].type for name in compiled.positiontup]
+        self._processors = [
+            _plain if isinstance(type_, sa.Text) else type_.dialect_impl(dialect).bind_processor(dialect)
+            for type_ in types
+        ]
+
+    def bind(self, values: Any, _now: Callable[[], datetime] | None = None) -> Any:
+        """Return the driver's rows of these rows, which are in the order of the parameters."""
+        rows: Sequence[Sequence[Any]] = values
+        columns = zip(self._processors, zip(*rows, strict=True), strict=True)
+        return list(zip(*(map(process, column) if process else column for process, column in columns), strict=True))
+
+
+def _plain(value: Any) -> Any:
+    """Return a member of an enumeration of texts as text: the driver takes long to find out that it is one."""
+    return str(value) if isinstance(value, str) else value
+
+
 def _reader(type_: Any, dialect: sa.Dialect) -> Processor | None:
     """Return what converts a value of the driver's; None: it is as it should be."""
     if isinstance(type_, UtcDateTime) and dialect.name == "postgresql":
@@ -148,12 +178,20 @@ class Statements:
         self.tables = Tables(shape)
         self._dialect = dialect_of(shape.dialect)
         self._compiled: dict[Any, Statement] = {}
+        self._each: dict[Any, EachRow] = {}
 
     def __call__(self, build: Callable[[Tables, *Ts], Any], *key: *Ts) -> Statement:
         """Return the statement that `build` makes of the tables and these arguments, compiled."""
         compiled = self._compiled.get((build, *key))
         if compiled is None:
             compiled = self._compiled[(build, *key)] = Statement(build(self.tables, *key), self._dialect)
+        return compiled
+
+    def each(self, build: Callable[[Tables, bool], Any]) -> EachRow:
+        """Return the statement of a single row that `build` makes, to be run for each of many; on SQLite."""
+        compiled = self._each.get(build)
+        if compiled is None:
+            compiled = self._each[build] = EachRow(build(self.tables, True))
         return compiled
 
 

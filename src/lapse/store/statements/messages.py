@@ -65,7 +65,8 @@ def record_activities(tables: Tables, kind: Kind) -> Any:
     """Record messages of many pairs, for each the sum of its own, on the open conversations where none is a transition.
 
     Returns the number `n` of each pair that it did so for, and its conversation (on SQLite without the number). A row
-    that another session has locked is left out. With ids, it also notes them, and leaves out what was noted before.
+    that another session has locked is left out. With ids, it leaves out what was noted before, and on PostgreSQL also
+    notes them.
 
     Args:
         tables: of the database.
@@ -74,6 +75,10 @@ def record_activities(tables: Tables, kind: Kind) -> Any:
     p, has_ids = batch(tables, kind, is_single=False), "message_id" in kind.columns
     if tables.shape.dialect == "sqlite":
         update = sa.update(tables.conversations).where(*same_pair(tables, p), _is_unchanged_by(tables, p))
+        if has_ids:
+            r = tables.receipts.c
+            is_same = r.owner_id == p.c.owner_id, r.channel == p.c.channel, r.message_id == p.c.message_id
+            update = update.where(~sa.exists().where(*is_same).correlate(p.relation))
         return update.values(_activities(tables, p.c)).returning(*tables.conversation)
     found = (
         sa.select(tables.c.conv_id, _CTID.label("ctid"))

@@ -64,6 +64,14 @@ def insert_receipts(tables: Tables, is_single: bool) -> Any:
     return insert.on_conflict_do_nothing(index_elements=key).returning(*key)
 
 
+def add_receipts(tables: Tables, is_single: bool) -> Any:
+    """Note messages' ids of which none was there."""
+    r = batch(tables, RECEIPTS, is_single=is_single)
+    return _from_batch(
+        tables, tables.receipts, r, {**{name: getattr(r.c, name) for name in r.names}, "seen_at": BOUND_NOW}
+    )
+
+
 def _from_batch(tables: Tables, into: sa.Table, rows: Batch, values: dict[str, Any]) -> Any:
     insert = (sqlite.insert if tables.shape.dialect == "sqlite" else postgresql.insert)(into)
     if rows.relation is None:
@@ -127,8 +135,8 @@ def some_open(tables: Tables) -> Any:
     return sa.select(*tables.conversation).where(tables.is_open).limit(LIMIT)
 
 
-def update_conversations(tables: Tables, is_single: bool) -> Any:
-    """Write the status and the times that messages left conversations with; returns them.
+def update_conversations(tables: Tables, is_single: bool, is_read_back: bool) -> Any:
+    """Write the status and the times that messages left conversations with; returns them, or else their ids.
 
     The conversations were locked, but for closed ones that a late message belongs to: hence no time moves backwards.
     """
@@ -143,15 +151,16 @@ def update_conversations(tables: Tables, is_single: bool) -> Any:
         sa.update(tables.conversations)
         .where(c.conv_id == s.c.conv_id, c.owner_id == s.c.owner_id, c.version == s.c.from_version)
         .values(values)
-        .returning(*tables.conversation)
+        .returning(*(tables.conversation if is_read_back else [c.conv_id]))
     )
 
 
-def insert_conversations(tables: Tables, is_single: bool) -> Any:
-    """Insert conversations whose pairs have no open one; returns those that were inserted."""
+def insert_conversations(tables: Tables, is_single: bool, is_read_back: bool) -> Any:
+    """Insert conversations whose pairs have no open one; returns those that were inserted, or else their ids."""
     n = batch(tables, NEW_CONVERSATIONS, is_single=is_single)
     insert = _from_batch(tables, tables.conversations, n, {name: getattr(n.c, name) for name in n.names})
-    return insert.on_conflict_do_nothing(**unique_among_open(tables)).returning(*tables.conversation)
+    new = insert.on_conflict_do_nothing(**unique_among_open(tables))
+    return new.returning(*(tables.conversation if is_read_back else [tables.c.conv_id]))
 
 
 def insert_events(tables: Tables, is_single: bool) -> Any:
