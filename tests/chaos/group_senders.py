@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.group_sender import Orders, spelled
-from tests.chaos.writers import PATIENCE_SECONDS, ROOT
-from tests.support.commands import environment
+from tests.chaos.noting_process import PATIENCE_SECONDS, NotingProcess
 
 
 @dataclass(frozen=True)
@@ -38,34 +35,14 @@ class Sent:
         return None if self.answer is None else self.answer.get("error")
 
 
-class _Process:
+class _Process(NotingProcess):
     def __init__(self, orders: Orders, folder: Path) -> None:
+        super().__init__("tests.chaos.group_sender", spelled(orders), folder / f"{orders.name}.jsonl")
         self.orders = orders
-        self.out = folder / f"{orders.name}.jsonl"
-        with self.out.open("wb") as out, self.out.with_suffix(".err").open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.group_sender", spelled(orders)],
-                env=environment({"PYTHONPATH": str(ROOT)}),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=errors,
-            )
-
-    def tell(self, number: int) -> None:
-        self._process.send_signal(number)
 
     def end(self, number: int) -> list[Sent]:
         """Wait for the end by this signal, and return what it sent."""
-        self.tell(number)
-        try:
-            code = self._process.wait(PATIENCE_SECONDS)
-        finally:
-            self._process.kill()
-            self._process.wait()
-        complaints = self.out.with_suffix(".err").read_text()
-        assert complaints == "", complaints[-3_000:]
-        assert code in (0, -number), code
-        return sent_in(self.out.read_text())
+        return sent_in(self.notes_at_end(number))
 
 
 class Senders:

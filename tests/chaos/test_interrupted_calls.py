@@ -11,9 +11,9 @@ from contextlib import closing
 import pytest
 
 from lapse import Database
+from tests.chaos.noting_process import ROOT
 from tests.chaos.outcome import Outcome
 from tests.chaos.scale import scaled
-from tests.chaos.writers import ROOT
 from tests.conftest import SERVERS, SQLITE, NewDatabase
 from tests.support.commands import environment
 from tests.support.invariants import check_invariants

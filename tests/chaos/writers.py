@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,13 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.noting_process import PATIENCE_SECONDS, NotingProcess
 from tests.chaos.writer import Orders, spelled
-from tests.support.commands import environment
 
-ROOT = Path(__file__).parents[2]
 FIRST_PAIR = 1_000_000
 """Where the writers' own pairs begin: far from those of a backlog."""
-PATIENCE_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,38 +40,16 @@ class Call:
         return None if self.answer is None or "error" not in self.answer else str(self.answer["error"])
 
 
-class _Process:
-    """One writer, and the file that it writes to."""
+class _Process(NotingProcess):
+    """One writer."""
 
     def __init__(self, orders: Orders, folder: Path) -> None:
+        super().__init__("tests.chaos.writer", spelled(orders), folder / f"writer-{orders.name}.jsonl")
         self.orders = orders
-        self.out = folder / f"writer-{orders.name}.jsonl"
-        with self.out.open("wb") as out, self.out.with_suffix(".err").open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.writer", spelled(orders)],
-                env=environment({"PYTHONPATH": str(ROOT)}),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=errors,
-            )
-
-    @property
-    def complaints(self) -> str:
-        """Return what it wrote to standard error."""
-        return self.out.with_suffix(".err").read_text()
 
     def end(self, number: int) -> list[Call]:
         """Send the signal, wait for the end, and return its calls."""
-        self._process.send_signal(number)
-        try:
-            code = self._process.wait(PATIENCE_SECONDS)
-        finally:
-            self._process.kill()
-            self._process.wait()
-        assert self.complaints == "", self.complaints
-        # One that is killed, or told to end, before it can listen has made no call.
-        assert code in (0, -number), code
-        return list(calls_in(self.out.read_text(), self.orders.name))
+        return list(calls_in(self.notes_at_end(number), self.orders.name))
 
 
 class Writers:
