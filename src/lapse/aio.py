@@ -295,6 +295,5 @@ class AsyncConversationService(ServiceBase):
 
     async def _checked(self, message: Message) -> CheckedMessage:
         """Return a message with its fields checked, by the types of ids that the database has."""
-        if not self._has_schema:  # here, too: it is in every message's way
-            await self._prepare()
+        await self._prepare()
         return self._check(message, (await self.database.shape()).mapping.kinds)

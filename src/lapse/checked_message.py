@@ -16,6 +16,8 @@ from lapse.validation import check_id, check_text
 
 PairKey = tuple[AnyId, str, str]
 """Owner, channel and session key: unique among open conversations."""
+ReceiptKey = tuple[AnyId, str, str | None]
+"""Owner, channel and a message's id: unique among receipts."""
 
 
 class CheckedMessage(NamedTuple):
@@ -36,6 +38,11 @@ class CheckedMessage(NamedTuple):
     user_id: AnyId | None
     context: dict[str, Any]
     metadata: dict[str, Any]
+
+    @property
+    def receipt_key(self) -> ReceiptKey:
+        """Return the key of its receipt, if it has an id."""
+        return self.owner_id, self.pair.channel, self.message_id
 
     @property
     def is_plain(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -99,15 +99,22 @@ class Conversation:
         return self.to_number if self.opened_by in (None, Sender.USER) else self.from_number
 
 
+# How to write each field. The frozen class's own way takes four times as long, a tenth of a message on SQLite.
 _WRITERS = {one.name: getattr(Conversation, one.name).__set__ for one in fields(Conversation)}
 _WRITES, _values_of = tuple(_WRITERS.values()), attrgetter(*_WRITERS)
 
 
+def conversation_of(values: Iterable[Any]) -> Conversation:
+    """Return the conversation whose fields have these values, in their order."""
+    new = object.__new__(Conversation)
+    for write, value in zip(_WRITES, values, strict=True):
+        write(new, value)
+    return new
+
+
 def changed(conversation: Conversation, **values: Any) -> Conversation:
     """Return the conversation with other values: `dataclasses.replace` takes twice as long, a tenth of a replay."""
-    new = object.__new__(Conversation)
-    for write, value in zip(_WRITES, _values_of(conversation), strict=True):
-        write(new, value)
+    new = conversation_of(_values_of(conversation))
     for name, value in values.items():
         _WRITERS[name](new, value)
     return new

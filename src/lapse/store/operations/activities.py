@@ -50,14 +50,13 @@ def is_plural(sql: Statements) -> bool:
 def with_repeated_ids(messages: Sequence[CheckedMessage]) -> set[PairKey]:
     """Return the pairs of messages that have the id of another one: which is the copy is for the transaction to say.
 
-    It takes a receipt of this very call for one of an attempt whose answer was lost.
+    There the first of them counts; and a repeated call would take the receipt of one for that of the other.
     """
-    ids: list[tuple[Any, ...]]
-    ids = [(*message.key[:2], message.message_id) for message in messages if message.message_id is not None]
+    ids = [message.receipt_key for message in messages if message.message_id is not None]
     if len(set(ids)) == len(ids):
         return set()
-    number: Counter[Any] = Counter(ids)
-    return {message.key for message in messages if number[(*message.key[:2], message.message_id)] > 1}
+    number = Counter(ids)
+    return {message.key for message in messages if number[message.receipt_key] > 1}
 
 
 def is_activity(messages: Sequence[CheckedMessage], places: Sequence[int]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 
-from lapse.checked_message import CheckedMessage, PairKey
+from lapse.checked_message import CheckedMessage, PairKey, ReceiptKey
 from lapse.effects import Effect, PairState, act_on_deadlines, effect_of
 from lapse.lifecycle import is_due
 from lapse.messages import MessageResult, Outcome
@@ -35,14 +35,14 @@ class OwnTraces(dict[PairKey, AnyId]):
     def __init__(self) -> None:
         """Begin without any."""
         super().__init__()
-        self._answered: set[tuple[AnyId, str, str]] = set()
+        self._answered: set[ReceiptKey] = set()
 
     def note_answer(self, messages: Sequence[CheckedMessage]) -> None:
         """Note that a transaction was answered: what it left is no lost attempt's for the next one of this call."""
         for message in messages:
             self.pop(message.key, None)
             if message.message_id is not None:
-                self._answered.add((message.owner_id, message.pair.channel, message.message_id))
+                self._answered.add(message.receipt_key)
 
     @cached_property
     def microsecond(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from lapse.checked_message import CheckedMessage, PairKey
+from lapse.checked_message import CheckedMessage, PairKey, ReceiptKey
 from lapse.effects import PairState
 from lapse.errors import DatabaseUnavailableError
 from lapse.messages import MessageResult, Outcome
@@ -138,13 +138,13 @@ def _each(
 
 def _note_ids(group: MessageGroup, states: dict[PairKey, PairState], now: datetime) -> Steps[None]:
     """Insert the receipts of messages with ids, of which the first counts, whichever pair it is of."""
-    first: dict[tuple[AnyId, str, str], int] = {}
+    first: dict[ReceiptKey, int] = {}
     for place in sorted(place for key in states for place in group.pairs[key]):
         message = group.messages[place]
         if message.message_id is None or place in group.is_new:
             continue
         group.is_new[place] = False
-        receipt = (message.owner_id, message.pair.channel, message.message_id)
+        receipt = message.receipt_key
         first.setdefault(receipt, place)
         group.guessed[place] = yield from _guess(group, message, states[message.key], now)
     if not first:
@@ -179,7 +179,7 @@ def _forget_ids(group: MessageGroup, keys: Sequence[PairKey]) -> Steps[None]:
         for place in group.pairs[key]:
             message = group.messages[place]
             if group.is_new.pop(place, False):
-                noted.append((message.owner_id, message.pair.channel, message.message_id, None))
+                noted.append((*message.receipt_key, None))
             group.guessed.pop(place, None)
             group.first.discard(place)
             group.results[place] = None
@@ -237,7 +237,7 @@ def _answer(group: MessageGroup, changes: Changes, conflicts: set[PairKey]) -> S
         expired_id = None if effect.expired is None else effect.expired.conv_id
         group.results[place] = MessageResult(effect.outcome, conversation, expired_id)
         if place in group.guessed and group.guessed[place] != conv_id:
-            moved.append((message.owner_id, message.pair.channel, message.message_id, conv_id))
+            moved.append((*message.receipt_key, conv_id))
     yield from _move_receipts(group, moved, changes.now)
     copies = [place for place, is_new in group.is_new.items() if not is_new]
     yield from _answer_copies(group, copies, changes.now)
@@ -246,14 +246,14 @@ def _answer(group: MessageGroup, changes: Changes, conflicts: set[PairKey]) -> S
 def _answer_copies(group: MessageGroup, places: Sequence[int], now: datetime) -> Steps[None]:
     """Give each copy the conversation of the first; what an earlier attempt recorded is none."""
     messages = [group.messages[place] for place in places]
-    keys = sorted({(one.owner_id, one.pair.channel, one.message_id, None) for one in messages})
+    keys = sorted({(*message.receipt_key, None) for message in messages})
     rows = yield from _each(group.sql, statements.receipts_of, batches.RECEIPTS, keys)
     receipts = {(row.owner_id, row.channel, row.message_id): row for row in rows}
     of_them = sorted({(row.owner_id, row.conv_id) for row in rows if row.conv_id is not None})
     rows = yield from _each(group.sql, statements.by_keys, batches.KEYS, of_them)
     conversations = {row.conv_id: row_to_conversation(row) for row in rows}
     for place, message in zip(places, messages, strict=True):
-        receipt = receipts.get((message.owner_id, message.pair.channel, message.message_id))
+        receipt = receipts.get(message.receipt_key)
         outcome = Outcome.COPY
         if receipt is not None and place in group.first and group.ids.made(receipt, now):
             if group.ids.results and (earlier := group.ids.results[place]) is not None:

@@ -56,20 +56,16 @@ def _of_each(tables: Tables, pairs: Batch, found: sa.Select[Any]) -> Any:
 
 def insert_receipts(tables: Tables, is_single: bool) -> Any:
     """Note messages' ids; returns the keys of those that were not there."""
-    r, receipts = batch(tables, RECEIPTS, is_single=is_single), tables.receipts
-    names = ("owner_id", "channel", "message_id", "conv_id")
-    values = {**{name: getattr(r.c, name) for name in names}, "seen_at": BOUND_NOW}
-    insert = _from_batch(tables, receipts, r, values)
-    key = [receipts.c.owner_id, receipts.c.channel, receipts.c.message_id]
-    return insert.on_conflict_do_nothing(index_elements=key).returning(*key)
+    c = tables.receipts.c
+    key = [c.owner_id, c.channel, c.message_id]
+    return add_receipts(tables, is_single).on_conflict_do_nothing(index_elements=key).returning(*key)
 
 
 def add_receipts(tables: Tables, is_single: bool) -> Any:
     """Note messages' ids of which none was there."""
     r = batch(tables, RECEIPTS, is_single=is_single)
-    return _from_batch(
-        tables, tables.receipts, r, {**{name: getattr(r.c, name) for name in r.names}, "seen_at": BOUND_NOW}
-    )
+    values = {**{name: getattr(r.c, name) for name in r.names}, "seen_at": BOUND_NOW}
+    return _from_batch(tables, tables.receipts, r, values)
 
 
 def _from_batch(tables: Tables, into: sa.Table, rows: Batch, values: dict[str, Any]) -> Any:
